@@ -3,8 +3,11 @@
 
 #![warn(missing_docs)]
 
+mod ports;
+
 use std::str::FromStr;
 
+pub use ports::{ContainerPort, InvalidPort, PortProtocol, PublishedPort};
 use serde::{Deserialize, Serialize};
 
 /// Network of a command.

@@ -1,6 +1,5 @@
-//! Commands on images outside of builds: import, run, copy out, compare.
+//! Commands on images outside of builds: import, copy out, compare.
 
 pub(crate) mod copy_out;
 pub(crate) mod diff;
 pub(crate) mod import;
-pub(crate) mod run;

@@ -6,6 +6,7 @@
 mod build;
 mod builder_paths;
 mod cache;
+mod containers;
 mod contexts;
 mod destination;
 mod env;
@@ -26,6 +27,9 @@ mod warning;
 
 pub use build::{answer, execute};
 pub use builder_paths::{binds, volume_binds};
+pub use containers::detached::{DetachedCommand, invoke_detached};
+pub use containers::inside::{InnerCommand, invoke_inside};
+pub use containers::run::{Invocation, command_line, invoke};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, StepOutcome, Warning};
 pub use events::Events;
@@ -36,7 +40,6 @@ pub use exports::{
 pub use images::copy_out::{CopiedTo, CopyTarget, ImagePath, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};
 pub use images::import::{Import, import};
-pub use images::run::{Invocation, command_line, invoke};
 pub use ops::container::limit_remedy;
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;

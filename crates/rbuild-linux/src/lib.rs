@@ -27,6 +27,7 @@ pub mod namespaces;
 pub mod parallel;
 mod pinned_entry;
 pub mod process;
+mod process_stamp;
 mod program;
 mod random;
 mod recorded_owners;
@@ -65,11 +66,13 @@ pub use withheld::{accept_withheld, drop_withheld, execute_withholding, withheld
 pub use atomic_file::{
     AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,
 };
+pub use nix::sys::signal::Signal;
+pub use process_stamp::ProcessStamp;
 pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
 pub use rootdir::{DirEntry, DirStack, MAX_DEPTH, MAX_SYMLINKS, RootDir};
-pub use stop_signals::StopSignals;
+pub use stop_signals::{StopSignals, end_request, request_end};
 pub use syscalls::{
     has_free_descriptor, join_new_session_keyring, make_read_only, queue_limit, read_memory, set_queue_limit,
     share_directories, write_memory,

@@ -141,6 +141,18 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
+/// Returns true if the process ignores a signal, for example because nohup(1) started it.
+pub(crate) fn ignores(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the call only writes the current action, for which `action` has room. A structure of
+    // zeros, which remains if it fails, is valid.
+    let action = unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Blocks the signals that terminals and supervisors send to whole groups of processes, in the
 /// calling thread and those that it starts. For processes that are ended by another process of the
 /// group.
@@ -169,6 +181,63 @@ pub fn reap() -> Vec<(u32, Exit)> {
 /// Sends SIGKILL through a pidfd. Does nothing if the process has already ended.
 pub fn kill_pidfd(pidfd: &OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+}
+
+/// Returns the number of a signal, given by its name, with or without `SIG`, or its number.
+/// Real-time signals have no names.
+pub fn signal_number(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).ok().map(|signal| signal as i32);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    name.parse::<Signal>().ok().map(|signal| signal as i32)
+}
+
+/// Sends the signal with that number through a pidfd.
+///
+/// # Errors
+///
+/// Fails if the process has ended, or if the caller may not signal it.
+pub fn signal_pidfd(pidfd: &OwnedFd, number: i32) -> Result<()> {
+    let fail = |e| Error::new("pidfd_send_signal", described("the process of the container"), e);
+    let signal = rustix::process::Signal::from_named_raw(number).ok_or_else(|| fail(rustix::io::Errno::INVAL))?;
+    rustix::process::pidfd_send_signal(pidfd, signal).map_err(fail)
+}
+
+/// Starts a session of the calling process's own, without a terminal.
+pub fn leave_session() {
+    // The leader of a process group already has one.
+    let _ = rustix::process::setsid();
+}
+
+/// Replaces the standard streams of the calling process.
+///
+/// # Errors
+///
+/// Fails if a descriptor cannot be duplicated.
+pub fn replace_standard_streams(file: &impl AsFd) -> std::io::Result<()> {
+    rustix::stdio::dup2_stdin(file)?;
+    rustix::stdio::dup2_stdout(file)?;
+    Ok(rustix::stdio::dup2_stderr(file)?)
+}
+
+/// Closes descriptors other than the standard streams that the program which started this process
+/// left open for it. For a process that outlives its caller, which may wait for the end of a pipe.
+pub fn close_inherited_descriptors() {
+    let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2 && is_inherited(*number)) {
+        let _ = nix::unistd::close(number);
+    }
+}
+
+/// Returns true if a descriptor would stay open in an executed program.
+fn is_inherited(number: i32) -> bool {
+    // Descriptors that this program opens are closed on execution.
+    // SAFETY: the descriptor is only borrowed for the call, which fails if it is not open.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Returns true if this is the only thread. A joined thread may still be listed by the kernel for a
@@ -281,6 +350,12 @@ pub fn children() -> Vec<u32> {
 /// differs from the process's own.
 pub(crate) fn shown_id() -> Option<u32> {
     std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok())
+}
+
+/// Returns the PID of the process of a pidfd in the PID namespace of /proc.
+pub(crate) fn shown_pid(pidfd: &OwnedFd) -> Option<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).filter(|pid| *pid > 0)
 }
 
 /// Returns the PIDs of the children of the first thread of a process. All PIDs are those of the PID
@@ -443,6 +518,16 @@ mod tests {
             while thread_count().unwrap() != before {
                 assert!(Instant::now() < deadline, "a joined thread stays");
             }
+        }
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in [("TERM", 15), ("SIGTERM", 15), ("sigterm", 15), ("9", 9), ("HUP", 1)] {
+            assert_eq!(signal_number(text), Some(number), "{text}");
+        }
+        for text in ["", "SIG", "0", "-1", "99", "TERMINATE"] {
+            assert_eq!(signal_number(text), None, "{text}");
         }
     }
 

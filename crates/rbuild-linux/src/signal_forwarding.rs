@@ -1,11 +1,11 @@
 //! Signals that are forwarded to commands: which of them a command receives.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::process::{children_of, ends_within, has_ended, pidfd, send_signal, shown_id};
+use crate::process::{children_of, ends_within, has_ended, pidfd, send_signal, shown_id, shown_pid};
 use crate::syscalls::read_memory;
 
 /// Number of times that a process is looked at before a signal counts as not received, and the time
@@ -22,9 +22,7 @@ const MAX_MOMENT: Duration = Duration::from_millis(200);
 /// signal with the default action. Also returns false if /proc belongs to another PID namespace.
 /// Takes up to a quarter of a second for each child.
 pub fn forward_signal(process: &OwnedFd, signal: Signal) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap_or_default();
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
-    let Some(pid) = pid.filter(|_| shown_id() == Some(std::process::id())) else { return false };
+    let Some(pid) = shown_pid(process).filter(|_| shown_id() == Some(std::process::id())) else { return false };
     children_of(pid).into_iter().map(|child| forward_to(child, signal)).fold(false, |any, received| any | received)
 }
 

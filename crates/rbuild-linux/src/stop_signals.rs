@@ -2,6 +2,7 @@
 
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -9,9 +10,20 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 
 use crate::error::{Error, Result, described};
+use crate::process::ignores;
+
+/// Number of the first signal that this process has received as a request for its end; 0 before.
+static REQUEST: AtomicI32 = AtomicI32::new(0);
+
+/// Returns the number of the first signal that requested the end of this process. A process ends
+/// by one request, which its exit code states.
+pub fn end_request() -> Option<i32> {
+    Some(REQUEST.load(Ordering::Relaxed)).filter(|number| *number != 0)
+}
 
 /// Receives SIGINT, SIGTERM and SIGHUP, which are blocked in the calling thread until the value is
-/// dropped. Processes that are forked meanwhile inherit the mask.
+/// dropped. Processes that are forked meanwhile inherit the mask. SIGHUP is excluded if the process
+/// ignores it, as nohup(1) requests.
 pub struct StopSignals {
     signals: SigSet,
     previous: SigSet,
@@ -28,7 +40,10 @@ impl StopSignals {
         let fail = |call, object: &'static str| {
             move |e: nix::errno::Errno| Error::new(call, described(object), io::Error::from(e))
         };
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        if !ignores(Signal::SIGHUP) {
+            signals.add(Signal::SIGHUP);
+        }
         let receiver = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(fail("signalfd4", "a receiver of signals"))?;
         let mut previous = SigSet::empty();
@@ -42,13 +57,23 @@ impl StopSignals {
         self.signals
     }
 
-    /// Takes all signals that have arrived, and returns true if there was one.
+    /// Takes all signals that have arrived, as requests for the end of this process, and returns
+    /// true if there was one.
     pub fn arrived(&self) -> bool {
-        std::iter::from_fn(|| self.take()).count() > 0
+        let arrived = self.take_all();
+        arrived.first().copied().map(request_end).is_some()
     }
 
-    /// Takes one of the signals that have arrived.
-    pub fn take(&self) -> Option<Signal> {
+    /// Takes all signals that have arrived, SIGHUP last: service managers may send it after another
+    /// one, but of several pending signals, the kernel returns the one with the lowest number
+    /// first.
+    pub fn take_all(&self) -> Vec<Signal> {
+        let mut arrived: Vec<Signal> = std::iter::from_fn(|| self.take()).collect();
+        arrived.sort_by_key(|signal| *signal == Signal::SIGHUP);
+        arrived
+    }
+
+    fn take(&self) -> Option<Signal> {
         let info = self.receiver.read_signal().ok().flatten()?;
         Signal::try_from(info.ssi_signo as i32).ok()
     }
@@ -75,6 +100,11 @@ impl StopSignals {
             }
         }
     }
+}
+
+/// Records that a signal requests the end of this process.
+pub fn request_end(signal: Signal) {
+    let _ = REQUEST.compare_exchange(0, signal as i32, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 impl AsFd for StopSignals {
@@ -116,7 +146,10 @@ mod tests {
             }
             assert_eq!(signals.read_to_end(answer).unwrap(), want);
         }
-        assert!(!signals.arrived());
+        assert_eq!((signals.arrived(), end_request()), (false, Some(15)));
+        nix::sys::signal::raise(Signal::SIGHUP).unwrap();
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        assert_eq!(signals.take_all(), [Signal::SIGTERM, Signal::SIGHUP]);
         drop(signals);
         assert_eq!(blocked(), before);
     }

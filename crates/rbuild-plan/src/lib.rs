@@ -24,5 +24,8 @@ pub use planner::{
     Analysis, BaseImage, ImageNeed, Outline, OutlineArg, OutlineMount, Plan, PlatformImage, StageUse, analyze, check,
     description, outline, plan,
 };
-pub use rbuild_container::{NetworkMode, Resource, SecurityMode, Ulimit, UnknownResource};
+pub use rbuild_container::{
+    ContainerPort, InvalidPort, NetworkMode, PortProtocol, PublishedPort, Resource, SecurityMode, Ulimit,
+    UnknownResource,
+};
 pub use rbuild_dockerfile::Vars;

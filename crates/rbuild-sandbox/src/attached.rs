@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use rbuild_linux::fd_passing::receive_with_byte;
+use rbuild_linux::UidGid;
 use rbuild_linux::parallel::start;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
-use crate::client::{Cancel, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_activity};
+use crate::client::{Cancel, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_descriptor};
 use crate::protocol::{CommandOutcome, Input, RunRequest};
 use crate::runner::zygote::Zygote;
 
@@ -23,7 +23,7 @@ use crate::runner::zygote::Zygote;
 /// if the request specifies one.
 pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<CommandOutcome, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
-    let streams = Streams::new(request)?;
+    let streams = Streams::new(request.input, request.owner_of_streams())?;
     let runner = {
         let given = [Some(theirs.as_fd()), Some(streams.out.1.as_fd()), Some(streams.error().as_fd()), streams.input()];
         let given: Vec<BorrowedFd<'_>> = given.into_iter().flatten().collect();
@@ -35,7 +35,7 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     if send_request(&mut ours, request).is_ok() {
         let mut no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
         if request.input == Input::Terminal
-            && let Some(terminal) = wait_for_terminal(&runner, &ours, &mut reports)?
+            && let Some(terminal) = wait_for_descriptor(&runner, &ours, &mut reports)?
         {
             crate::runner::terminal::connect(&terminal, &runner.pidfd, zygote.process())
                 .map_err(fail("write", "the terminal"))?;
@@ -50,36 +50,9 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     outcome
 }
 
-/// Waits for the terminal that the runner sends. Returns `None` if the runner ends or reports a
-/// failure instead. Warnings that precede the terminal, and the failure, are added to `reports`.
-fn wait_for_terminal(
-    runner: &Runner<'_>,
-    socket: &UnixStream,
-    reports: &mut ReportBuffer,
-) -> Result<Option<OwnedFd>, SandboxError> {
-    let no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
-    while !reports.has_reports() {
-        if wait_for_activity(runner, socket, &no_pipes)? {
-            // The socket contains all that the runner sent before its end. A process that it left
-            // behind may hold the other end open.
-            socket.set_nonblocking(true).map_err(fail("fcntl(F_SETFL)", "the socket of the command"))?;
-        }
-        // One byte at a time: a longer read could continue past the byte that carries the terminal.
-        match receive_with_byte(socket) {
-            Ok((mut fds, byte)) => match fds.pop() {
-                Some(terminal) => return Ok(Some(terminal)),
-                None => reports.add(&[byte]),
-            },
-            Err(rustix::io::Errno::PIPE | rustix::io::Errno::AGAIN) => break,
-            Err(e) => return Err(fail("recvmsg", "the terminal")(e.into())),
-        }
-    }
-    Ok(None)
-}
-
 /// The pipes of a command.
-struct Streams {
-    out: (PipeReader, PipeWriter),
+pub(crate) struct Streams {
+    pub(crate) out: (PipeReader, PipeWriter),
     /// `None` if the caller's standard output and error are the same file: a single pipe preserves
     /// their order.
     err: Option<(PipeReader, PipeWriter)>,
@@ -87,23 +60,24 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(request: &RunRequest) -> Result<Streams, SandboxError> {
-        let pipe = || pipe_for(request);
-        let input = (request.input == Input::Given).then(pipe).transpose()?;
+    /// Creates the pipes, which belong to `owner` if it is given.
+    pub(crate) fn new(input: Input, owner: Option<UidGid>) -> Result<Streams, SandboxError> {
+        let pipe = || pipe_for(owner);
+        let input = (input == Input::Given).then(pipe).transpose()?;
         let err = (!is_one_file(io::stdout(), io::stderr())).then(pipe).transpose()?;
         Ok(Streams { out: pipe()?, err, input })
     }
 
-    fn error(&self) -> &PipeWriter {
+    pub(crate) fn error(&self) -> &PipeWriter {
         self.err.as_ref().map_or(&self.out.1, |(_, writer)| writer)
     }
 
-    fn input(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn input(&self) -> Option<BorrowedFd<'_>> {
         self.input.as_ref().map(|(reader, _)| reader.as_fd())
     }
 
     /// Starts the copying threads and closes the command's ends of the pipes in this process.
-    fn start_copying(self) -> rbuild_linux::Result<CopyThreads> {
+    pub(crate) fn start_copying(self) -> rbuild_linux::Result<CopyThreads> {
         // The threads see the end of the command as the end of this pipe.
         let (ended, end_signal) = match io::pipe() {
             Ok((reader, writer)) => (Some(reader), Some(writer)),
@@ -129,7 +103,7 @@ impl Streams {
 }
 
 /// Copying threads in progress.
-struct CopyThreads {
+pub(crate) struct CopyThreads {
     threads: Vec<JoinHandle<io::Result<()>>>,
     /// Dropped when the command can write no more.
     end_signal: Option<PipeWriter>,
@@ -137,7 +111,7 @@ struct CopyThreads {
 
 impl CopyThreads {
     /// Waits until all output has been delivered.
-    fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         drop(self.end_signal);
         self.threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
     }

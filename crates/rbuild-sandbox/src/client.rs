@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
+use rbuild_linux::fd_passing::receive_with_byte;
 use rbuild_linux::parallel::locked;
 use rbuild_linux::signal_forwarding::forward_signal;
-use rbuild_linux::{clock, described, process};
+use rbuild_linux::{UidGid, clock, described, process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
@@ -171,13 +172,12 @@ pub(crate) fn fail(call: &'static str, object: &'static str) -> impl Fn(std::io:
     move |e| RunnerProblem::of_call(call, described(object))(e).during(Phase::Start).into()
 }
 
-/// Creates a pipe for a stream of the command. The command's user owns it and may reopen it as
-/// /dev/stdout, as under docker.
-pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter), SandboxError> {
+/// Creates a pipe for a stream of the command. The command's user, if it is not root, owns it and
+/// may reopen it as /dev/stdout, as under docker.
+pub(crate) fn pipe_for(owner: Option<UidGid>) -> Result<(PipeReader, PipeWriter), SandboxError> {
     let (reader, writer) = std::io::pipe().map_err(fail("pipe2", "a pipe for the command's output"))?;
-    if request.uid != 0 && !request.is_emulated() {
-        std::os::unix::fs::fchown(&writer, Some(request.uid), Some(request.gid))
-            .map_err(fail("fchown", "the command's output"))?;
+    if let Some(UidGid { uid, gid }) = owner {
+        std::os::unix::fs::fchown(&writer, Some(uid), Some(gid)).map_err(fail("fchown", "the command's output"))?;
     }
     Ok((reader, writer))
 }
@@ -191,8 +191,8 @@ pub fn run(
 ) -> Result<CommandEnd, SandboxError> {
     let _span = tracing::debug_span!(target: "sandbox", "runner", mode = ?request.mode, uid = request.uid).entered();
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
-    let (out, out_writer) = pipe_for(request)?;
-    let (err, err_writer) = pipe_for(request)?;
+    let owner = request.owner_of_streams();
+    let ((out, out_writer), (err, err_writer)) = (pipe_for(owner)?, pipe_for(owner)?);
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
     drop((theirs, out_writer, err_writer));
     let mut reports = ReportBuffer::default();
@@ -258,6 +258,34 @@ pub(crate) fn wait_for_activity(
     }
 }
 
+/// Waits for the next descriptor that the runner sends. Returns `None` if the runner ends or
+/// reports a failure instead. Warnings that precede the descriptor, and the failure, are added to
+/// `reports`.
+pub(crate) fn wait_for_descriptor(
+    runner: &Runner<'_>,
+    socket: &UnixStream,
+    reports: &mut ReportBuffer,
+) -> Result<Option<OwnedFd>, SandboxError> {
+    let no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
+    while !reports.has_reports() {
+        if wait_for_activity(runner, socket, &no_pipes)? {
+            // The socket contains all that the runner sent before its end. A process that it left
+            // behind may hold the other end open.
+            socket.set_nonblocking(true).map_err(fail("fcntl(F_SETFL)", "the socket of the command"))?;
+        }
+        // One byte at a time: a longer read could continue past the byte that carries it.
+        match receive_with_byte(socket) {
+            Ok((mut fds, byte)) => match fds.pop() {
+                Some(descriptor) => return Ok(Some(descriptor)),
+                None => reports.add(&[byte]),
+            },
+            Err(rustix::io::Errno::PIPE | rustix::io::Errno::AGAIN) => break,
+            Err(e) => return Err(fail("recvmsg", "a descriptor of the command")(e.into())),
+        }
+    }
+    Ok(None)
+}
+
 /// Forwards the contents of the pipes, with at most this many reads each, and closes pipes that
 /// have reached their end.
 fn read_pipes(
@@ -274,6 +302,8 @@ fn read_pipes(
                 Ok(n) => output(*stream, &buffer[..n]),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                // The last descriptor of the other end of a terminal was closed.
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => *open = None,
                 Err(e) => return Err(fail("read", "the command's output")(e)),
             }
         }

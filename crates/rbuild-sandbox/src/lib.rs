@@ -7,8 +7,10 @@
 
 mod attached;
 mod client;
+mod detached;
 mod error;
 mod id_emulation;
+mod inside;
 mod namespace;
 mod protocol;
 mod runner;
@@ -16,7 +18,9 @@ mod seccomp;
 
 pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
+pub use detached::run_detached;
 pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
+pub use inside::{FirstProcess, InnerRequest, SEALED, is_sealed, run_inside, seal};
 pub use namespace::checks::{Check, checks};
 pub use namespace::enter::{Builder, BuilderConfig, GRACE, STORE, enter};
 pub use namespace::isolation::{Isolation, IsolationRequest, isolation};

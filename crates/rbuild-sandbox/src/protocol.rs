@@ -1,15 +1,17 @@
 //! The protocol between builder and runner: JSON over one socket.
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
-use rbuild_linux::process::Exit;
-use rbuild_linux::{RootDir, UidGid, clock};
+use rbuild_linux::fd_passing::send_fds;
+use rbuild_linux::process::{self, Exit};
+use rbuild_linux::{RootDir, UidGid, clock, described};
 use serde::{Deserialize, Serialize};
 
-use crate::error::RunnerError;
+use crate::error::{RunnerError, RunnerProblem};
 
 /// One command in one container. All paths outside of the container are in the builder's root.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub struct RunRequest {
     pub ulimits: Vec<Ulimit>,
     /// Standard input.
     pub input: Input,
+    /// True if the runner sends a pidfd of the command's first process once it is started.
+    pub announced: bool,
     /// Content of /etc/hosts.
     pub hosts: String,
     /// Content of /etc/resolv.conf.
@@ -63,6 +67,14 @@ pub enum RunnerMode {
 }
 
 impl RunnerMode {
+    /// All ways.
+    const ALL: [RunnerMode; 3] = [RunnerMode::Container, RunnerMode::Emulated, RunnerMode::Chroot];
+
+    /// Returns the way with that name of the isolation mode.
+    pub fn of_name(name: &str) -> Option<RunnerMode> {
+        RunnerMode::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
     /// Returns the name of the isolation mode.
     pub fn name(self) -> &'static str {
         match self {
@@ -80,6 +92,11 @@ impl RunRequest {
 
     pub(crate) fn is_insecure(&self) -> bool {
         self.security == SecurityMode::Insecure
+    }
+
+    /// Returns the owner of the command's streams; `None` for root.
+    pub(crate) fn owner_of_streams(&self) -> Option<UidGid> {
+        (self.uid != 0 && !self.is_emulated()).then(|| UidGid::new(self.uid, self.gid))
     }
 
     /// Returns the command's user and group ID in the kernel.
@@ -225,4 +242,10 @@ impl Report {
         line.push(b'\n');
         socket.write_all(&line)
     }
+}
+
+/// Sends a pidfd of the command's first process to the builder.
+pub(crate) fn announce(pid: u32, socket: &UnixStream) -> Result<(), RunnerProblem> {
+    let pidfd = process::pidfd(pid)?;
+    send_fds(socket, &[pidfd.as_fd()]).map_err(RunnerProblem::of_call("sendmsg", described("the builder process")))
 }

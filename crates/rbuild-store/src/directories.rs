@@ -18,7 +18,7 @@ pub(crate) const DIRS: [&str; 9] =
     ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
 /// Directories without documents that are created when they are needed.
-const OTHER_DIRS: [&str; 3] = ["owners", "logs", "partial"];
+const OTHER_DIRS: [&str; 4] = ["owners", "logs", "partial", "runs"];
 
 /// Directories with files of images, commands and build contexts, in trees or in layers.
 const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];

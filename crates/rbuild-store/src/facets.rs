@@ -33,7 +33,7 @@ impl Store {
         RepoDigests { store: self }
     }
 
-    /// Returns the containers that `create` made.
+    /// Returns the containers.
     pub fn containers(&self) -> Containers<'_> {
         Containers { store: self }
     }

@@ -40,7 +40,8 @@
 //!   pulled/HEX.json        the manifest that a name resolved to in its registry
 //!   pushed/HEX.json        the digest that an image was pushed as
 //!   downloads/HEX.json     URL or checksum -> a blob, with its validators
-//!   containers/HEX.json    a name for an image, made by `create`
+//!   containers/HEX.json    a container: its name and its image
+//!   runs/HEX/              settings, process, lock and output of a container that was started
 //!   logs/ID/               log of a build (build.json) and the output of its steps
 //!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free
 //! ```
@@ -87,7 +88,10 @@ pub use blobs::Blobs;
 pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, RecordedStep, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView};
-pub use containers::{Container, Containers, NewContainer};
+pub use containers::{
+    Container, ContainerState, Containers, Ended, NewContainer, OutputFrame, OutputReader, OutputStream, OutputWriter,
+    RunLock, RunSettings, RunWatch, Started,
+};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use rbuild_image::ManifestDigest;
 use rbuild_layer::{CancelCheck, Limits};
 use rbuild_linux::{
-    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock, is_unpublished,
-    write_atomic, write_durable,
+    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock, described,
+    is_unpublished, write_atomic, write_durable,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -299,6 +299,17 @@ impl Store {
 
     pub(crate) fn boot(&self) -> &str {
         &self.boot
+    }
+
+    /// Releases the shared lock, for this process and those that were forked from it. For commands
+    /// that last long, and for containers, which keep the trees that they use in another way.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel does not release the lock.
+    pub fn release_lock(self) -> Result<()> {
+        let released = self.lock.unlock();
+        Ok(released.map_err(|e| rbuild_linux::Error::new("flock", described("the lock of the store"), e))?)
     }
 
     /// Returns to the shared lock from the exclusive one.

@@ -3,16 +3,19 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use rbuild_engine::PullPolicy;
-use rbuild_plan::NetworkMode;
 use rbuild_sandbox::IsolationRequest;
 
-use crate::input::value;
+use crate::input::value::{self, ObjectType};
 
 mod build;
+mod containers;
 mod registry;
 
 pub use build::{BuildArgs, ProgressMode};
+pub use containers::{
+    ContainerPruneArgs, ContainersArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, PortArgs, RmArgs, RunArgs, StopArgs,
+    WaitArgs,
+};
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
 
 #[derive(Parser)]
@@ -73,13 +76,23 @@ pub enum Verb {
     Login(LoginArgs),
     /// Log out of a registry
     Logout(LogoutArgs),
-    /// Run a command in a container, in the foreground
-    Run(RunArgs),
+    /// Run a command in a container
+    Run(Box<RunArgs>),
+    /// Run a command in a running container
+    Exec(ExecArgs),
+    /// Stop running containers
+    Stop(StopArgs),
+    /// Send a signal to running containers
+    Kill(KillArgs),
+    /// Wait for the end of containers, and print their exit codes
+    Wait(WaitArgs),
+    /// List the published ports of a container
+    Port(PortArgs),
     /// List images
     Images(ImagesArgs),
     /// Show the history of an image
     History(HistoryArgs),
-    /// Show the configuration of an image as JSON
+    /// Show the properties of an image or a container as JSON
     Inspect(InspectArgs),
     /// Give an image another name
     Tag(TagArgs),
@@ -96,7 +109,7 @@ pub enum Verb {
     /// List containers
     #[command(name = "ps")]
     Containers(ContainersArgs),
-    /// Remove all containers
+    /// Remove all containers that are not running
     #[command(name = "container-prune", hide = true)]
     ContainerPrune(ContainerPruneArgs),
     /// Copy files out of an image
@@ -105,7 +118,7 @@ pub enum Verb {
     Create(CreateArgs),
     /// Remove containers
     Rm(RmArgs),
-    /// List recent builds, or show the output of one
+    /// Show the output of a container or of a build, or list recent builds
     Logs(LogsArgs),
     /// Show disk usage of the store
     Df(DfArgs),
@@ -244,16 +257,16 @@ pub struct HistoryArgs {
 
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Images to show
-    #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<String>,
-    /// Output format for each image: `json` or a Go template
+    /// Images or containers to show
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Output format for each of them: `json` or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Accepted for compatibility; every object is an image
-    #[arg(long = "type", hide = true)]
-    pub kind: Option<String>,
-    /// Verify the digests and diffIDs of all blobs
+    /// Show only objects of this type: image or container [default: containers, else images]
+    #[arg(long = "type", value_name = "TYPE", value_parser = value::object_type)]
+    pub kind: Option<ObjectType>,
+    /// Verify the digests and diffIDs of all blobs of images
     #[arg(long)]
     pub verify: bool,
 }
@@ -313,22 +326,6 @@ pub struct ImagePruneArgs {
 }
 
 #[derive(Args)]
-pub struct ContainersArgs {
-    /// Include containers that are not running; no container is ever running
-    #[arg(short, long)]
-    pub all: bool,
-    /// Print only IDs
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Do not truncate IDs
-    #[arg(long)]
-    pub no_trunc: bool,
-    /// Output format: `json`, `table TEMPLATE` or a Go template
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-}
-
-#[derive(Args)]
 pub struct DfArgs {
     /// Accepted for compatibility
     #[arg(short, long, hide = true)]
@@ -343,21 +340,6 @@ pub struct ExplainArgs {
     /// Name of the rule, as `--check` prints it; without one, all rules are listed
     #[arg(value_name = "RULE")]
     pub rule: Option<String>,
-}
-
-#[derive(Args)]
-pub struct ContainerPruneArgs {
-    /// Do not ask for confirmation; only rbuild that was called as `docker` asks
-    #[arg(short, long)]
-    pub force: bool,
-}
-
-#[derive(Args)]
-pub struct LogsArgs {
-    /// Build ID or a prefix of it, or `latest`
-    pub build: Option<String>,
-    /// Label of a step: `builder 3/7` or `3/7`
-    pub step: Option<String>,
 }
 
 #[derive(Args)]
@@ -382,173 +364,6 @@ pub struct CpArgs {
     pub archive: bool,
     #[arg(short, long, hide = true)]
     pub quiet: bool,
-}
-
-#[derive(Args)]
-#[command(disable_help_flag = true, override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND]...")]
-pub struct RunArgs {
-    /// Image to run, and a command to run instead of its CMD
-    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
-    pub words: Vec<String>,
-    /// Connect standard input
-    #[arg(short, long)]
-    pub interactive: bool,
-    /// Allocate a terminal
-    #[arg(short, long)]
-    pub tty: bool,
-    /// Set an environment variable; without a value, pass it on from the environment
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
-    /// Mount a file or directory of this machine
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
-    pub volume: Vec<String>,
-    /// Working directory
-    #[arg(short, long, value_name = "DIR")]
-    pub workdir: Option<String>,
-    /// User and group of the command, by name or ID
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub user: Option<String>,
-    /// Program to run instead of the image's ENTRYPOINT
-    #[arg(long, value_name = "PROGRAM")]
-    pub entrypoint: Option<String>,
-    /// Platform to select from a multi-platform image [default: that of this machine]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
-    /// Network mode: host, isolated (private, with outbound access through pasta or slirp4netns) or
-    /// none [default: host]
-    #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, visible_alias = "net")]
-    #[arg(value_parser = value::network)]
-    pub network: NetworkMode,
-    /// Add an entry to /etc/hosts
-    #[arg(long, value_name = "NAME:ADDRESS")]
-    pub add_host: Vec<String>,
-    /// Host name [default: rbuild]
-    #[arg(short = 'h', long, value_name = "NAME")]
-    pub hostname: Option<String>,
-    /// Size of /dev/shm [default: 64m]
-    #[arg(long, value_name = "SIZE")]
-    pub shm_size: Option<String>,
-    /// Resource limit, for example nofile=1024:2048
-    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
-    pub ulimit: Vec<String>,
-    /// Set environment variables from a file of NAME=VALUE lines
-    #[arg(long, value_name = "FILE")]
-    pub env_file: Vec<PathBuf>,
-    #[arg(
-        long,
-        value_name = "MOUNT",
-        help = "Mount a file or directory: type=bind,source=PATH,target=PATH[,readonly]"
-    )]
-    pub mount: Vec<String>,
-    /// Print help
-    #[arg(long, action = clap::ArgAction::Help)]
-    pub help: Option<bool>,
-    /// Accepted for compatibility; the container is always removed
-    #[arg(long, hide = true)]
-    pub rm: bool,
-    #[arg(long, hide = true)]
-    pub name: Option<String>,
-    #[arg(long, hide = true)]
-    pub init: bool,
-    #[arg(short, long, hide = true)]
-    pub quiet: bool,
-    #[arg(long, hide = true, value_parser = value::pull)]
-    pub pull: Option<PullPolicy>,
-    #[command(flatten)]
-    pub ignored: IgnoredRunFlags,
-}
-
-/// Flags of docker that limit or label a container. They only cause a warning.
-#[derive(Args)]
-pub struct IgnoredRunFlags {
-    #[arg(short, long, hide = true)]
-    memory: Option<String>,
-    #[arg(long, hide = true)]
-    memory_swap: Option<String>,
-    #[arg(long, hide = true)]
-    cpus: Option<String>,
-    #[arg(short, long, hide = true)]
-    cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
-    cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    pids_limit: Option<String>,
-    #[arg(short, long, hide = true)]
-    label: Vec<String>,
-}
-
-impl IgnoredRunFlags {
-    /// Returns the flags that were given.
-    pub fn given(&self) -> Vec<&'static str> {
-        let all = [
-            ("--memory", self.memory.is_some()),
-            ("--memory-swap", self.memory_swap.is_some()),
-            ("--cpus", self.cpus.is_some()),
-            ("--cpu-shares", self.cpu_shares.is_some()),
-            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
-            ("--pids-limit", self.pids_limit.is_some()),
-            ("--label", !self.label.is_empty()),
-        ];
-        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
-    }
-}
-
-#[derive(Args)]
-#[command(override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND]...")]
-pub struct CreateArgs {
-    /// Image of the container, and a command, which `ps` shows, but which is not run
-    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
-    pub words: Vec<String>,
-    /// Name of the container
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Platform to select from a multi-platform image [default: that of this machine]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
-    #[command(flatten)]
-    pub ignored: IgnoredCreateFlags,
-}
-
-/// Flags of `docker create` that concern the command. They are ignored, because the command never
-/// runs.
-#[derive(Args)]
-pub struct IgnoredCreateFlags {
-    #[arg(short, long, hide = true)]
-    interactive: bool,
-    #[arg(short, long, hide = true)]
-    tty: bool,
-    #[arg(short, long, hide = true)]
-    env: Vec<String>,
-    #[arg(short, long, hide = true)]
-    volume: Vec<String>,
-    #[arg(short, long, hide = true)]
-    workdir: Option<String>,
-    #[arg(short, long, hide = true)]
-    user: Option<String>,
-    #[arg(short, long, hide = true)]
-    quiet: bool,
-    #[arg(long, hide = true)]
-    rm: bool,
-    #[arg(long, hide = true)]
-    pub entrypoint: Option<String>,
-    #[arg(long, hide = true)]
-    pull: Option<String>,
-    #[arg(long, hide = true)]
-    network: Option<String>,
-    #[arg(short, long, hide = true)]
-    label: Vec<String>,
-}
-
-#[derive(Args)]
-pub struct RmArgs {
-    /// Containers to remove
-    #[arg(required = true, value_name = "CONTAINER")]
-    pub containers: Vec<String>,
-    /// Ignore missing containers
-    #[arg(short, long)]
-    pub force: bool,
-    #[arg(short, long, hide = true)]
-    pub volumes: bool,
 }
 
 #[cfg(test)]

@@ -25,7 +25,14 @@ pub mod code {
     pub const BUG: u8 = 70;
     /// Exit code of the docker command for usage errors.
     pub const DOCKER_USAGE: u8 = 125;
+    /// Exit code of a builder whose work was canceled, and of rbuild after SIGINT.
     pub const INTERRUPTED: u8 = 130;
+}
+
+/// Returns the exit code after a signal that requested the end of this process: 128 and the number
+/// of the signal, as in shells.
+pub fn interrupted() -> u8 {
+    rbuild_linux::end_request().map_or(code::INTERRUPTED, |signal| 128 + signal as u8)
 }
 
 /// A message and an exit code. Passed between processes as JSON.
@@ -56,7 +63,7 @@ impl Failure {
 
     /// Returns the failure for a signal that requested the end of the program.
     pub fn interrupted() -> Failure {
-        Failure { code: code::INTERRUPTED, ..Failure::new("interrupted") }
+        Failure { code: interrupted(), ..Failure::new("interrupted") }
     }
 
     /// Returns a failure with its cause: the message of `cause` follows `message`, and its remedy
@@ -161,7 +168,7 @@ pub fn build_code(e: &BuildError) -> u8 {
     match e {
         BuildError::Dockerfile(_) => code::USAGE,
         BuildError::Refused(_) => code::REFUSED,
-        BuildError::Canceled => code::INTERRUPTED,
+        BuildError::Canceled => interrupted(),
         _ => code::FAILED,
     }
 }

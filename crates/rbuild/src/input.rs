@@ -8,6 +8,7 @@ pub mod flags;
 pub mod hidden_credentials;
 pub mod network;
 pub mod output;
+pub mod ports;
 pub mod registry;
 pub mod request;
 pub mod settings;

@@ -18,7 +18,10 @@ use clap::FromArgMatches;
 
 use args::{Cli, ProgressMode, Verb};
 use cli::verbs::CommandLine;
-use commands::{build, confirm, cp, debug, doctor, explain, images, login, logs, removing, run, save_load, transfer};
+use commands::{
+    build, confirm, containers, cp, debug, doctor, explain, images, inspect, login, logs, removing, run, save_load,
+    transfer,
+};
 use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
@@ -34,6 +37,9 @@ fn main() -> ExitCode {
         std::process::exit(rbuild_sandbox::zygote_main(&argv[2..]));
     }
     rbuild_linux::accept_withheld();
+    // The word is for this process only.
+    let argv = argv.into_iter().enumerate().filter(|(at, arg)| *at != 1 || arg != rbuild_sandbox::SEALED);
+    let argv = argv.map(|(_, arg)| arg).collect();
     let result = std::panic::catch_unwind(|| run(argv));
     ExitCode::from(result.unwrap_or(code::BUG))
 }
@@ -138,20 +144,25 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Push(args) => transfer::push(settings, args),
         Verb::Login(args) => login::login(args),
         Verb::Logout(args) => login::logout(args),
-        Verb::Run(args) => run::run(settings, args),
+        Verb::Run(args) => run::run(settings, *args),
+        Verb::Exec(args) => containers::exec::exec(settings, args),
+        Verb::Stop(args) => containers::signals::stop(settings, args),
+        Verb::Kill(args) => containers::signals::kill(settings, args),
+        Verb::Wait(args) => containers::signals::wait(settings, args),
+        Verb::Port(args) => containers::ports::port(settings, args),
         Verb::Images(args) => images::images(settings, args),
         Verb::History(args) => images::history(settings, args),
-        Verb::Inspect(args) => images::inspect(settings, args),
+        Verb::Inspect(args) => inspect::inspect(settings, args),
         Verb::Tag(args) => images::tag(settings, args),
         Verb::Rmi(args) => removing::rmi(settings, args),
         Verb::Prune(args) => removing::prune(settings, args, DanglingImages::Remove),
         Verb::BuilderPrune(args) => removing::prune(settings, args, DanglingImages::Keep),
         Verb::ImagePrune(args) => removing::image_prune(settings, args),
-        Verb::Containers(args) => cp::list(settings, args),
-        Verb::ContainerPrune(_) => cp::prune(settings),
-        Verb::Create(args) => cp::create(settings, args),
+        Verb::Containers(args) => containers::list::list(settings, args),
+        Verb::ContainerPrune(_) => containers::remove::prune(settings),
+        Verb::Create(args) => containers::create::create(settings, args),
         Verb::Cp(args) => cp::cp(settings, args),
-        Verb::Rm(args) => cp::rm(settings, args),
+        Verb::Rm(args) => containers::remove::rm(settings, args),
         Verb::Logs(args) => logs::logs(settings, args),
         Verb::Df(args) => removing::df(settings, args),
         Verb::Fsck(args) => removing::fsck(settings, args),

@@ -170,6 +170,7 @@ fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRe
         shm_size: run.shm_size.unwrap_or(DEFAULT_SHM),
         ulimits: run.ulimits.clone(),
         input: Input::Nothing,
+        announced: false,
         hosts: hosts_file(&run.hostname, &run.hosts),
         resolv_conf: env.request.resolv_conf.clone(),
     }

@@ -94,6 +94,9 @@ pub enum RunnerProblem {
     NoNetwork,
     #[error("cannot start the isolated network: {carrier} printed {}", if output.is_empty() { "nothing" } else { output })]
     NetworkDown { carrier: Cow<'static, str>, output: String },
+    /// The program that connects the isolated network does not forward a port.
+    #[error("cannot publish port {port}: {reason}")]
+    PortNotForwarded { port: String, reason: String },
     #[error("owners can be recorded on x86_64 and aarch64 only")]
     NoEmulation,
     /// The resource limit that encodes the IDs of a command is too low.
@@ -374,6 +377,7 @@ mod tests {
             RunnerProblem::NoNetwork,
             RunnerProblem::NetworkDown { carrier: "pasta".into(), output: String::new() },
             RunnerProblem::NetworkDown { carrier: "pasta".into(), output: "no interface".into() },
+            RunnerProblem::PortNotForwarded { port: "0.0.0.0:80/tcp".into(), reason: "refused".into() },
             RunnerProblem::NoEmulation,
             RunnerProblem::LowQueueLimit,
             RunnerProblem::NoListener,
@@ -407,6 +411,7 @@ mod tests {
             NeedsNamespaces,
             NoNetwork,
             NetworkDown,
+            PortNotForwarded,
             NoEmulation,
             LowQueueLimit,
             NoListener,

@@ -1,17 +1,20 @@
 //! The transition from launcher to builder: namespaces, ID maps, a minimal root, and shared
 //! lifetime.
 
+use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
+use rbuild_container::PublishedPort;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{
-    MiniRoot, OwnerMode, OwnerRecords, StopSignals, bind_clone, credentials, described, new_procfs, resource_limits,
-    umask,
+    MiniRoot, OwnerMode, OwnerRecords, StopSignals, bind_clone, credentials, described, new_procfs, request_end,
+    resource_limits, umask,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -52,11 +55,15 @@ pub struct BuilderConfig {
     pub binds: Vec<(PathBuf, PathBuf)>,
     /// Program that connects an isolated network to the outside, if one is requested.
     pub carrier: Option<Carrier>,
+    /// Ports that it forwards to that network.
+    pub ports: Vec<PublishedPort>,
     /// True if commands may run. They require a /sys and a zygote, both of which take time to
     /// create.
     pub commands: bool,
     /// Time that the builder has after a signal before it is killed.
     pub grace: Duration,
+    /// True if SIGHUP is only forwarded as long as the caller keeps its terminal.
+    pub forwards_hangup: bool,
     /// Children of the caller that may be killed once the builder has ended.
     pub expendable: Vec<u32>,
     /// Children of the caller that go on when the builder has ended.
@@ -103,19 +110,18 @@ impl Builder {
         found.map_or(place, |(_, source)| source).to_path_buf()
     }
 
-    /// Calls `cancel` on another thread when the launcher forwards a stop signal. Must be called
-    /// only once.
+    /// Calls `cancel` on another thread when the launcher forwards a stop signal, and again for
+    /// later ones as long as it returns [`ControlFlow::Continue`]. Must be called only once.
     ///
     /// # Errors
     ///
     /// Fails if no thread can be started.
-    pub fn on_stop(&self, cancel: impl FnOnce(Signal) + Send + 'static) -> rbuild_linux::Result<()> {
+    pub fn on_stop(
+        &self,
+        mut cancel: impl FnMut(Signal) -> ControlFlow<()> + Send + 'static,
+    ) -> rbuild_linux::Result<()> {
         let signals = self.signals;
-        let watch = move || {
-            if let Ok(signal) = signals.wait() {
-                cancel(signal);
-            }
-        };
+        let watch = move || while signals.wait().is_ok_and(|signal| cancel(signal).is_continue()) {};
         start(watch).map(drop)
     }
 }
@@ -126,8 +132,9 @@ impl Builder {
 ///
 /// If that cannot be set up in the automatic mode, root falls back to the `chroot` mode.
 ///
-/// SIGINT, SIGTERM and SIGHUP received meanwhile are forwarded; `stopped` reports whether one was.
-/// A second signal kills the builder, unless it equals the first one and follows within 100 ms.
+/// SIGINT, SIGTERM and SIGHUP received meanwhile are forwarded as requests for the end; `stopped`
+/// reports whether there was one. SIGHUP is none if [`BuilderConfig::forwards_hangup`] is set. A
+/// second request kills the builder, unless it equals the first one and follows within 100 ms.
 /// Afterwards, they have the same effect as before.
 /// If the caller dies, the builder and all its descendants are killed.
 pub fn enter(
@@ -140,7 +147,9 @@ pub fn enter(
     // mode.
     let has_fallback = request == IsolationRequest::Auto && matches!(isolation, Isolation::Userns(_));
     let fallback = if has_fallback { bare_isolation(&CallingProcess::read()).ok() } else { None };
-    let launcher = Launcher { config, signals: StopSignals::block()?, pidfd: process::own_pidfd()? };
+    let hangup = if config.forwards_hangup { Hangup::Forward { from_terminal: has_terminal() } } else { Hangup::Stop };
+    let stop = StopPolicy { grace: config.grace, hangup };
+    let launcher = Launcher { config, stop, signals: StopSignals::block()?, pidfd: process::own_pidfd()? };
     let mut build = Some(build);
     match (launcher.launch(isolation, fallback.is_some(), &mut build), fallback) {
         (Err(_), Some(fallback)) => launcher.launch(fallback, false, &mut build)?,
@@ -154,6 +163,7 @@ fn failed(call: &'static str, object: &'static str) -> impl FnOnce(std::io::Erro
 
 struct Launcher<'a> {
     config: &'a BuilderConfig,
+    stop: StopPolicy,
     signals: StopSignals,
     /// A pidfd of the calling process.
     pidfd: OwnedFd,
@@ -203,7 +213,7 @@ impl Launcher<'_> {
                 Err(maps_refused(e, &KernelSettings::read()).into())
             };
         }
-        let ended = supervise(child, &pidfd, go, failure_reader, &self.signals, self.config.grace);
+        let ended = supervise(child, &pidfd, go, failure_reader, &self.signals, self.stop);
         if adopts {
             process::kill_children_except(kept);
         }
@@ -256,6 +266,39 @@ pub struct BuilderExit {
     pub stopped: bool,
 }
 
+/// The effect of signals on a builder.
+#[derive(Debug, Clone, Copy)]
+struct StopPolicy {
+    /// Time that the builder has after a request for its end before it is killed.
+    grace: Duration,
+    hangup: Hangup,
+}
+
+/// The effect of SIGHUP.
+#[derive(Debug, Clone, Copy)]
+enum Hangup {
+    /// A request for the end.
+    Stop,
+    /// The builder receives it. A request for the end only if this process had a terminal, which is
+    /// gone.
+    Forward { from_terminal: bool },
+}
+
+impl StopPolicy {
+    /// Returns true if a signal requests the end of the builder.
+    fn requests_end(self, signal: Signal) -> bool {
+        match self.hangup {
+            Hangup::Forward { from_terminal } if signal == Signal::SIGHUP => from_terminal && !has_terminal(),
+            _ => true,
+        }
+    }
+}
+
+/// Returns true if this process has a controlling terminal.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
+}
+
 /// A signal that requests the end of the builder, and the time at which it was received.
 #[derive(Debug, Clone, Copy)]
 struct StopRequest {
@@ -280,7 +323,7 @@ fn supervise(
     mut go: PipeWriter,
     mut failure_reader: PipeReader,
     signals: &StopSignals,
-    grace: Duration,
+    stop: StopPolicy,
 ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
     match go.write_all(b"g") {
         // The builder was killed before it read the byte; its exit status reports that.
@@ -289,7 +332,7 @@ fn supervise(
     }
     let mut requested: Option<StopRequest> = None;
     loop {
-        let left = requested.map(|requested| grace.saturating_sub(requested.at.elapsed()));
+        let left = requested.map(|requested| stop.grace.saturating_sub(requested.at.elapsed()));
         if left.is_some_and(|l| l.is_zero()) {
             process::kill(child);
         }
@@ -303,10 +346,7 @@ fn supervise(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
-        let mut arrived: Vec<Signal> = std::iter::from_fn(|| signals.take()).collect();
-        // Of several pending signals, the kernel returns the one with the lowest number first.
-        arrived.sort_by_key(|signal| *signal == Signal::SIGHUP);
-        for signal in arrived {
+        for signal in signals.take_all() {
             let now = StopRequest { signal, at: Instant::now() };
             match requested {
                 Some(first) if first.is_repeated_by(now) => continue,
@@ -314,7 +354,10 @@ fn supervise(
                 Some(_) => process::kill(child),
                 None => process::send_signal(child, signal),
             }
-            requested = Some(now);
+            if requested.is_some() || stop.requests_end(signal) {
+                request_end(signal);
+                requested = Some(now);
+            }
         }
         if fds[0].revents().contains(PollFlags::IN) {
             let code = exit_code(process::wait(child)?);
@@ -322,7 +365,7 @@ fn supervise(
             let mut byte = [0];
             let failed = rustix::fs::fcntl_setfl(&failure_reader, OFlags::NONBLOCK)
                 .is_ok_and(|()| failure_reader.read(&mut byte).is_ok_and(|n| n > 0));
-            let stopped = signals.arrived() || requested.is_some();
+            let stopped = requested.is_some() || signals.arrived();
             return if failed { Err(SandboxError::NotSetUp) } else { Ok(Ok(BuilderExit { code, stopped })) };
         }
     }
@@ -374,7 +417,8 @@ fn become_builder(
         // them.
         Err(e) => (bind_clone(Path::new("/proc")).map_err(|_| proc_refused(e))?, ProcView::Outer),
     };
-    let isolated = config.carrier.as_ref().map(|carrier| Isolated::start(carrier, &config.store)).transpose()?;
+    let isolated = config.carrier.as_ref().map(|carrier| Isolated::start(carrier, &config.store, &config.ports));
+    let isolated = isolated.transpose()?;
     let sysfs = config.commands.then(new_sysfs).flatten();
     let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
     let context = RunnerContext { owners: config.owners.with_mode(owners), proc: proc_view, isolated };
@@ -430,7 +474,8 @@ mod tests {
         let (ready, go) = std::io::pipe().unwrap();
         let (failure_reader, _failure_writer) = std::io::pipe().unwrap();
         drop(ready);
-        let ended = supervise(child.id(), &pidfd, go, failure_reader, &StopSignals::block().unwrap(), GRACE);
+        let stop = StopPolicy { grace: GRACE, hangup: Hangup::Stop };
+        let ended = supervise(child.id(), &pidfd, go, failure_reader, &StopSignals::block().unwrap(), stop);
         let ended = ended.unwrap().unwrap();
         assert_eq!((ended.code, ended.stopped), (128 + 9, false));
         assert!(child.wait().is_err(), "it has been waited for");

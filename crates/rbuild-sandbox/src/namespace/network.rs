@@ -4,6 +4,8 @@
 //! a program of the host, pasta or slirp4netns, which runs in the builder's PID namespace and ends
 //! with it. That program sees the host like its caller; commands see an interface that it creates.
 
+mod forwarding;
+
 use std::convert::Infallible;
 use std::ffi::{CString, NulError};
 use std::fs::File;
@@ -23,11 +25,13 @@ use rbuild_linux::namespaces::enter_loopback_network;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{Error, RootDir, attach_mount, bind_clone, described, mount_tmpfs, private_mount_namespace};
 
+use rbuild_container::PublishedPort;
 use rbuild_remedy::{MachineRemedy, NetworkObstacle};
 
 use crate::SandboxError;
-use crate::error::{Refusal, RunnerProblem, refusal};
+use crate::error::{Phase, PhaseContext, Refusal, RunnerProblem, refusal};
 use crate::namespace::machine::in_path;
+use crate::namespace::network::forwarding::TIMEOUT;
 
 /// The program that carries traffic in and out.
 #[derive(Debug, Clone)]
@@ -51,23 +55,26 @@ impl CarrierKind {
     }
 }
 
+/// Names of the carrier's files.
+const NAMESPACE: &str = "net";
+const API: &str = "api";
+
 const TUN: &str = "/dev/net/tun";
 
-/// Maximum time until outbound access works.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
 impl Carrier {
-    /// Finds an installed carrier, and fails if it could not work.
-    pub fn find() -> Result<Carrier, Refusal> {
+    /// Finds an installed carrier, and fails if it could not work. `forwards` is true if it
+    /// forwards ports.
+    pub fn find(forwards: bool) -> Result<Carrier, Refusal> {
         // The device through which the commands' interface is created.
-        usable(Carrier::installed(), rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK))
+        usable(Carrier::installed(forwards), rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK))
     }
 
-    /// Prefers pasta, because slirp4netns is slower, unless pasta is too old.
-    fn installed() -> Option<Carrier> {
+    /// Prefers pasta, because slirp4netns is slower, unless pasta is too old. To forward ports,
+    /// prefers slirp4netns, which reports the ports that it cannot open.
+    fn installed(forwards: bool) -> Option<Carrier> {
         let found = |name: &str, kind| in_path(name).map(|path| Carrier { path, kind });
         let (pasta, slirp) = (found("pasta", CarrierKind::Pasta), found("slirp4netns", CarrierKind::Slirp));
-        pasta.filter(|pasta| slirp.is_none() || is_new(&pasta.version())).or(slirp)
+        pasta.filter(|pasta| slirp.is_none() || (!forwards && is_new(&pasta.version()))).or(slirp)
     }
 
     /// Returns the version as the program prints it, empty if it cannot be started.
@@ -89,10 +96,15 @@ impl Carrier {
         }
     }
 
-    /// Returns arguments that forward no host ports and make the host's loopback addresses
-    /// unreachable.
-    fn arguments(&self, namespace: &Path) -> Result<Vec<CString>, NulError> {
+    /// Returns arguments that forward only these ports of the host and make its loopback addresses
+    /// unreachable. Files of the carrier are in `place`.
+    fn arguments(&self, place: &Path, ports: &[PublishedPort]) -> Result<Vec<CString>, NulError> {
+        let (namespace, api) = (place.join(NAMESPACE), place.join(API));
         let namespace = namespace.as_os_str().as_bytes();
+        let forwarded = match self.kind {
+            CarrierKind::Pasta => forwarding::pasta_arguments(ports),
+            CarrierKind::Slirp => Vec::new(),
+        };
         let words: Vec<&[u8]> = match self.kind {
             CarrierKind::Pasta => vec![
                 b"pasta",
@@ -103,10 +115,6 @@ impl Carrier {
                 b"0",
                 b"--netns-only",
                 b"--no-map-gw",
-                b"-t",
-                b"none",
-                b"-u",
-                b"none",
                 b"-T",
                 b"none",
                 b"-U",
@@ -121,12 +129,14 @@ impl Carrier {
                 b"--configure",
                 b"--mtu=65520",
                 b"--disable-host-loopback",
+                b"--api-socket",
+                api.as_os_str().as_bytes(),
                 b"--netns-type=path",
                 namespace,
                 b"tap0",
             ],
         };
-        words.into_iter().map(CString::new).collect()
+        words.into_iter().chain(forwarded.iter().map(String::as_bytes)).map(CString::new).collect()
     }
 }
 
@@ -170,24 +180,29 @@ pub(crate) struct Isolated {
 }
 
 impl Isolated {
-    /// Starts the carrier. The caller must be single-threaded and still have the host's root.
-    /// `place` is a host directory, which is covered in the carrier's mount namespace only.
-    pub(crate) fn start(carrier: &Carrier, place: &Path) -> Result<Isolated, SandboxError> {
+    /// Starts the carrier, and waits until it forwards the ports. The caller must be
+    /// single-threaded and still have the host's root. `place` is a host directory, which is
+    /// covered in the carrier's mount namespace only.
+    pub(crate) fn start(carrier: &Carrier, place: &Path, ports: &[PublishedPort]) -> Result<Isolated, SandboxError> {
         let namespace = new_namespace()?;
         let log = rustix::fs::memfd_create("carrier", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|e| Error::new("memfd_create", described("a file in memory"), e))?;
         let isolated = Isolated { namespace, carrier: carrier.name(), log: log.into() };
-        let (mut apart, ready) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
+        let pipe = || std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e));
+        let ((mut apart, ready), (mut forwarded, result)) = (pipe()?, pipe()?);
         if let Cloned::Child = process::fork()? {
-            drop(apart);
-            let Err(error) = isolated.become_carrier(carrier, place, ready);
+            drop((apart, forwarded));
+            let Err(error) = isolated.become_carrier(carrier, ports, place, ready, result);
             let _ = writeln!(&isolated.log, "{error}");
             std::process::exit(127);
         }
-        drop(ready);
+        drop((ready, result));
         // Wait until the carrier has its own mount namespace: until then, changing the root here
         // would change its root as well.
         let _ = apart.read(&mut [0]);
+        if !ports.is_empty() && carrier.kind == CarrierKind::Slirp {
+            forwarding::result(&mut forwarded).during(Phase::Namespaces)?;
+        }
         Ok(isolated)
     }
 
@@ -214,7 +229,14 @@ impl Isolated {
     }
 
     /// Executes the carrier. Returns only if that fails.
-    fn become_carrier(&self, carrier: &Carrier, place: &Path, apart: PipeWriter) -> Result<Infallible, RunnerProblem> {
+    fn become_carrier(
+        &self,
+        carrier: &Carrier,
+        ports: &[PublishedPort],
+        place: &Path,
+        apart: PipeWriter,
+        forwarded: PipeWriter,
+    ) -> Result<Infallible, RunnerProblem> {
         private_mount_namespace()?;
         drop(apart);
         let namespace = bind_clone(Path::new(&format!("/proc/self/fd/{}", self.namespace.as_raw_fd())))?;
@@ -222,15 +244,22 @@ impl Isolated {
         mount_tmpfs(place)?;
         let name = "the directory of the isolated network";
         let dir = RootDir::open(place).map_err(|e| e.within(name))?.named(name);
-        drop(dir.create_file("net".as_ref(), 0o600)?);
-        attach_mount(&namespace, &dir, "net")?;
+        drop(dir.create_file(NAMESPACE.as_ref(), 0o600)?);
+        attach_mount(&namespace, &dir, NAMESPACE)?;
+        if !ports.is_empty()
+            && carrier.kind == CarrierKind::Slirp
+            && let Cloned::Child = process::fork()?
+        {
+            forwarding::forward(ports, &place.join(API), forwarded);
+            std::process::exit(0);
+        }
         let null = File::open("/dev/null").map_err(RunnerProblem::of_call("open", Path::new("/dev/null")))?;
         rustix::stdio::dup2_stdin(&null).map_err(RunnerProblem::of_call("dup2", described("standard input")))?;
         rustix::stdio::dup2_stdout(&self.log).map_err(RunnerProblem::of_call("dup2", described("standard output")))?;
         rustix::stdio::dup2_stderr(&self.log).map_err(RunnerProblem::of_call("dup2", described("standard error")))?;
         process::reset_signals()?;
         let zero_byte = |_| RunnerProblem::NulByte(carrier.path.display().to_string());
-        let arguments = carrier.arguments(&place.join("net")).map_err(zero_byte)?;
+        let arguments = carrier.arguments(place, ports).map_err(zero_byte)?;
         let path = CString::new(carrier.path.as_os_str().as_bytes()).map_err(zero_byte)?;
         let environment = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"];
         nix::unistd::execve(&path, &arguments, &environment).map_err(RunnerProblem::of_call("execve", &carrier.path))

@@ -17,7 +17,7 @@ use rbuild_linux::{RootDir, UidGid, credentials, described, terminal};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
-use crate::protocol::{Input, Report, RootFiles, RunRequest};
+use crate::protocol::{Input, Report, RootFiles, RunRequest, announce};
 use crate::runner::exec::{CommandExecutor, set_limits};
 use crate::runner::privileges::{become_privileged, bound_capabilities, confine_bare};
 use crate::runner::working_directory;
@@ -90,6 +90,9 @@ fn started(
             let mut why = Vec::new();
             let read = std::io::Read::read_to_end(&mut failure_reader, &mut why);
             read.map_err(RunnerProblem::of_call("recv", described("the runner process"))).during(Phase::Command)?;
+            if request.announced && why.is_empty() {
+                announce(child, socket).during(Phase::Report)?;
+            }
             let exit = wait_for(child, socket).during(Phase::Command)?;
             if why.is_empty() {
                 Ok(exit)
@@ -143,7 +146,7 @@ fn take_input(request: &RunRequest, input: Option<OwnedFd>) -> Result<(), Runner
     Ok(())
 }
 
-fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
+pub(crate) fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
     std::env::set_current_dir(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => RunnerProblem::NoWorkingDirectory(path.to_string()),
         std::io::ErrorKind::NotADirectory => RunnerProblem::WorkingDirectoryIsAFile(path.to_string()),

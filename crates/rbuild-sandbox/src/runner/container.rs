@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{self, Credentials, SupervisedContainer, Supervisor};
-use crate::protocol::{Input, Report, RootFiles, RunRequest};
+use crate::protocol::{Input, Report, RootFiles, RunRequest, announce};
 use crate::runner::chroot;
 use crate::runner::devices::DEVICES;
 use crate::runner::exec::{CommandExecutor, FailureFile};
@@ -143,6 +143,9 @@ fn container(
         answers = Some((ours, proc));
     }
     let pid = create(environment, input, terminal, socket, &failure)?;
+    if request.announced {
+        announce(pid, socket).during(Phase::Report)?;
+    }
     if let Some((socket, proc)) = answers {
         let answered = answer(request, &socket, proc, &context.owners, pid).map_err(|e| match e {
             // The first process reports why it has sent none.

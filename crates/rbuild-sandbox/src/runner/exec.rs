@@ -61,17 +61,25 @@ pub(crate) struct CommandExecutor {
 
 impl CommandExecutor {
     pub(crate) fn new(request: &RunRequest) -> Result<CommandExecutor, RunnerProblem> {
+        let confined_user = (!request.is_insecure()).then_some(request.kernel_ids().uid);
+        let limits = request.ulimits.clone();
+        Ok(CommandExecutor { confined_user, limits, ..CommandExecutor::of_words(&request.args, &request.env)? })
+    }
+
+    /// Returns the executor of a command without limits. It only executes: the caller has dropped
+    /// privileges.
+    pub(crate) fn of_words(args: &[String], env: &[String]) -> Result<CommandExecutor, RunnerProblem> {
         let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| RunnerProblem::NulByte(s.clone()));
-        if request.args.is_empty() {
+        if args.is_empty() {
             return Err(RunnerProblem::NoCommand);
         }
-        let path = request.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default().to_string();
+        let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default().to_string();
         Ok(CommandExecutor {
-            args: request.args.iter().map(c).collect::<Result<_, _>>()?,
-            env: request.env.iter().map(c).collect::<Result<_, _>>()?,
+            args: args.iter().map(c).collect::<Result<_, _>>()?,
+            env: env.iter().map(c).collect::<Result<_, _>>()?,
             path,
-            confined_user: (!request.is_insecure()).then_some(request.kernel_ids().uid),
-            limits: request.ulimits.clone(),
+            confined_user: None,
+            limits: Vec::new(),
             answers: None,
             failure: None,
         })

@@ -53,6 +53,23 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
     Ok(())
 }
 
+/// Leaves the calling process, which has all capabilities of its user namespace, with those of
+/// Docker and those that install the filter.
+pub(crate) fn keep_for_the_filter() -> Result<(), RunnerProblem> {
+    let kept: caps::CapsHashSet =
+        CAPABILITIES.iter().chain(&FOR_THE_FILTER).filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
+    let bound = caps::read(None, caps::CapSet::Bounding).map_err(library)?;
+    for more in bound.difference(&kept) {
+        caps::drop(None, caps::CapSet::Bounding, *more).map_err(library)?;
+    }
+    let held = caps::read(None, caps::CapSet::Permitted).map_err(library)?.intersection(&kept).copied().collect();
+    caps::clear(None, caps::CapSet::Ambient).map_err(library)?;
+    for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+        caps::set(None, set, &held).map_err(library)?;
+    }
+    caps::clear(None, caps::CapSet::Inheritable).map_err(library)
+}
+
 /// Switches the calling process to `user`. It keeps its capabilities and passes them on to all
 /// programs that it executes.
 pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), RunnerProblem> {

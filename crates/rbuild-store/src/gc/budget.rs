@@ -93,7 +93,9 @@ impl Gc<'_> {
     /// Evicts entries. Those that this process may not remove stay, with their documents. The
     /// caller holds the exclusive lock.
     fn evict(&self, budget: Budget, freed: &mut Freed) -> Result<()> {
+        let pinned = self.store.containers().pinned_trees()?;
         let mut items = self.items()?;
+        items.retain(|item| item.dir != "trees" || !pinned.contains(&item.name));
         items.sort_by(|a, b| (a.last_use, &a.name).cmp(&(b.last_use, &b.name)));
         let sum = |items: &[Evictable]| items.iter().map(|i| i.bytes).sum::<u64>();
         if budget.bytes.is_some_and(|most| sum(&items) > most) {

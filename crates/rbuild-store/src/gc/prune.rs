@@ -105,6 +105,8 @@ impl Gc<'_> {
         let alone = ExclusiveLock::take(self.store)?;
         self.store.remove_unpublished()?;
         sweep(self.store, &self.store.dir("tmp")?)?;
+        self.store.containers().sweep_runs()?;
+        let pinned = self.store.containers().pinned_trees()?;
         let mut freed = Freed::default();
         if all {
             sentinel::remove(&self.store.root)?;
@@ -117,13 +119,13 @@ impl Gc<'_> {
             self.store.images().forget(&gone)?;
             freed.images += gone.len() as u64;
         }
-        let mut trees = HashSet::new();
+        let mut trees = pinned.clone();
         let (mut blobs, live_layers) = self.image_content()?;
         if !all {
             blobs.extend(self.downloaded()?);
         }
-        self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
-        self.prune_layers(all, &live_layers, &blobs, &mut trees)?;
+        self.prune_records(all, &pinned, &mut trees, &mut blobs, &mut freed)?;
+        self.prune_layers(all, &pinned, &live_layers, &blobs, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
         self.remove_blobs(&blobs, &mut freed)?;
         self.remove_partial_blobs(&mut freed)?;
@@ -213,11 +215,13 @@ impl Gc<'_> {
         Ok((blobs, layers))
     }
 
-    /// Removes records whose trees do not exist, or with `all` every record, result and build
-    /// index. Adds the trees of the others to `trees`, and their packed layers to `blobs`.
+    /// Removes records whose trees do not exist, or with `all` every record whose tree is not
+    /// pinned, every result and every build index. Adds the trees of the others to `trees`, and
+    /// their packed layers to `blobs`.
     fn prune_records(
         &self,
         all: bool,
+        pinned: &HashSet<String>,
         trees: &mut HashSet<String>,
         blobs: &mut HashSet<BlobDigest>,
         freed: &mut Freed,
@@ -227,7 +231,10 @@ impl Gc<'_> {
             let name = entry.name.to_string_lossy().into_owned();
             let record = self.store.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
             match record {
-                Some(record) if !all && self.store.lazy_trees().has_tree(&record.tree)? => {
+                Some(record)
+                    if (!all || pinned.contains(record.tree.name()))
+                        && self.store.lazy_trees().has_tree(&record.tree)? =>
+                {
                     let base = self.store.changed_trees().changes_note(&record.tree)?.map(|note| note.base);
                     for tree in std::iter::once(record.tree).chain(base) {
                         let tree = tree.name().to_string();
@@ -268,9 +275,13 @@ impl Gc<'_> {
         Ok(())
     }
 
+    /// Removes the documents about layers that no image has; with `all`, also those about trees
+    /// that are not pinned. A pinned tree without its document would be unpacked again, over
+    /// itself.
     fn prune_layers(
         &self,
         all: bool,
+        pinned: &HashSet<String>,
         live: &HashSet<String>,
         blobs: &HashSet<BlobDigest>,
         trees: &mut HashSet<String>,
@@ -280,7 +291,8 @@ impl Gc<'_> {
         for entry in layers.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             let hex = name.get(..64).unwrap_or(&name);
-            let tree = if !all && live.contains(hex) { self.store.trees().tree_of_document(&name)? } else { None };
+            let tree = self.store.trees().tree_of_document(&name)?;
+            let tree = tree.filter(|tree| (!all && live.contains(hex)) || pinned.contains(tree.name()));
             if let Some(tree) = tree {
                 trees.insert(tree.name().to_string());
             } else if !name.strip_suffix(".size").is_some_and(|hex| live.contains(hex))

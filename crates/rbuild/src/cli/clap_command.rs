@@ -10,9 +10,9 @@ use crate::input::value;
 
 /// Groups of verbs on the help page of the program.
 const VERBS: [(&str, &[&str]); 4] = [
-    ("Build", &["build", "logs", "prune", "explain"]),
+    ("Build", &["build", "prune", "explain"]),
     ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
-    ("Containers", &["run", "cp", "create", "rm", "ps"]),
+    ("Containers", &["run", "ps", "logs", "exec", "stop", "kill", "wait", "port", "rm", "create", "cp"]),
     ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "debug"]),
 ];
 
@@ -60,7 +60,10 @@ const EXAMPLES: [(&str, &str); 7] = [
            rbuild --secret id=npm,src=.npmrc         pass a secret\n  \
            rbuild -t ghcr.io/me/app --push           build and push",
     ),
-    ("run", "  rbuild run app\n  rbuild run -it debian sh\n  rbuild run -v ./data:/data -e MODE=test app make check"),
+    (
+        "run",
+        "  rbuild run app\n  rbuild run -d --name web -p 8080:80 nginx\n  rbuild run -it debian sh\n  rbuild run -v ./data:/data -e MODE=test app make check",
+    ),
     (
         "import",
         "  rbuild import rootfs.tar.gz debian:bookworm\n  mmdebstrap bookworm - | rbuild import - debian:bookworm",

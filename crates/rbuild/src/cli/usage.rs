@@ -29,7 +29,7 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
     let value = texts(e, ContextKind::InvalidValue).concat();
     let see = options_of(shown, &flag);
     match e.kind() {
-        ErrorKind::MissingRequiredArgument => {
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => {
             Failure::usage(format!("`rbuild {shown}` requires {flag}")).help(use_form(verb))
         }
         ErrorKind::InvalidValue if value.is_empty() => Failure::usage(format!("{flag} requires a value")).help(see),

@@ -8,7 +8,12 @@ use crate::cli::description;
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 30] = [
+const VERBS: [&str; 35] = [
+    "exec",
+    "stop",
+    "kill",
+    "wait",
+    "port",
     "builder-prune",
     "image-prune",
     "container-prune",
@@ -46,6 +51,8 @@ const VERBS: [&str; 30] = [
 enum GroupWord {
     /// A verb of rbuild.
     Verb(&'static str),
+    /// A verb of rbuild with a flag.
+    VerbWith(&'static str, &'static str),
     /// A command without effect: text for standard output, and a note.
     Nothing(&'static str, &'static str),
 }
@@ -65,7 +72,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
             ("build", GroupWord::Verb("build")),
             ("history", GroupWord::Verb("history")),
             ("import", GroupWord::Verb("import")),
-            ("inspect", GroupWord::Verb("inspect")),
+            ("inspect", GroupWord::VerbWith("inspect", "--type=image")),
             ("load", GroupWord::Verb("load")),
             ("pull", GroupWord::Verb("pull")),
             ("push", GroupWord::Verb("push")),
@@ -85,6 +92,13 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
             ("cp", GroupWord::Verb("cp")),
             ("create", GroupWord::Verb("create")),
             ("run", GroupWord::Verb("run")),
+            ("exec", GroupWord::Verb("exec")),
+            ("stop", GroupWord::Verb("stop")),
+            ("kill", GroupWord::Verb("kill")),
+            ("wait", GroupWord::Verb("wait")),
+            ("port", GroupWord::Verb("port")),
+            ("logs", GroupWord::Verb("logs")),
+            ("inspect", GroupWord::VerbWith("inspect", "--type=container")),
         ],
     ),
     (
@@ -184,7 +198,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         "help" if GROUPS.iter().any(|(name, _)| *name == second) => {
             no_more_words(&argv[..], at + 3)?;
             return match word_of_group(&second, &word(2))? {
-                GroupWord::Verb(verb) if VERBS.contains(&verb) => {
+                GroupWord::Verb(verb) | GroupWord::VerbWith(verb, _) if VERBS.contains(&verb) => {
                     Ok(CommandLine::Help { verb: Some(verb.into()), long: true })
                 }
                 _ => Ok(CommandLine::Answer { text: page_of_group(&second), note: String::new() }),
@@ -214,6 +228,10 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         group if GROUPS.iter().any(|(name, _)| *name == group) => match word_of_group(group, &second)? {
             GroupWord::Verb(verb) => {
                 argv.remove(at);
+                verb
+            }
+            GroupWord::VerbWith(verb, flag) => {
+                argv[at + 1] = flag.into();
                 verb
             }
             GroupWord::Nothing(..) if second == "info" && argv.len() > at + 2 => {
@@ -292,7 +310,9 @@ fn words_of_group(group: &str) -> &'static [(&'static str, GroupWord)] {
 fn page_of_group(group: &str) -> String {
     let pages = crate::cli::clap_command::pages();
     let about = |word: &GroupWord| match word {
-        GroupWord::Verb(verb) => pages.find_subcommand(verb).and_then(|verb| verb.get_about().map(ToString::to_string)),
+        GroupWord::Verb(verb) | GroupWord::VerbWith(verb, _) => {
+            pages.find_subcommand(verb).and_then(|verb| verb.get_about().map(ToString::to_string))
+        }
         GroupWord::Nothing(..) => Some("Accepted for compatibility".into()),
     };
     let mut text = format!("Usage: rbuild {group} COMMAND …\n\nCommands:\n");
@@ -380,6 +400,9 @@ mod tests {
             ("rbuild --root /x container ls", "rbuild --root /x ps"),
             ("rbuild container prune -f", "rbuild container-prune -f"),
             ("rbuild container rm x", "rbuild rm x"),
+            ("rbuild container inspect -f x y", "rbuild inspect --type=container -f x y"),
+            ("rbuild image inspect x", "rbuild inspect --type=image x"),
+            ("rbuild container stop -t 1 x", "rbuild stop -t 1 x"),
             ("rbuild system df", "rbuild df"),
             ("rbuild buildx du", "rbuild df"),
             ("rbuild builder prune -af", "rbuild builder-prune -af"),
@@ -476,9 +499,9 @@ mod tests {
             ),
             ("rbuild image tga a b", "`image tga` is not a command of rbuild", "did you mean `rbuild image tag`?"),
             (
-                "rbuild exec -it x sh",
-                "unsupported command `exec`: rbuild runs containers in the foreground",
-                "rbuild run IMAGE COMMAND",
+                "rbuild attach x",
+                "unsupported command `attach`: the terminal of a container is not shared",
+                "rbuild exec -it CONTAINER sh",
             ),
         ] {
             let failure = run(typed, false).unwrap_err();

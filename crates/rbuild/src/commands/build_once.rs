@@ -1,5 +1,6 @@
 //! One build from a prepared request to its result. Starts a builder process if anything must run.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -21,7 +22,7 @@ use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::in_builder::{killed, read_answer, store_in, unread};
 use crate::commands::lint::Lint;
-use crate::exit::{Failure, code};
+use crate::exit::{Failure, code, interrupted};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, draw};
@@ -135,8 +136,10 @@ impl BuildOnce<'_> {
             owners: self.store.owner_records().clone(),
             binds: binds(request),
             carrier: request.carrier.clone(),
+            ports: Vec::new(),
             commands: build.platforms.iter().any(Prepared::has_commands),
             grace: GRACE,
+            forwards_hangup: false,
             expendable: self.pulls.processes(),
             kept: self.early.process().into_iter().collect(),
         };
@@ -158,7 +161,7 @@ impl BuildOnce<'_> {
         // An interrupted build publishes nothing, even if it succeeded before it could be stopped.
         if ended.stopped {
             terminal::error("interrupted", None);
-            return Ok(BuildOutcome::Failed(code::INTERRUPTED));
+            return Ok(BuildOutcome::Failed(interrupted()));
         }
         if ended.code > 128 {
             return Err(killed(ended.code - 128));
@@ -190,7 +193,11 @@ impl BuildOnce<'_> {
         let (cancel, last) = (Cancel::default(), sender.clone());
         let result = builder.and_then(|builder| {
             let stop = cancel.clone();
-            builder.on_stop(move |_| stop.cancel()).map_err(BuildError::kernel("the builder"))?;
+            let stopped = move |_| {
+                stop.cancel();
+                ControlFlow::Break(())
+            };
+            builder.on_stop(stopped).map_err(BuildError::kernel("the builder"))?;
             let images = self.pulls.receive(&sender);
             let images = images.map_err(|e| Failure::new(format!("cannot receive images: {e}")).because(&e));
             let images = images.map_err(|failure| BuildError::Caller(Box::new(failure)))?;

@@ -1,135 +1,21 @@
-//! The verbs `create`, `cp`, `rm`, `ps` and `container prune`: copy files out of images with the
-//! commands that scripts use with docker.
+//! The verb `cp`: copies files out of images.
 
 use std::io::{Read, Write};
 use std::path::Path;
 
-use rbuild_engine::{CopiedTo, CopyTarget, ImagePath, command_line, copy_out};
-use rbuild_image::{ManifestDigest, Reference, quote};
+use rbuild_engine::{CopiedTo, CopyTarget, ImagePath, copy_out};
+use rbuild_image::ManifestDigest;
 use rbuild_linux::{Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
-use rbuild_store::{Container, NamedImage, NewContainer, Store, StoreError};
-use serde_json::json;
+use rbuild_store::{Store, StoreError};
 
-use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
-use crate::commands::images::{ago, bad_format};
+use crate::args::CpArgs;
 use crate::commands::in_builder::{exit_code, store_config, store_in};
 use crate::commands::named::{self, Purpose};
-use crate::commands::removing::removed_text;
-use crate::commands::run;
 use crate::exit::{Failure, code};
+use crate::input::output;
 use crate::input::settings::Settings;
-use crate::input::{flags, output};
-use crate::template;
 use crate::ui::hints::{self, OutputRemedy, VerbRemedy};
-use crate::ui::terminal;
-
-/// Number of characters of a command in a table.
-const MAX_COMMAND: usize = 20;
-
-pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let platform = flags::platform(args.platform.as_deref())?;
-    let image = named::find_for(&store, &args.words[0], platform.as_ref())?;
-    let now = Timestamp::now();
-    let salt = format!("{}.{:09} {}", now.sec, now.nsec, std::process::id());
-    let entrypoint = args.ignored.entrypoint.map(run::entrypoint);
-    let command = command_line(&image.config.config, entrypoint.as_deref(), &args.words[1..]);
-    let container = store.containers().create_container(&NewContainer {
-        name: args.name.as_deref(),
-        image: &image.manifest_digest,
-        image_name: &args.words[0],
-        created: now.sec,
-        command: &command,
-        salt: &salt,
-    })?;
-    terminal::out(&format!("{}\n", container.id.hex()));
-    Ok(code::OK)
-}
-
-/// Formats a command as `docker ps` does: in quotes, and shortened unless it is shown as a whole.
-fn shown_command(command: &[String], whole: bool) -> String {
-    let argument =
-        |(at, word): (usize, &String)| if at > 0 && word.contains(' ') { format!("'{word}'") } else { word.clone() };
-    let text = command.iter().enumerate().map(argument).collect::<Vec<_>>().join(" ");
-    quote(&if whole || text.chars().count() <= MAX_COMMAND {
-        text
-    } else {
-        text.chars().take(MAX_COMMAND - 1).collect::<String>() + "…"
-    })
-}
-
-pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let mut missing = 0;
-    for wanted in &args.containers {
-        match store.containers().find_container(wanted)? {
-            Some(container) => {
-                store.containers().remove_container(&container)?;
-                terminal::out(&format!("{wanted}\n"));
-            }
-            // Docker: with -f, a missing container is not an error.
-            None if args.force => {}
-            None => {
-                terminal::error(&format!("container `{wanted}` not found"), Some(&VerbRemedy::ListContainers.into()));
-                missing += 1;
-            }
-        }
-    }
-    Ok(if missing == 0 { code::OK } else { code::FAILED })
-}
-
-/// Lists containers. None of them runs, and docker lists only running ones without `--all`.
-pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let (mut rows, images) = (Vec::new(), store.images().list()?);
-    for container in store.containers().list()?.into_iter().filter(|_| args.all) {
-        let name = container.image_name.clone().or_else(|| first_name(&images, &container));
-        let id = container.id.hex();
-        let created = container.created.and_then(|time| jiff::Timestamp::from_second(time).ok());
-        let command = container.command.as_ref().map(|command| shown_command(command, args.no_trunc));
-        rows.push(json!({
-            "ID": if args.no_trunc { id } else { container.id.short() },
-            "Image": name.unwrap_or_else(|| container.image.short()),
-            "Command": command.unwrap_or_default(),
-            "CreatedAt": created.map(|time| time.to_string()).unwrap_or_default(),
-            "RunningFor": container.created.map(ago).unwrap_or_default(),
-            "Status": "Created", "State": "created", "Ports": "",
-            "Names": container.name,
-        }));
-    }
-    let headings = json!({
-        "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "CreatedAt": "CREATED AT",
-        "Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES",
-    });
-    const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
-    let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
-    terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
-    Ok(code::OK)
-}
-
-/// Returns a name of the image of a container. Containers that were created by older versions do
-/// not record it.
-fn first_name(images: &[NamedImage], container: &Container) -> Option<String> {
-    images
-        .iter()
-        .filter(|e| e.artifact.images().contains(&container.image))
-        .find_map(|e| e.name.as_ref())
-        .map(Reference::familiar)
-}
-
-/// Removes all containers.
-pub fn prune(settings: &Settings) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let mut text = String::new();
-    for container in store.containers().list()? {
-        store.containers().remove_container(&container)?;
-        text += &format!("{}\n", container.id.hex());
-    }
-    let freed = store.gc().sweep_blobs()?;
-    terminal::out(&removed_text("Deleted Containers", &text, freed.bytes));
-    Ok(code::OK)
-}
 
 pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
@@ -251,18 +137,4 @@ fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>,
         }
     }
     Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_shown_as_in_docker() {
-        let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
-        let shell = ["sh".to_string(), "-c".to_string(), "echo a b && sleep 10".to_string()];
-        assert_eq!(shown_command(&shell, true), "\"sh -c 'echo a b && sleep 10'\"");
-        assert_eq!(shown_command(&shell, false), "\"sh -c 'echo a b && …\"");
-        assert_eq!(shown_command(&words("sleep 100"), false), "\"sleep 100\"");
-    }
 }

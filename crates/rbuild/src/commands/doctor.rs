@@ -66,7 +66,7 @@ fn networks(mode: RunnerMode, isolated: ReportLine) -> [ReportLine; 2] {
 
 /// Returns the line about the program that connects isolated networks.
 fn isolated() -> ReportLine {
-    match Carrier::find() {
+    match Carrier::find(false) {
         Ok(carrier) => carried_by(carrier.name()),
         Err(error) => ReportLine::bad("isolated", rbuild_remedy::sentence(&error), Some(&error.remedy)),
     }

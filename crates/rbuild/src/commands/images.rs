@@ -9,7 +9,7 @@ use rbuild_linux::Timestamp;
 use rbuild_store::{Artifact, Image, NamedImage, RepoDigest, Store};
 use serde_json::{Value, json};
 
-use crate::args::{HistoryArgs, ImagesArgs, InspectArgs, TagArgs};
+use crate::args::{HistoryArgs, ImagesArgs, TagArgs};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -364,36 +364,8 @@ pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let (mut all, mut missing) = (Vec::new(), Vec::new());
-    for wanted in &args.images {
-        // As in Docker, existing images are printed, followed by errors for the others.
-        let (_, image) = match named::find(&store, wanted, Purpose::Use) {
-            Ok(found) => found,
-            Err(failure) => {
-                missing.push(failure);
-                continue;
-            }
-        };
-        if args.verify {
-            store.gc().verify_image(&image)?;
-        }
-        all.push(inspected(&store, &image)?);
-    }
-    let text = match args.format.as_deref() {
-        Some("json") => all.iter().map(|i| format!("{i}\n")).collect(),
-        Some(format) => {
-            all.iter_mut().for_each(fill_in);
-            template::rows(format, &Value::Null, &all).map_err(bad_format)?
-        }
-        None => serde_json::to_string_pretty(&all).map_err(|e| Failure::new(e.to_string()))? + "\n",
-    };
-    terminal::out(&text);
-    Ok(missing.iter().map(Failure::report).max().unwrap_or(code::OK))
-}
-
-fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
+/// Returns the properties of an image.
+pub fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
     let names: Vec<String> = store
         .images()
         .list()?
@@ -424,7 +396,7 @@ fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
 }
 
 /// Adds the fields that the printed document omits when empty, so that templates can use them.
-fn fill_in(image: &mut Value) {
+pub fn fill_in(image: &mut Value) {
     let empty = json!({
         "Hostname": "", "Domainname": "", "User": "", "ExposedPorts": null, "Env": null, "Cmd": null,
         "Healthcheck": null, "ArgsEscaped": false, "Image": "", "Volumes": null, "WorkingDir": "", "Entrypoint": null,

@@ -8,13 +8,24 @@ use rbuild_sandbox::{Builder, BuilderConfig, GRACE};
 use rbuild_store::{Store, StoreError};
 use serde::de::DeserializeOwned;
 
-use crate::exit::{Failure, code};
+use crate::exit::{Failure, interrupted};
 
 /// Returns the configuration of a builder that contains only the store and runs no commands.
 pub fn store_config(store: &Store) -> BuilderConfig {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
-    let (binds, expendable, kept) = Default::default();
-    BuilderConfig { store: path, owners, binds, carrier: None, commands: false, grace: GRACE, expendable, kept }
+    let (binds, ports, expendable, kept) = Default::default();
+    BuilderConfig {
+        store: path,
+        owners,
+        binds,
+        carrier: None,
+        ports,
+        commands: false,
+        grace: GRACE,
+        forwards_hangup: false,
+        expendable,
+        kept,
+    }
 }
 
 /// Returns the store at its path in the builder. Trees that are made through it have owners of the
@@ -32,7 +43,7 @@ pub fn store_in_builder(builder: &Builder, store: &Store) -> Result<Store, Store
 /// Returns the exit code of rbuild for a builder that ended with `code`; `stopped` is true if a
 /// signal stopped it.
 pub fn exit_code(code: i32, stopped: bool) -> u8 {
-    if stopped { code::INTERRUPTED } else { code as u8 }
+    if stopped { interrupted() } else { code as u8 }
 }
 
 /// Reads the JSON document that a builder wrote to a pipe before it ended.

@@ -1,21 +1,34 @@
-//! The verb `logs`: lists recent builds and prints the output of their steps.
+//! The verb `logs`: prints the output of containers and of the steps of builds, and lists recent
+//! builds.
 
 use std::io::Write;
 
+use rbuild_dockerfile::Help;
+use rbuild_engine::Warning;
 use rbuild_remedy::Remedy;
 use rbuild_store::{BuildLog, StepLog, Store};
 
 use crate::args::LogsArgs;
+use crate::commands::containers;
 use crate::commands::images::ago;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::hints::VerbRemedy;
+use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
 
 pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let all = store.logs().build_logs()?;
-    let Some(wanted) = &args.build else {
+    let container = args.name.as_deref().map(|name| store.containers().find_container(name)).transpose()?.flatten();
+    if let (Some(container), Some(wanted)) = (container, &args.name)
+        && !all.iter().any(|build| build.id.as_str() == wanted)
+    {
+        if find(&all, wanted).is_some() {
+            terminal::warning(ambiguous(wanted));
+        }
+        return containers::output::show(store, &container, &args);
+    }
+    let Some(wanted) = &args.name else {
         let row = |b: &BuildLog| {
             vec![
                 b.id.to_string(),
@@ -29,15 +42,26 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
         terminal::out(&terminal::table(&["BUILD", "STARTED", "STATUS", "DURATION", "RESULT"], &rows));
         return Ok(code::OK);
     };
-    let found =
-        if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.as_str().starts_with(wanted.as_str())) };
-    let Some(build) = found else {
-        return Err(Failure::new(format!("build `{wanted}` has no log")).help(VerbRemedy::ListBuilds));
+    let Some(build) = find(&all, wanted) else {
+        return Err(Failure::new(format!("no container or build `{wanted}` has a log")).help(VerbRemedy::ListLogs));
     };
     for step in steps(build, args.step.as_deref())? {
         show(&store, build, step)?;
     }
     Ok(code::OK)
+}
+
+/// Returns the build with that ID or prefix of an ID, or the last one.
+fn find<'a>(all: &'a [BuildLog], wanted: &str) -> Option<&'a BuildLog> {
+    if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.as_str().starts_with(wanted)) }
+}
+
+/// Warns that a name belongs to a container and to a build.
+fn ambiguous(name: &str) -> Warning<Help> {
+    Warning {
+        text: format!("`{name}` is a container and a build; this is the output of the container"),
+        help: Some(Hint::from(VerbRemedy::PassBuildId).into()),
+    }
 }
 
 /// Returns the steps with a label, or all steps if `label` is `None`. The label may omit the name
@@ -117,6 +141,7 @@ mod tests {
     fn unknown_steps_are_refused_as_recorded() {
         let text = [&["base 1/2", "base 2/2"][..], &[]]
             .map(|labels| steps(&build(labels), Some("3/2")).expect_err("no such step").text());
-        rbuild_testkit::assert_recorded!("logs", text.concat());
+        let ambiguous = terminal::warning_text(&ambiguous("abc"), false);
+        rbuild_testkit::assert_recorded!("logs", text.concat() + &ambiguous);
     }
 }

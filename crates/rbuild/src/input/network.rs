@@ -6,14 +6,15 @@ use rbuild_sandbox::{Carrier, SandboxError};
 
 use crate::exit::Failure;
 
-/// Finds the program that connects an isolated network; `None` for other networks.
+/// Finds the program that connects an isolated network; `None` for other networks. `forwards` is
+/// true if it forwards ports.
 ///
 /// # Errors
 ///
 /// Fails if the network is isolated and neither pasta nor slirp4netns is usable.
-pub fn carrier(network: NetworkMode) -> Result<Option<Carrier>, Failure> {
+pub fn carrier(network: NetworkMode, forwards: bool) -> Result<Option<Carrier>, Failure> {
     match network {
-        NetworkMode::Isolated => Ok(Some(Carrier::find().map_err(SandboxError::from)?)),
+        NetworkMode::Isolated => Ok(Some(Carrier::find(forwards).map_err(SandboxError::from)?)),
         NetworkMode::Host | NetworkMode::None => Ok(None),
     }
 }

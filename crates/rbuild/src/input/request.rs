@@ -73,7 +73,7 @@ impl InputReader<'_> {
         };
         warn_of_swallowed_context(args);
         let mut tags = tags(&args.tag)?;
-        let carrier = network::carrier(parameters.network)?;
+        let carrier = network::carrier(parameters.network, false)?;
         let squash = squash(args.squash.as_deref().or(args.squash_all.then_some("all")))?;
         let mut push = Vec::new();
         let exports = exports(args, squash, &allowed, &mut tags, &mut push)?;

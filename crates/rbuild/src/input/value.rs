@@ -166,6 +166,41 @@ pub fn limit(mut limits: Limits, text: &str) -> Result<Limits, BadValue> {
     Ok(limits)
 }
 
+/// The number of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignalNumber(pub i32);
+
+/// Parses the name of a signal, with or without `SIG`, or its number.
+pub fn signal(text: &str) -> Result<SignalNumber, BadValue> {
+    let bad = || BadValue { problem: "unknown signal".into(), hint: ValueRemedy::SignalForm.into() };
+    rbuild_linux::process::signal_number(text).map(SignalNumber).ok_or_else(bad)
+}
+
+/// A number of lines; `None` for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lines(pub Option<usize>);
+
+/// Parses a number of lines, or `all`. As in docker, a negative number means all.
+pub fn lines(text: &str) -> Result<Lines, BadValue> {
+    let bad = |_| BadValue { problem: "not a number of lines".into(), hint: ValueRemedy::LinesForm.into() };
+    match text {
+        "all" => Ok(Lines(None)),
+        text => text.parse::<i64>().map(|lines| Lines(usize::try_from(lines).ok())).map_err(bad),
+    }
+}
+
+/// The type of an object that `inspect` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectType {
+    Image,
+    Container,
+}
+
+/// Parses the type of an object.
+pub fn object_type(text: &str) -> Result<ObjectType, BadValue> {
+    choice("type", &[("image", ObjectType::Image), ("container", ObjectType::Container)], text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! The isolated network, which has outbound access only.
 
-use std::io::Write;
-use std::net::{TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 
 use crate::lab::Lab;
@@ -62,4 +62,92 @@ fn isolated_requires_an_installed_carrier_and_reports_its_absence() {
     let nothing = only(&lab, &[]);
     let ran = lab.run_with(&mut lab.command(["build", "--network", "isolated"]), &[("PATH", &nothing)]);
     ran.fails(3, &["requires `pasta` or `slirp4netns`", "apt-get install passt"]);
+}
+
+/// Kills the container at the end of the test.
+struct Kept<'a>(&'a Lab, &'a str);
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.0.rbuild(["rm", "-f", self.1]);
+    }
+}
+
+/// Returns the answer to an HTTP request for the page `/`.
+fn page(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn wait_for_page(port: u16) -> String {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        if let Some(text) = page(port) {
+            return text;
+        }
+        assert!(std::time::Instant::now() < end, "no page at port {port}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A server of one page: the httpd of busybox.
+const SERVER: &str = "FROM busybox\nRUN mkdir /www && echo welcome > /www/index.html\nEXPOSE 80 443\n\
+                      ENTRYPOINT [\"httpd\", \"-f\", \"-p\", \"80\", \"-h\", \"/www\"]\n";
+
+#[test]
+fn published_ports_are_forwarded_to_a_server() {
+    let lab = Lab::new();
+    lab.build(SERVER, &["-q", "-t", "server"]).ok();
+    let _kept = [Kept(&lab, "n"), Kept(&lab, "m")];
+    let port = free_port();
+    let publish = format!("{port}:80");
+    lab.rbuild(["run", "--name", "n", "-d", "-p", &publish, "server"]).ok();
+    let text = wait_for_page(port);
+    assert!(text.ends_with("welcome\n"), "{text}");
+    assert_eq!(lab.rbuild(["ps", "--format", "{{.Ports}}"]).ok().stdout, format!("0.0.0.0:{port}->80/tcp\n"));
+    assert_eq!(lab.rbuild(["port", "n"]).ok().stdout, format!("80/tcp -> 0.0.0.0:{port}\n"));
+    assert_eq!(lab.rbuild(["port", "n", "80"]).ok().stdout, format!("0.0.0.0:{port}\n"));
+    lab.rbuild(["port", "n", "81"]).fails(1, &["does not publish that port", "rbuild port n"]);
+    let host_port = "{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}";
+    assert_eq!(lab.rbuild(["inspect", "-f", host_port, "n"]).ok().stdout, format!("{port}\n"));
+    // The command has its own loopback interface, and the way out of any isolated network.
+    let out = lab.rbuild(["exec", "n", "wget", "-qO-", "http://127.0.0.1/"]).ok();
+    assert_eq!(out.stdout, "welcome\n");
+    let refused = lab.rbuild(["run", "-d", "-p", &publish, "server"]);
+    refused.fails(1, &[&format!("port {port}/tcp is already in use"), "publish another port: -p "]);
+    // All exposed ports, at free ports of the machine.
+    lab.rbuild(["run", "--name", "m", "-d", "-P", "server"]).ok();
+    let ports = lab.rbuild(["port", "m"]).ok().stdout;
+    assert_eq!(ports.lines().count(), 2, "{ports}");
+    let of_80 = ports.lines().find(|line| line.starts_with("80/tcp")).unwrap();
+    assert!(wait_for_page(of_80.rsplit(':').next().unwrap().parse().unwrap()).ends_with("welcome\n"));
+    lab.rbuild(["rm", "-f", "n", "m"]).ok();
+    assert!(page(port).is_none(), "the port is still open");
+    let left = lab.sh("pgrep -af 'pasta|slirp4netns' | grep -- \"$LAB\" || true").ok().stdout;
+    assert_eq!(left, "");
+}
+
+#[test]
+fn ports_that_cannot_be_published_are_reported() {
+    let lab = Lab::new();
+    lab.rbuild(["run", "-p", "x:80", "busybox", "true"]).fails(2, &["--publish x:80", "-p 8080:80"]);
+    lab.rbuild(["run", "-p", "[::1]:8080:80", "busybox", "true"]).fails(2, &["only IPv4 addresses"]);
+    let warned = lab.rbuild(["run", "--network", "host", "-p", "8080:80", "busybox", "echo", "ran"]).ok();
+    assert!(warned.stdout == "ran\n" && warned.stderr.contains("ports are not published"), "{}", warned.stderr);
+    let nothing = only(&lab, &[]);
+    let ran = lab.run_with(&mut lab.command(["run", "-d", "-p", "0:80", "busybox", "true"]), &[("PATH", &nothing)]);
+    ran.fails(3, &["requires `pasta` or `slirp4netns`"]);
+    assert_eq!(lab.rbuild(["ps", "-aq"]).ok().stdout, "");
+    let restricted = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if !nix::unistd::geteuid().is_root() && restricted.trim() == "1024" {
+        lab.rbuild(["run", "-d", "-p", "80:80", "busybox", "true"]).fails(1, &["reserved for root", "-p 8080:80"]);
+    }
 }

@@ -57,7 +57,7 @@ fn ctrl_c_ends_everything_within_two_seconds() {
         }
         let asked = Instant::now();
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
-        assert_eq!(wait_for(&mut child), Some(130));
+        assert_eq!(wait_for(&mut child), Some(128 + signal as i32));
         assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
         all_gone(lab.store().to_str().unwrap(), signal.as_str());
         all_gone(&format!("sleep 300 {marker}"), signal.as_str());
@@ -184,10 +184,10 @@ fn a_waiting_build_ends_when_it_fails_or_is_stopped() {
     let mut stopped = lab.command(["build"]).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     kill(Pid::from_raw(stopped.id() as i32), Signal::SIGTERM).unwrap();
-    assert_eq!(wait_for(&mut stopped), Some(130));
+    assert_eq!(wait_for(&mut stopped), Some(143));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     kill(Pid::from_raw(long.id() as i32), Signal::SIGTERM).unwrap();
-    assert_eq!(wait_for(&mut long), Some(130));
+    assert_eq!(wait_for(&mut long), Some(143));
 }
 
 /// Only content that a power cut cannot damage may get a name.

@@ -161,7 +161,7 @@ fn an_interrupted_build_does_not_push() {
         std::thread::sleep(std::time::Duration::from_millis(200));
         let start = std::time::Instant::now();
         kill(pid, signal).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(130), "{seed}: {}", stderr());
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signal as i32), "{seed}: {}", stderr());
         assert!(start.elapsed().as_secs() < 2, "{seed}: it does not wait for the answer");
         assert!(stderr().ends_with("error: interrupted\n"), "{seed}: {}", stderr());
         assert_eq!(killpg(pid, None), Err(nix::errno::Errno::ESRCH), "{seed}: a process is left");
@@ -210,7 +210,7 @@ fn a_transfer_after_an_interrupted_one_succeeds() {
             .unwrap();
         let status = child.wait().unwrap();
         assert!(start.elapsed().as_secs() < 20, "{args:?} made no request");
-        assert!(status.signal() == Some(15) || matches!(status.code(), Some(130 | 143)), "{status:?}");
+        assert!(status.signal() == Some(15) || status.code() == Some(143), "{status:?}");
         scene.registry.behave();
     };
     interrupted("GET", "/blobs/", &["pull", &name]);

@@ -226,7 +226,9 @@ fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, des
         (None, Some(signal)) if status.signal() == Some(signal as i32) => {
             assert!(signal == Signal::SIGKILL || !log.contains("isolation: "), "{description}\n{log}");
         }
-        (Some(130), Some(_)) => assert!(error.is_some_and(|e| e.contains("interrupted")), "{description}\n{log}"),
+        (Some(code), Some(signal)) if code == 128 + signal as i32 => {
+            assert!(error.is_some_and(|e| e.contains("interrupted")), "{description}\n{log}")
+        }
         // With 3 if newuidmap was killed.
         (Some(1 | 3), None) => {
             assert!(error.is_some_and(|e| reasons.iter().any(|r| e.contains(r))), "{description}\n{log}")

@@ -90,8 +90,45 @@ fn signals_are_forwarded_to_commands_that_handle_them() {
         let twice = format!("trap 'sleep 0.1; echo {name}; exit 3' {name}; echo ready; while :; do sleep 0.05; done");
         assert_eq!(run_twice(&twice, signal), (format!("ready\n{name}\n"), Some(3)));
         // As the first process of its PID namespace, the command would ignore the signal.
-        assert_eq!(run("echo ready; while :; do sleep 0.05; done", signal), ("ready\n".into(), Some(130)));
+        assert_eq!(
+            run("echo ready; while :; do sleep 0.05; done", signal),
+            ("ready\n".into(), Some(128 + signal as i32))
+        );
     }
+}
+
+/// As a web server, which reads its configuration again.
+#[test]
+fn sighup_does_not_end_a_command_that_handles_it() {
+    let lab = Lab::new();
+    let script = "trap 'echo again' HUP; trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let signals = [Signal::SIGHUP, Signal::SIGTERM];
+    let ended = send_signals(&lab, &["busybox", "sh", "-c", script], &signals, Duration::from_millis(300));
+    assert_eq!(ended, ("ready\nagain\n".into(), Some(3)));
+}
+
+#[test]
+fn nohup_excludes_sighup() {
+    let lab = Lab::new();
+    let script = "$RB run busybox sh -c 'sleep 1; echo over' & sleep 0.5; kill -HUP $!; wait $!; echo $?";
+    let ran = lab.sh(&format!("trap '' HUP; {script}")).ok();
+    assert_eq!(ran.stdout, "over\n0\n", "{}", ran.stderr);
+}
+
+#[test]
+fn a_command_that_does_not_end_by_a_signal_is_announced() {
+    let lab = Lab::new();
+    let script = "trap : TERM; echo ready; while :; do sleep 0.05; done";
+    let mut command = lab.command(["run", "busybox", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let pid = Pid::from_raw(child.id() as i32);
+    kill(pid, Signal::SIGTERM).unwrap();
+    let mut note = vec![0; "note: the command has 10 s to end; another signal ends it at once\n".len()];
+    child.stderr.take().unwrap().read_exact(&mut note).unwrap();
+    assert_eq!(String::from_utf8(note).unwrap(), "note: the command has 10 s to end; another signal ends it at once\n");
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
 /// As systemd does with `SendSIGHUP=yes`.
@@ -112,7 +149,6 @@ fn a_second_signal_kills_a_command_that_handles_the_first() {
         ([Signal::SIGINT, Signal::SIGINT], 150),
         ([Signal::SIGINT, Signal::SIGTERM], 150),
         ([Signal::SIGINT, Signal::SIGTERM], 20),
-        ([Signal::SIGHUP, Signal::SIGTERM], 100),
     ] {
         let ended = send_signals(&lab, &["busybox", "sh", "-c", script], &signals, Duration::from_millis(interval));
         assert_eq!(ended, ("ready\n".into(), Some(130)), "{signals:?} after {interval} ms");
@@ -144,7 +180,7 @@ fn signals_that_a_command_does_not_receive_end_it_at_once() {
     let script = "echo ready; while :; do /bin/true; done";
     for signal in [Signal::SIGTERM; 8] {
         let (text, code) = send_signals(&lab, &["debian", "sh", "-c", script], &[signal], Duration::ZERO);
-        assert!(text == "ready\n" && matches!(code, Some(130 | 143)), "{text} {code:?}");
+        assert!(text == "ready\n" && code == Some(143), "{text} {code:?}");
     }
     // Before the command is executed, the mask is that of rbuild.
     let began = Instant::now();
@@ -245,13 +281,13 @@ fn an_interrupted_login_restores_the_echo_of_the_terminal() {
     let report = "echo code=$?; stty -a";
     let (_, shown) = on_terminal(&lab, &format!("trap : INT; {login}; {report}"), "wait:Password: \n^C\n");
     assert!(shown.contains("code=130") && shown.contains(" echo "), "{shown}");
-    for signal in ["TERM", "HUP"] {
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         // Sends the signal once the echo is off.
         let sender = format!("until stty -F /dev/tty -a | grep -q -- ' -echo '; do sleep 0.1; done; kill -{signal} $$");
         let script = format!("({sender}) & exec {login}");
         lab.write("script", script);
         let (_, shown) = on_terminal(&lab, &format!("sh script; {report}"), "");
-        assert!(shown.contains("code=130") && shown.contains(" echo "), "{signal}: {shown}");
+        assert!(shown.contains(&format!("code={code}")) && shown.contains(" echo "), "{signal}: {shown}");
     }
     // A password is read as before; nothing listens at the address.
     let (_, shown) = on_terminal(&lab, &format!("{login}; {report}"), "wait:Password: \nhunter2\n");

@@ -127,6 +127,11 @@ fn damaged_files_are_reported_as_recorded() {
 }
 
 #[test]
+fn faults_of_commands_on_containers_are_reported_as_recorded() {
+    record_lines("containers", include_str!("cases/containers.txt"));
+}
+
+#[test]
 fn files_that_do_not_fit_are_reported_as_recorded() {
     record_lines("files", include_str!("cases/files.txt"));
 }

@@ -10,7 +10,7 @@ use rbuild_transport::DownloadRequest;
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::in_fetcher;
 use crate::commands::transfer::{TransferDisplay, download_one};
-use crate::exit::{Failure, code, reported};
+use crate::exit::{Failure, interrupted, reported};
 use crate::input::registry;
 
 /// Returns the secrets of a build that are logins for servers of downloaded files.
@@ -36,7 +36,7 @@ pub fn fetch(
         Ok(wanted.iter().map(download).collect())
     });
     answers.and_then(|answers| answers).map_err(|failure| match failure.code {
-        code::INTERRUPTED => BuildError::Canceled,
+        code if code == interrupted() => BuildError::Canceled,
         _ => BuildError::Caller(Box::new(failure)),
     })
 }

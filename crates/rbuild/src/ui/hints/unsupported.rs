@@ -40,13 +40,7 @@ const BUILD: [Unsupported; 10] = [
 ];
 
 /// Flags of `docker run` and `podman run`.
-const RUN: [Unsupported; 11] = [
-    (&["-d", "--detach"], "containers run in the foreground", "run it in the shell's background: rbuild run IMAGE &"),
-    (
-        &["-p", "--publish", "-P", "--publish-all", "--expose"],
-        "ports are not forwarded",
-        "remove the flag; containers share this machine's network, so their ports are open on it",
-    ),
+const RUN: [Unsupported; 8] = [
     (&["--tmpfs"], "mounts of type tmpfs are not supported", "mount a directory: -v DIR:PATH"),
     (
         &["--privileged", "--cap-add", "--cap-drop", "--security-opt", "--device", "--gpus"],
@@ -56,8 +50,8 @@ const RUN: [Unsupported; 11] = [
     (&["--read-only"], "the root file system is always writable, and its changes are dropped", "remove the flag"),
     (
         &["--restart"],
-        "containers are not kept",
-        "let the service manager restart the command, for example with systemd-run",
+        "no process watches containers",
+        "let the service manager restart `rbuild run`, for example with systemd-run",
     ),
     (
         &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
@@ -69,32 +63,31 @@ const RUN: [Unsupported; 11] = [
         "kernel settings and groups are fixed",
         "remove the flag, or use podman run",
     ),
-    (&["--volumes-from", "--link"], "containers are not kept", "mount the same directory in both: -v DIR:PATH"),
+    (
+        &["--volumes-from", "--link"],
+        "containers share neither files nor networks",
+        "mount the same directory in both: -v DIR:PATH",
+    ),
     (
         &["--dns", "--dns-option", "--dns-search"],
         "containers use the name servers of this machine",
         "set them in /etc/resolv.conf, or name hosts with --add-host",
     ),
+];
+
+/// Flags of `docker run` and `podman run` about the output and the health of containers.
+const RUN_OUTPUT: [Unsupported; 3] = [
+    (&["--log-driver", "--log-opt"], "the output of a container is kept in the store", "run `rbuild logs CONTAINER`"),
+    (&["--health-cmd", "--no-healthcheck"], "no process checks the health of containers", "remove the flag"),
     (
-        &[
-            "--cidfile",
-            "--log-driver",
-            "--log-opt",
-            "--health-cmd",
-            "--no-healthcheck",
-            "--stop-signal",
-            "--stop-timeout",
-            "--sig-proxy",
-            "-a",
-            "--attach",
-        ],
-        "containers run in the foreground and are not kept",
-        "remove the flag",
+        &["--sig-proxy", "-a", "--attach"],
+        "a container in the foreground has the streams and signals of this process",
+        "remove the flag; -i connects standard input",
     ),
 ];
 
 /// Flags of other verbs, with the verb.
-const OTHER: [(&str, &[&str], &str, &str); 7] = [
+const OTHER: [(&str, &[&str], &str, &str); 11] = [
     ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
     ("import", &["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH"),
     ("save", &["--compress", "-m", "--multi-image-archive"], "one archive holds all the images", "remove the flag"),
@@ -107,10 +100,19 @@ const OTHER: [(&str, &[&str], &str, &str); 7] = [
     (
         "rm",
         &["-l", "--link", "-a", "--all"],
-        "containers have neither links nor processes",
-        "pass the containers, or remove all with `rbuild container prune`",
+        "containers have no links, and are removed by name",
+        "pass the containers, or remove all that are not running with `rbuild container prune`",
     ),
     ("prune", &["--min-free-space", "--reserved-space"], "the cache has one limit", "pass --keep-storage SIZE"),
+    (
+        "exec",
+        &["-d", "--detach"],
+        "a command in a container ends with `rbuild exec`",
+        "run it in the shell's background: rbuild exec CONTAINER COMMAND &",
+    ),
+    ("exec", &["--privileged"], "privileges are fixed", "remove the flag"),
+    ("logs", &["--since", "--until", "--details"], "output is selected by lines", "pass --tail LINES"),
+    ("ps", &["-s", "--size"], "the files of containers are not measured", "remove the flag"),
     ("cp", &["--overwrite"], "a directory never replaces a file", "remove the destination first"),
 ];
 
@@ -135,32 +137,32 @@ const GLOBAL: [Unsupported; 5] = [
 const COMMANDS: [Unsupported; 18] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
-        &["exec", "attach"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "run a command in a new container: rbuild run IMAGE COMMAND",
+        &["attach"],
+        "the terminal of a container is not shared",
+        "run `rbuild logs -f CONTAINER`, or `rbuild exec -it CONTAINER sh`",
     ),
     (
         &["start", "restart", "rename", "update"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "run a command in a new container: rbuild run IMAGE COMMAND",
+        "a container is started once, with its settings",
+        "remove it, and start another one: rbuild run -d --name NAME IMAGE",
     ),
     (
-        &["stop", "kill", "wait", "pause", "unpause"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "signal the process of `rbuild run`; Ctrl-C ends it",
+        &["pause", "unpause"],
+        "containers are not paused",
+        "send SIGSTOP and SIGCONT to the processes: rbuild kill -s STOP CONTAINER",
     ),
-    (
-        &["top", "stats", "port"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "use the host's tools, such as ps and ss",
-    ),
+    (&["top", "stats"], "rbuild does not measure containers", "run `rbuild exec CONTAINER ps`, or the host's tools"),
     (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
     (
         &["export", "mount", "umount", "unmount"],
-        "rbuild does not keep containers",
+        "changes to the files of containers are not kept",
         "write the files of an image as a tar archive: rbuild cp IMAGE:/ -",
     ),
-    (&["diff"], "rbuild does not keep containers", "compare the layers of images with `rbuild history IMAGE`"),
+    (
+        &["diff"],
+        "changes to the files of containers are not kept",
+        "compare the layers of images with `rbuild history IMAGE`",
+    ),
     (&["events", "monitor"], "rbuild has no daemon", "follow a build with --progress rawjson or --debug-log FILE"),
     (&["history"], "builds are listed by `logs`", "run `rbuild logs`"),
     (
@@ -205,10 +207,11 @@ fn of_verb(verb: &str) -> impl Iterator<Item = Unsupported> {
         "run" | "create" => &RUN,
         _ => &[],
     };
+    let output: &[Unsupported] = if matches!(verb, "run" | "create") { &RUN_OUTPUT } else { &[] };
     let verb = if verb == "builder-prune" { "prune" } else { verb }.to_string();
     let other =
         OTHER.iter().filter(move |(of, ..)| *of == verb).map(|(_, flags, reason, hint)| (*flags, *reason, *hint));
-    table.iter().copied().chain(other)
+    table.iter().chain(output).copied().chain(other)
 }
 
 /// Returns the names of the flags that a verb lacks.
@@ -247,7 +250,10 @@ fn find(mut table: impl Iterator<Item = Unsupported>, word: &str) -> Option<(&'s
 /// Returns all flags of the tables, each with its verb.
 #[cfg(test)]
 pub fn all_flags() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let tables = BUILD.iter().map(|(flags, ..)| ("build", *flags)).chain(RUN.iter().map(|(flags, ..)| ("run", *flags)));
+    let tables = BUILD
+        .iter()
+        .map(|(flags, ..)| ("build", *flags))
+        .chain(RUN.iter().chain(&RUN_OUTPUT).map(|(flags, ..)| ("run", *flags)));
     let tables = tables.chain(OTHER.iter().map(|(verb, flags, ..)| (*verb, *flags)));
     tables.flat_map(|(verb, flags)| flags.iter().map(move |flag| (verb, *flag)))
 }

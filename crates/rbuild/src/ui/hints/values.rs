@@ -53,6 +53,16 @@ pub enum ValueRemedy {
     SeparateSockets,
     /// Use another policy than `newer`.
     PullAlways,
+    /// Use the form of a port.
+    PortForm,
+    /// Use the form of a published port.
+    PublishForm,
+    /// Publish another port.
+    OtherPort { publish: String },
+    /// Use the form of a signal.
+    SignalForm,
+    /// Use a number of lines, or all.
+    LinesForm,
     /// Use the form of a size.
     SizeForm,
     /// Use the form of a cache that is read.
@@ -135,6 +145,14 @@ impl ValueRemedy {
             ValueRemedy::PullAlways => {
                 "use always, which downloads an image only if the registry has another one".into()
             }
+            ValueRemedy::PortForm => "use a number from 1 to 65535, for example 80 or 53/udp".into(),
+            ValueRemedy::PublishForm => {
+                "pass a port of this machine and one of the container, for example -p 8080:80 or -p 127.0.0.1:8080:80"
+                    .into()
+            }
+            ValueRemedy::OtherPort { publish } => format!("publish another port: -p {publish}").into(),
+            ValueRemedy::SignalForm => "use a name or a number, such as TERM or 15".into(),
+            ValueRemedy::LinesForm => "use a number, or all".into(),
             ValueRemedy::SizeForm => "use a number with a unit, such as 64m or 10g".into(),
             ValueRemedy::CacheSourceForm => "use a form such as type=local,src=DIR".into(),
             ValueRemedy::CacheTargetForm => "use a form such as type=local,dest=DIR,mode=max".into(),

@@ -31,10 +31,22 @@ pub enum VerbRemedy {
     HidePassword,
     /// Configure a credential helper.
     ConfigureHelper,
-    /// List builds.
-    ListBuilds,
+    /// List builds, or containers.
+    ListLogs,
+    /// Pass the complete ID of a build.
+    PassBuildId,
     /// List containers.
     ListContainers,
+    /// List running containers.
+    ListRunning,
+    /// Show the output of a container.
+    ShowOutput { name: String },
+    /// List the published ports of a container.
+    ListPorts { name: String },
+    /// Stop a container before it is removed.
+    StopFirst { name: String },
+    /// Use a valid name for a container.
+    ContainerName,
     /// List images.
     ListImages,
     /// List images with their sizes.
@@ -87,7 +99,17 @@ impl VerbRemedy {
             VerbRemedy::PassPassword => "pass the password on standard input with --password-stdin".into(),
             VerbRemedy::HidePassword => "use --password-stdin".into(),
             VerbRemedy::ConfigureHelper => "configure a credential helper (credsStore)".into(),
-            VerbRemedy::ListBuilds => "run `rbuild logs` to list recent builds".into(),
+            VerbRemedy::ListLogs => {
+                "run `rbuild ps -a` to list the containers, or `rbuild logs` to list recent builds".into()
+            }
+            VerbRemedy::PassBuildId => "pass the complete ID of the build to see its output".into(),
+            VerbRemedy::ListRunning => "run `rbuild ps` to list the running containers".into(),
+            VerbRemedy::ShowOutput { name } => format!("run `rbuild logs {name}` for its output").into(),
+            VerbRemedy::ListPorts { name } => format!("run `rbuild port {name}` to list its ports").into(),
+            VerbRemedy::StopFirst { name } => format!("run `rbuild stop {name}` first, or pass -f").into(),
+            VerbRemedy::ContainerName => {
+                "use letters, digits, `_`, `.` and `-`, and begin with a letter or a digit".into()
+            }
             VerbRemedy::ListContainers => "run `rbuild ps -a` to list the containers".into(),
             VerbRemedy::ListImages => "run `rbuild images` to list the images".into(),
             VerbRemedy::ShowSizes => "run `rbuild images` for the sizes of images".into(),

@@ -1,5 +1,4 @@
-//! `run`: runs one command in a container of an image, in the foreground. Changes to files are
-//! discarded.
+//! `run`: runs one command in a container of an image. Changes to files are discarded.
 
 use rbuild_image::{DEFAULT_PATH, RunConfig};
 use rbuild_linux::RootDir;
@@ -42,6 +41,10 @@ pub struct Invocation {
 }
 
 /// Runs the command to its end on the standard streams of this process.
+///
+/// # Errors
+///
+/// Fails if the container cannot be prepared, or if one of its supervising processes is killed.
 pub fn invoke(
     store: &Store,
     image: &Image,
@@ -50,26 +53,50 @@ pub fn invoke(
     cancel: &Cancel,
 ) -> Result<CommandOutcome> {
     let work = Workspace::open(store)?;
+    let request = request(place(store, &work, image, builder, invocation.now)?, image, invocation, builder)?;
+    Ok(run_attached(&builder.zygote, &request, cancel)?)
+}
+
+/// The file system of a container.
+pub(super) struct Place {
+    files: RootFiles,
+    /// Receives new files.
+    upper: RootDir,
+    /// The files of the image.
+    view: RootDir,
+}
+
+/// Unpacks the image, and creates the directories of a container in the workspace. `now` is in
+/// seconds since the Unix epoch.
+pub(super) fn place(store: &Store, work: &Workspace, image: &Image, builder: &Builder, now: i64) -> Result<Place> {
     let id = BuildId::of_command("run");
-    let (trees, _) = store.trees().unpack_image(Session::new(store, &work, &id, invocation.now), image)?;
-    let snapshots = snapshots(builder, &work)?;
-    let (files, place) = root_files(store, &work, &trees, snapshots)?;
+    let (trees, _) = store.trees().unpack_image(Session::new(store, work, &id, now), image)?;
+    let snapshots = snapshots(builder, work)?;
+    let (files, upper) = root_files(store, work, &trees, snapshots)?;
+    Ok(Place { files, upper, view: snapshots.view(store, work, &trees)? })
+}
+
+/// Returns the request for the command of a container.
+pub(super) fn request(
+    Place { files, upper, view }: Place,
+    image: &Image,
+    invocation: &Invocation,
+    builder: &Builder,
+) -> Result<RunRequest> {
     let config = &image.config.config;
     let cwd = invocation.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
     let cwd = if cwd.is_empty() { "/".into() } else { cwd };
-    let view = snapshots.view(store, &work, &trees)?;
     let fail = || BuildError::kernel(ErrorContext::ImageFiles);
     if !view.exists(&cwd).map_err(fail())? {
-        place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
+        upper.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
     }
     let who = identity(&view, invocation.user.as_ref().unwrap_or(&config.user), builder)?;
-    drop(view);
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
         source: MountSource::Machine(builder.path(&BindPoint::Volume(VolumeId::new(i)).path())),
         read_only: volume.read_only,
     };
-    let request = RunRequest {
+    Ok(RunRequest {
         files,
         mode: builder.isolation.runner_mode(),
         args: command(invocation, config)?,
@@ -85,10 +112,10 @@ pub fn invoke(
         shm_size: invocation.shm_size.unwrap_or(DEFAULT_SHM),
         ulimits: invocation.ulimits.clone(),
         input: invocation.input,
+        announced: false,
         hosts: hosts_file(&invocation.hostname, &invocation.hosts),
         resolv_conf: invocation.resolv_conf.clone(),
-    };
-    Ok(run_attached(&builder.zygote, &request, cancel)?)
+    })
 }
 
 /// Returns the files of the container, and the directory that receives new files.
@@ -153,16 +180,29 @@ fn command(invocation: &Invocation, config: &RunConfig) -> Result<Vec<String>> {
 }
 
 fn environment(invocation: &Invocation, image: &[String], home: Option<&str>) -> Vec<String> {
+    let Invocation { hostname, input, env, .. } = invocation;
+    variables(image, env, home, hostname, *input)
+}
+
+/// Returns the environment of a command: the variables of the image, those of the command line, and
+/// defaults for the home directory, the host name and the input.
+pub(super) fn variables(
+    image: &[String],
+    given: &[(String, String)],
+    home: Option<&str>,
+    hostname: &str,
+    input: Input,
+) -> Vec<String> {
     let mut env: Vec<(String, String)> = Vec::new();
     let of_image = image.iter().map(|e| e.split_once('=').unwrap_or((e, "")));
-    for (name, value) in of_image.chain(invocation.env.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
+    for (name, value) in of_image.chain(given.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
         env.retain(|(known, _)| known != name);
         env.push((name.to_string(), value.to_string()));
     }
     env.retain(|(name, value)| is_set(name, value));
     let home = home.filter(|h| !h.is_empty()).unwrap_or("/");
-    let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", invocation.hostname.as_str())];
-    if invocation.input == Input::Terminal {
+    let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", hostname)];
+    if input == Input::Terminal {
         defaults.push(("TERM", "xterm"));
     }
     for (name, value) in defaults {

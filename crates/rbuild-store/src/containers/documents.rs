@@ -1,0 +1,130 @@
+//! The documents of containers: their names and images.
+
+use std::ffi::OsStr;
+
+use rbuild_image::{Hasher, ManifestDigest};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StoreError};
+use crate::ids::ContainerId;
+use crate::modes;
+use crate::store::Store;
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// ID of the container.
+    pub id: ContainerId,
+    /// Name, unique in the store.
+    pub name: String,
+    /// Manifest of its image, which is kept as long as the container exists.
+    pub image: ManifestDigest,
+    /// Name by which the image was specified; `None` in containers made by older versions.
+    #[serde(default)]
+    pub image_name: Option<String>,
+    /// Time of its creation in seconds since the Unix epoch; `None` as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<i64>,
+    /// The command that it would run, with the entry point; `None` as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+}
+
+/// A container to create.
+#[derive(Debug, Clone, Copy)]
+pub struct NewContainer<'a> {
+    /// Name; `None` for a generated one.
+    pub name: Option<&'a str>,
+    /// Manifest of its image.
+    pub image: &'a ManifestDigest,
+    /// Name by which the image was specified.
+    pub image_name: &'a str,
+    /// The time in seconds since the Unix epoch.
+    pub created: i64,
+    /// The command that it would run, with the entry point.
+    pub command: &'a [String],
+    /// A text that no other container has.
+    pub salt: &'a str,
+}
+
+const DIR: &str = "containers";
+
+/// Lock file of the processes that create a container.
+const NAMES_LOCK: &str = "containers.lock";
+
+/// The containers of the store.
+#[derive(Clone, Copy)]
+pub struct Containers<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Containers<'_> {
+    /// Creates a container.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
+    /// written.
+    pub fn create_container(&self, new: &NewContainer<'_>) -> Result<Container> {
+        self.create_with(new, |_| Ok(())).map(|(container, ())| container)
+    }
+
+    /// Creates a container after `prepare` has created what belongs to it.
+    pub(super) fn create_with<T>(
+        &self,
+        new: &NewContainer<'_>,
+        prepare: impl FnOnce(&ContainerId) -> Result<T>,
+    ) -> Result<(Container, T)> {
+        let NewContainer { name, image, image_name, created, command, salt } = *new;
+        let mut hasher = Hasher::new();
+        hasher.field("container").field(image.bytes()).field(salt);
+        let id: ContainerId = hasher.finish();
+        let name = name.map_or_else(|| format!("rbuild_{}", &id.hex()[..8]), str::to_string);
+        self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
+        let _names = self.store.lock_file(NAMES_LOCK)?;
+        if self.list()?.iter().any(|c| c.name == name) {
+            return Err(StoreError::NameTaken(name));
+        }
+        let prepared = prepare(&id)?;
+        let (image_name, command) = (Some(image_name.to_string()), Some(command.to_vec()));
+        let container = Container { id, name, image: *image, image_name, created: Some(created), command };
+        self.store.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
+        Ok((container, prepared))
+    }
+
+    /// Returns all containers.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a document cannot be read.
+    pub fn list(&self) -> Result<Vec<Container>> {
+        if !self.store.root.exists(DIR)? {
+            return Ok(Vec::new());
+        }
+        let entries = self.store.documents(DIR)?;
+        let read = |name: &OsStr| self.store.read_if_any(&format!("{DIR}/{}", name.to_string_lossy()));
+        let found: Vec<Option<Container>> = entries.iter().map(|e| read(&e.name)).collect::<Result<_>>()?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Finds a container by name, ID, or ID prefix of at least four digits.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a document cannot be read.
+    pub fn find_container(&self, wanted: &str) -> Result<Option<Container>> {
+        let all = self.list()?;
+        let by_id = |c: &&Container| wanted.len() >= 4 && c.id.hex().starts_with(wanted);
+        Ok(all.iter().find(|c| c.name == wanted).or_else(|| all.iter().find(by_id)).cloned())
+    }
+
+    /// Removes a container, which must not be running. Does nothing if it no longer exists.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its files cannot be removed.
+    pub fn remove_container(&self, container: &Container) -> Result<()> {
+        self.store.remove_note(DIR, OsStr::new(&format!("{}.json", container.id.hex())))?;
+        self.remove_run(&container.id)
+    }
+}

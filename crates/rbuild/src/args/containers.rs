@@ -1,0 +1,313 @@
+//! Arguments of the commands on containers.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use rbuild_engine::PullPolicy;
+use rbuild_plan::NetworkMode;
+
+use crate::input::value::{self, Lines, SignalNumber};
+
+#[derive(Args)]
+#[command(disable_help_flag = true, override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND]...")]
+pub struct RunArgs {
+    /// Image to run, and a command to run instead of its CMD
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    pub words: Vec<String>,
+    /// Run it in the background, and print its ID
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Name of a container in the background
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Remove a container in the background when it ends; others are always removed
+    #[arg(long)]
+    pub rm: bool,
+    /// Publish a port: forward it from this machine to the container, in an isolated network
+    #[arg(short, long, value_name = "[[ADDRESS:]PORT:]CONTAINER-PORT[/PROTOCOL]")]
+    pub publish: Vec<String>,
+    /// Publish all ports that the image exposes, at free ports of this machine
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+    /// Connect standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Allocate a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set an environment variable; without a value, pass it on from the environment
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Mount a file or directory of this machine
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub volume: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User and group of the command, by name or ID
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Program to run instead of the image's ENTRYPOINT
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Platform to select from a multi-platform image [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Network mode: host, isolated (private, with outbound access through pasta or slirp4netns) or
+    /// none [default: host, or isolated if ports are published]
+    #[arg(long, value_name = "MODE", visible_alias = "net", value_parser = value::network)]
+    pub network: Option<NetworkMode>,
+    /// Add an entry to /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    /// Host name [default: rbuild]
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// Resource limit, for example nofile=1024:2048
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub ulimit: Vec<String>,
+    /// Set environment variables from a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    #[arg(
+        long,
+        value_name = "MOUNT",
+        help = "Mount a file or directory: type=bind,source=PATH,target=PATH[,readonly]"
+    )]
+    pub mount: Vec<String>,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub help: Option<bool>,
+    /// Label of a container in the background
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub label: Vec<String>,
+    /// Signal that `rbuild stop` sends [default: that of the image, else SIGTERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = value::signal)]
+    pub stop_signal: Option<SignalNumber>,
+    /// Seconds that `rbuild stop` waits before it kills the container [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = value::seconds)]
+    pub stop_timeout: Option<u64>,
+    /// Write the ID of a container in the background to FILE
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
+    /// Expose a port, for --publish-all
+    #[arg(long, value_name = "PORT[/PROTOCOL]")]
+    pub expose: Vec<String>,
+    #[arg(long, hide = true)]
+    pub init: bool,
+    #[arg(short, long, hide = true)]
+    pub quiet: bool,
+    #[arg(long, hide = true, value_parser = value::pull)]
+    pub pull: Option<PullPolicy>,
+    #[command(flatten)]
+    pub ignored: IgnoredRunFlags,
+}
+
+/// Flags of docker that limit the resources of a container. They only cause a warning.
+#[derive(Args)]
+pub struct IgnoredRunFlags {
+    #[arg(short, long, hide = true)]
+    memory: Option<String>,
+    #[arg(long, hide = true)]
+    memory_swap: Option<String>,
+    #[arg(long, hide = true)]
+    cpus: Option<String>,
+    #[arg(short, long, hide = true)]
+    cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pids_limit: Option<String>,
+}
+
+impl IgnoredRunFlags {
+    /// Returns the flags that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("--memory", self.memory.is_some()),
+            ("--memory-swap", self.memory_swap.is_some()),
+            ("--cpus", self.cpus.is_some()),
+            ("--cpu-shares", self.cpu_shares.is_some()),
+            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
+            ("--pids-limit", self.pids_limit.is_some()),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+}
+
+#[derive(Args)]
+#[command(override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND]...")]
+pub struct CreateArgs {
+    /// Image of the container, and a command, which `ps` shows, but which is not run
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    pub words: Vec<String>,
+    /// Name of the container
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Platform to select from a multi-platform image [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    #[command(flatten)]
+    pub ignored: IgnoredCreateFlags,
+}
+
+/// Flags of `docker create` that concern the command. They are ignored, because the command never
+/// runs.
+#[derive(Args)]
+pub struct IgnoredCreateFlags {
+    #[arg(short, long, hide = true)]
+    interactive: bool,
+    #[arg(short, long, hide = true)]
+    tty: bool,
+    #[arg(short, long, hide = true)]
+    env: Vec<String>,
+    #[arg(short, long, hide = true)]
+    volume: Vec<String>,
+    #[arg(short, long, hide = true)]
+    workdir: Option<String>,
+    #[arg(short, long, hide = true)]
+    user: Option<String>,
+    #[arg(short, long, hide = true)]
+    quiet: bool,
+    #[arg(long, hide = true)]
+    rm: bool,
+    #[arg(long, hide = true)]
+    pub entrypoint: Option<String>,
+    #[arg(long, hide = true)]
+    pull: Option<String>,
+    #[arg(long, hide = true)]
+    network: Option<String>,
+    #[arg(short, long, hide = true)]
+    label: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct RmArgs {
+    /// Containers to remove
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+    /// Kill running containers, and ignore missing ones
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(short, long, hide = true)]
+    pub volumes: bool,
+}
+
+#[derive(Args)]
+pub struct ContainersArgs {
+    /// Include containers that are not running
+    #[arg(short, long)]
+    pub all: bool,
+    /// Print only IDs
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Filter: id=ID, name=NAME, status=STATUS, exited=CODE, ancestor=IMAGE or label=NAME[=VALUE]
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Show only the container created last, in any state
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Show only this number of containers created last, in any state
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub last: Option<usize>,
+    /// Do not truncate IDs and commands
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Output format: `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ContainerPruneArgs {
+    /// Do not ask for confirmation; only rbuild that was called as `docker` asks
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Args)]
+pub struct LogsArgs {
+    /// Name or ID of a container, build ID or a prefix of it, or `latest` for the last build
+    #[arg(value_name = "CONTAINER|BUILD")]
+    pub name: Option<String>,
+    /// Label of a step of a build: `builder 3/7` or `3/7`
+    pub step: Option<String>,
+    /// Go on with new output until the container ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Show only this number of lines at the end of a container's output
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = value::lines)]
+    pub tail: Option<Lines>,
+    /// Show the time of each line of a container's output
+    #[arg(short, long)]
+    pub timestamps: bool,
+}
+
+#[derive(Args)]
+#[command(override_usage = "rbuild exec [OPTIONS] CONTAINER COMMAND...")]
+pub struct ExecArgs {
+    /// Running container, and the command to run in it
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_names = ["CONTAINER", "COMMAND"])]
+    pub words: Vec<String>,
+    /// Connect standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Allocate a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set an environment variable; without a value, pass it on from the environment
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Set environment variables from a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// User and group of the command, by name or ID [default: those of the container]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Working directory [default: that of the container]
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+}
+
+#[derive(Args)]
+pub struct StopArgs {
+    /// Containers to stop
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+    /// Seconds to wait before the container is killed [default: that of the container, else 10]
+    #[arg(short, long, value_name = "SECONDS", visible_alias = "timeout", value_parser = value::seconds)]
+    pub time: Option<u64>,
+    /// Signal to send [default: that of the container, else SIGTERM]
+    #[arg(short, long, value_name = "SIGNAL", value_parser = value::signal)]
+    pub signal: Option<SignalNumber>,
+}
+
+#[derive(Args)]
+pub struct KillArgs {
+    /// Containers that receive the signal
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+    /// Signal to send, by name or number
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = value::signal)]
+    pub signal: SignalNumber,
+}
+
+#[derive(Args)]
+pub struct WaitArgs {
+    /// Containers to wait for
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct PortArgs {
+    /// Container with published ports
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Show only the address of this port of the container
+    #[arg(value_name = "PORT[/PROTOCOL]")]
+    pub port: Option<String>,
+}

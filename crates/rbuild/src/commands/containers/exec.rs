@@ -1,0 +1,58 @@
+//! The verb `exec`: runs a command in a running container.
+
+use rbuild_engine::{InnerCommand, invoke_inside};
+use rbuild_sandbox::{CommandOutcome, FirstProcess, RunnerMode, is_sealed, seal};
+use rbuild_store::OwnerMode;
+
+use crate::args::ExecArgs;
+use crate::commands::containers::command::{input, not_started, variables};
+use crate::commands::containers::lookup;
+use crate::exit::Failure;
+use crate::input::settings::Settings;
+use crate::ui::hints::VerbRemedy;
+
+pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
+    // A process of the container could change this program through /proc, so another file is
+    // executed first.
+    if !is_sealed() {
+        let Err(e) = seal();
+        return Err(e.into());
+    }
+    let store = settings.open()?;
+    let container = lookup::find(&store, &args.words[0])?;
+    let started = lookup::running(&store, &container)?;
+    let not_running = || {
+        let failure = Failure::new(format!("container `{}` is not running", container.name));
+        failure.help(VerbRemedy::ShowOutput { name: container.name.clone() })
+    };
+    let process = started.open().ok_or_else(not_running)?;
+    let image = store.images().image(&container.image)?;
+    let run = store.containers().settings(&container.id)?.ok_or_else(not_running)?;
+    let input = input(args.interactive, args.tty)?;
+    let mut env = run.env;
+    env.extend(variables(&args.env_file, &args.env)?);
+    let mode = RunnerMode::of_name(&started.isolation).unwrap_or(RunnerMode::Container);
+    let owners = store.owner_records().with_mode(match mode {
+        RunnerMode::Emulated => OwnerMode::Recorded,
+        RunnerMode::Container | RunnerMode::Chroot => OwnerMode::Given,
+    });
+    let words = args.words[1..].to_vec();
+    let command = InnerCommand {
+        args: words.clone(),
+        env,
+        user: args.user.unwrap_or(run.user),
+        cwd: args.workdir.map_or(run.cwd, |dir| if dir.starts_with('/') { dir } else { format!("/{dir}") }),
+        hostname: run.hostname,
+        input,
+        mode,
+    };
+    // The command may run for long, and uses only files that the container keeps.
+    store.release_lock()?;
+    let first = FirstProcess { pidfd: &process, pid: started.pid };
+    let outcome = invoke_inside(first, &image.config.config, command, &owners)?;
+    Ok(match outcome {
+        CommandOutcome::Exited(code) => code as u8,
+        CommandOutcome::Signaled(signal) => (128 + signal) as u8,
+        CommandOutcome::NotStarted(error) => not_started(&error, &words).report(),
+    })
+}

@@ -1,0 +1,119 @@
+//! Properties of containers, which the verb `inspect` shows in docker's form.
+
+use rbuild_store::{Container, ContainerState, Ended, RunSettings, Started, Store};
+use serde_json::{Map, Value, json};
+
+use crate::commands::containers::list::state_word;
+use crate::commands::containers::lookup::image_name;
+use crate::commands::containers::signals::KILLED;
+use crate::exit::Failure;
+
+/// Returns the properties of a container.
+pub fn inspected(store: &Store, container: &Container) -> Result<Value, Failure> {
+    let state = store.containers().state(&container.id)?;
+    let started = store.containers().start_of(&container.id)?;
+    let settings = store.containers().settings(&container.id)?;
+    let image = store.images().image(&container.image).ok();
+    let name = image_name(&store.images().list()?, container);
+    let command = container.command.clone().unwrap_or_default();
+    Ok(json!({
+        "Id": container.id.hex(),
+        "Created": time(container.created.unwrap_or(0)),
+        "Path": command.first().cloned().unwrap_or_default(),
+        "Args": command.get(1..).unwrap_or_default(),
+        "State": state_of(&state, started.as_ref()),
+        "Image": image.as_ref().map_or_else(|| container.image.to_string(), |image| image.id.to_string()),
+        "Name": format!("/{}", container.name),
+        "RestartCount": 0,
+        "Platform": "linux",
+        "HostConfig": host_config(settings.as_ref()),
+        "Config": config(settings.as_ref(), &command, &name, image.as_ref().map(|image| &image.config.config)),
+        "NetworkSettings": {"Ports": ports(settings.as_ref().filter(|_| state.is_running()))},
+    }))
+}
+
+/// Formats a time, in seconds since the Unix epoch, as docker does.
+fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| time.to_string())
+}
+
+fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
+    const NEVER: &str = "0001-01-01T00:00:00Z";
+    let pid = if state.is_running() { started.map_or(0, |started| started.pid) } else { 0 };
+    let (code, error, finished) = match state {
+        ContainerState::Exited(Ended { code, error, at }) => (*code, error.clone(), time(*at)),
+        ContainerState::Dead => (KILLED, Some("the container's supervisor was killed".to_string()), NEVER.into()),
+        _ => (0, None, NEVER.into()),
+    };
+    json!({
+        "Status": state_word(state),
+        "Running": matches!(state, ContainerState::Running(_)),
+        "Paused": false,
+        "Restarting": false,
+        "OOMKilled": false,
+        "Dead": matches!(state, ContainerState::Dead),
+        "Pid": pid,
+        "ExitCode": code,
+        "Error": error.unwrap_or_default(),
+        "StartedAt": started.map_or_else(|| NEVER.into(), |started| time(started.at)),
+        "FinishedAt": finished,
+    })
+}
+
+fn host_config(settings: Option<&RunSettings>) -> Value {
+    let Some(settings) = settings else { return json!({"AutoRemove": false, "NetworkMode": "", "PortBindings": {}}) };
+    json!({
+        "AutoRemove": settings.remove,
+        "NetworkMode": settings.network,
+        "PortBindings": bindings(settings),
+    })
+}
+
+fn config(
+    settings: Option<&RunSettings>,
+    command: &[String],
+    image: &str,
+    of_image: Option<&rbuild_image::RunConfig>,
+) -> Value {
+    let env = of_image.iter().flat_map(|config| config.env.iter().cloned());
+    let given = settings.iter().flat_map(|settings| settings.env.iter().map(|(name, value)| format!("{name}={value}")));
+    let labels = settings.iter().flat_map(|settings| settings.labels.iter());
+    let labels: Map<String, Value> = labels.map(|(name, value)| (name.clone(), json!(value))).collect();
+    let exposed = settings.iter().flat_map(|settings| settings.exposed.iter());
+    let exposed: Map<String, Value> = exposed.map(|port| (port.to_string(), json!({}))).collect();
+    json!({
+        "Hostname": settings.map_or("", |settings| settings.hostname.as_str()),
+        "User": settings.map_or("", |settings| settings.user.as_str()),
+        "ExposedPorts": exposed,
+        "Tty": settings.is_some_and(|settings| settings.terminal),
+        "Env": env.chain(given).collect::<Vec<_>>(),
+        "Cmd": command,
+        "Image": image,
+        "WorkingDir": settings.map_or("", |settings| settings.cwd.as_str()),
+        "Labels": labels,
+        "StopSignal": settings.map_or(0, |settings| settings.stop_signal),
+        "StopTimeout": settings.map_or(0, |settings| settings.stop_timeout),
+    })
+}
+
+/// Returns the published ports, by the port of the container.
+fn bindings(settings: &RunSettings) -> Map<String, Value> {
+    let mut bindings = Map::new();
+    for port in &settings.ports {
+        let list = bindings.entry(port.target.to_string()).or_insert_with(|| json!([]));
+        if let Value::Array(list) = list {
+            list.push(json!({"HostIp": port.address.to_string(), "HostPort": port.port.to_string()}));
+        }
+    }
+    bindings
+}
+
+/// Returns the published ports, and the exposed ones without an address.
+fn ports(settings: Option<&RunSettings>) -> Map<String, Value> {
+    let Some(settings) = settings else { return Map::new() };
+    let mut ports = bindings(settings);
+    for port in &settings.exposed {
+        ports.entry(port.to_string()).or_insert(Value::Null);
+    }
+    ports
+}

@@ -1,0 +1,217 @@
+//! The verb `ps`: lists containers.
+
+use rbuild_image::{human_duration, quote};
+use rbuild_linux::Timestamp;
+use rbuild_store::{Container, ContainerState, RunSettings, Store};
+use serde_json::{Value, json};
+
+use crate::args::ContainersArgs;
+use crate::commands::containers::lookup::image_name;
+use crate::commands::containers::ports::shown_ports;
+use crate::commands::images::{ago, bad_format};
+use crate::exit::{Failure, code};
+use crate::input::settings::Settings;
+use crate::template;
+use crate::ui::hints;
+use crate::ui::terminal;
+
+/// Number of characters of a command in a table.
+const MAX_COMMAND: usize = 20;
+
+/// A container with everything that a row shows.
+struct Listed {
+    container: Container,
+    state: ContainerState,
+    settings: Option<RunSettings>,
+    image: String,
+}
+
+/// Lists containers, those created last first. As in docker, only running ones unless a flag
+/// requests others.
+pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
+    let filters: Vec<ContainerFilter> =
+        args.filter.iter().map(|text| ContainerFilter::parse(text)).collect::<Result<_, _>>()?;
+    let last = if args.latest { Some(1) } else { args.last };
+    let selects_states = filters.iter().any(|f| matches!(f, ContainerFilter::Status(_) | ContainerFilter::Exited(_)));
+    let all = args.all || last.is_some() || selects_states;
+    let mut listed = listed(&store)?;
+    listed.sort_by_key(|row| std::cmp::Reverse(row.container.created));
+    listed.truncate(last.unwrap_or(usize::MAX));
+    listed.retain(|row| (all || row.state.is_running()) && ContainerFilter::all_pass(&filters, row));
+    let rows: Vec<Value> = listed.iter().map(|row| row_of(row, args.no_trunc)).collect();
+    let headings = json!({
+        "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "CreatedAt": "CREATED AT",
+        "Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES", "Labels": "LABELS",
+        "Networks": "NETWORKS",
+    });
+    const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
+    let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
+    terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
+    Ok(code::OK)
+}
+
+fn listed(store: &Store) -> Result<Vec<Listed>, Failure> {
+    let images = store.images().list()?;
+    let row = |container: Container| {
+        let containers = store.containers();
+        let (state, settings) = (containers.state(&container.id)?, containers.settings(&container.id)?);
+        let image = image_name(&images, &container);
+        Ok(Listed { container, state, settings, image })
+    };
+    store.containers().list()?.into_iter().map(row).collect()
+}
+
+fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) -> Value {
+    let created = container.created.and_then(|time| jiff::Timestamp::from_second(time).ok());
+    let command = container.command.as_ref().map(|command| shown_command(command, whole));
+    let ports = settings.as_ref().filter(|_| state.is_running()).map(|settings| shown_ports(&settings.ports));
+    let labels = settings.iter().flat_map(|settings| &settings.labels).map(|(name, value)| format!("{name}={value}"));
+    json!({
+        "ID": if whole { container.id.hex() } else { container.id.short() },
+        "Image": image,
+        "Command": command.unwrap_or_default(),
+        "CreatedAt": created.map(|time| time.to_string()).unwrap_or_default(),
+        "RunningFor": container.created.map(ago).unwrap_or_default(),
+        "Status": status(state, Timestamp::now().sec),
+        "State": state_word(state),
+        "Ports": ports.unwrap_or_default(),
+        "Names": container.name,
+        "Labels": labels.collect::<Vec<_>>().join(","),
+        "Networks": settings.as_ref().map_or("", |settings| settings.network.as_str()),
+    })
+}
+
+/// Returns the word for a state.
+pub fn state_word(state: &ContainerState) -> &'static str {
+    match state {
+        ContainerState::Created | ContainerState::Starting => "created",
+        ContainerState::Running(_) => "running",
+        ContainerState::Exited(_) => "exited",
+        ContainerState::Dead => "dead",
+    }
+}
+
+/// Describes a state as `docker ps` does. `now` is in seconds since the Unix epoch.
+fn status(state: &ContainerState, now: i64) -> String {
+    match state {
+        ContainerState::Created => "Created".into(),
+        ContainerState::Starting => "Starting".into(),
+        ContainerState::Running(started) => format!("Up {}", human_duration(now - started.at)),
+        ContainerState::Exited(ended) => format!("Exited ({}) {} ago", ended.code, human_duration(now - ended.at)),
+        ContainerState::Dead => "Dead".into(),
+    }
+}
+
+/// Formats a command as `docker ps` does: in quotes, and shortened unless it is shown as a whole.
+fn shown_command(command: &[String], whole: bool) -> String {
+    let argument =
+        |(at, word): (usize, &String)| if at > 0 && word.contains(' ') { format!("'{word}'") } else { word.clone() };
+    let text = command.iter().enumerate().map(argument).collect::<Vec<_>>().join(" ");
+    quote(&if whole || text.chars().count() <= MAX_COMMAND {
+        text
+    } else {
+        text.chars().take(MAX_COMMAND - 1).collect::<String>() + "…"
+    })
+}
+
+/// A `--filter` of `ps`.
+#[derive(Debug, PartialEq, Eq)]
+enum ContainerFilter {
+    Id(String),
+    Name(String),
+    Status(String),
+    Exited(i32),
+    Ancestor(String),
+    Label(String, Option<String>),
+}
+
+impl ContainerFilter {
+    fn parse(text: &str) -> Result<ContainerFilter, Failure> {
+        const STATES: [&str; 4] = ["created", "running", "exited", "dead"];
+        let bad = |problem: &str| Failure::usage(format!("--filter {text}: {problem}"));
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        let owned = value.to_string();
+        Ok(match name {
+            "id" => ContainerFilter::Id(owned),
+            "name" => ContainerFilter::Name(owned),
+            "status" if STATES.contains(&value) => ContainerFilter::Status(owned),
+            "status" => return Err(bad("unknown state").help(hints::suggestion(value, &STATES))),
+            "exited" => {
+                let number = value.parse().map_err(|_| bad("not an exit code").help(hints::use_one_of(&["exited=0"])));
+                ContainerFilter::Exited(number?)
+            }
+            "ancestor" => ContainerFilter::Ancestor(owned),
+            "label" => match value.split_once('=') {
+                Some((name, value)) => ContainerFilter::Label(name.into(), Some(value.into())),
+                None => ContainerFilter::Label(owned, None),
+            },
+            _ => {
+                let known = ["id", "name", "status", "exited", "ancestor", "label"];
+                return Err(bad("unknown filter").help(hints::suggestion(name, &known)));
+            }
+        })
+    }
+
+    /// Returns true if a container passes. As in docker, one of several filters of a kind suffices,
+    /// except for labels.
+    fn all_pass(filters: &[ContainerFilter], row: &Listed) -> bool {
+        let kind = |filter: &ContainerFilter| std::mem::discriminant(filter);
+        filters.iter().all(|filter| match filter {
+            ContainerFilter::Label(..) => filter.passes(row),
+            filter => filters.iter().filter(|other| kind(other) == kind(filter)).any(|other| other.passes(row)),
+        })
+    }
+
+    fn passes(&self, Listed { container, state, settings, image }: &Listed) -> bool {
+        match self {
+            ContainerFilter::Id(id) => container.id.hex().starts_with(id.as_str()),
+            ContainerFilter::Name(name) => container.name.contains(name.trim_start_matches('/')),
+            ContainerFilter::Status(word) => state_word(state) == word,
+            ContainerFilter::Exited(code) => matches!(state, ContainerState::Exited(ended) if ended.code == *code),
+            ContainerFilter::Ancestor(name) => image == name || image.strip_suffix(":latest") == Some(name),
+            ContainerFilter::Label(name, value) => settings
+                .iter()
+                .flat_map(|settings| &settings.labels)
+                .any(|(known, known_value)| known == name && value.as_ref().is_none_or(|value| value == known_value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_store::{Ended, Started};
+
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_in_docker() {
+        let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let shell = ["sh".to_string(), "-c".to_string(), "echo a b && sleep 10".to_string()];
+        assert_eq!(shown_command(&shell, true), "\"sh -c 'echo a b && sleep 10'\"");
+        assert_eq!(shown_command(&shell, false), "\"sh -c 'echo a b && …\"");
+        assert_eq!(shown_command(&words("sleep 100"), false), "\"sleep 100\"");
+    }
+
+    #[test]
+    fn states_are_described_as_in_docker() {
+        let started = Started { pid: 1, start: 1, boot: String::new(), isolation: "userns".into(), at: 100 };
+        for (state, text) in [
+            (ContainerState::Created, "Created"),
+            (ContainerState::Running(started), "Up 3 minutes"),
+            (ContainerState::Exited(Ended { code: 3, error: None, at: 275 }), "Exited (3) 5 seconds ago"),
+            (ContainerState::Dead, "Dead"),
+        ] {
+            assert_eq!(status(&state, 280), text);
+        }
+    }
+
+    #[test]
+    fn filters_are_parsed() {
+        let parse = |text| ContainerFilter::parse(text);
+        assert_eq!(parse("status=exited").unwrap(), ContainerFilter::Status("exited".into()));
+        assert_eq!(parse("label=a=b=c").unwrap(), ContainerFilter::Label("a".into(), Some("b=c".into())));
+        let refused = ["status=up", "exited=x", "nam=x", "x"].map(|text| parse(text).unwrap_err().text());
+        rbuild_testkit::assert_recorded!("container-filters", refused.concat());
+    }
+}

@@ -1,0 +1,64 @@
+//! Looks up containers that the command line names.
+
+use rbuild_image::Reference;
+use rbuild_store::{Container, ContainerState, NamedImage, Started, Store};
+
+use crate::exit::Failure;
+use crate::ui::hints::{self, VerbRemedy};
+
+/// Returns the container with that name, ID or prefix of an ID.
+///
+/// # Errors
+///
+/// Fails if there is none, with the nearest name as the hint.
+pub fn find(store: &Store, wanted: &str) -> Result<Container, Failure> {
+    match store.containers().find_container(wanted)? {
+        Some(container) => Ok(container),
+        None => Err(missing(store, wanted)),
+    }
+}
+
+/// Returns the failure for a container that does not exist.
+pub fn missing(store: &Store, wanted: &str) -> Failure {
+    let failure = Failure::new(format!("container `{wanted}` not found"));
+    let names = store.containers().list().unwrap_or_default();
+    match rbuild_dockerfile::closest(wanted, names.iter().map(|container| container.name.as_str())) {
+        Some(close) => failure.help(hints::did_you_mean(close)),
+        None => failure.help(VerbRemedy::ListContainers),
+    }
+}
+
+/// Returns the start of the command of a running container.
+///
+/// # Errors
+///
+/// Fails if the container does not run.
+pub fn running(store: &Store, container: &Container) -> Result<Started, Failure> {
+    let name = &container.name;
+    match store.containers().state(&container.id)? {
+        ContainerState::Running(started) => Ok(started),
+        ContainerState::Starting => {
+            Err(Failure::new(format!("container `{name}` is starting")).help(VerbRemedy::RunAgain))
+        }
+        ContainerState::Created => {
+            Err(Failure::new(format!("container `{name}` was never started")).help(VerbRemedy::ListRunning))
+        }
+        ContainerState::Exited(_) | ContainerState::Dead => {
+            let failure = Failure::new(format!("container `{name}` is not running"));
+            Err(failure.help(VerbRemedy::ShowOutput { name: name.clone() }))
+        }
+    }
+}
+
+/// Returns the name of the image of a container as it was specified, or else its digest. Containers
+/// that were created by older versions do not record the name.
+pub fn image_name(images: &[NamedImage], container: &Container) -> String {
+    let listed = || {
+        images
+            .iter()
+            .filter(|e| e.artifact.images().contains(&container.image))
+            .find_map(|e| e.name.as_ref())
+            .map(Reference::familiar)
+    };
+    container.image_name.clone().or_else(listed).unwrap_or_else(|| container.image.short())
+}

@@ -1,0 +1,143 @@
+//! The output of containers, which the verb `logs` shows.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use rbuild_store::{Container, OutputFrame, OutputReader, OutputStream, Store};
+
+use crate::args::LogsArgs;
+use crate::commands::containers::lookup;
+use crate::exit::{Failure, code};
+
+/// Interval between two checks for new output.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Prints the output of a container, each stream to the same one of this process.
+pub fn show(store: Store, container: &Container, args: &LogsArgs) -> Result<u8, Failure> {
+    let Some(watch) = store.containers().watch(&container.id)? else {
+        lookup::running(&store, container)?;
+        return Ok(code::OK);
+    };
+    let Some(mut output) = store.containers().output(&container.id)? else { return Ok(code::OK) };
+    // Others must not wait for this command, which may follow the output for long.
+    store.release_lock()?;
+    let mut printer = Printer { timestamps: args.timestamps, at_start: [true; 2] };
+    let shown: io::Result<()> = (|| {
+        if let Some(lines) = args.tail.and_then(|tail| tail.0) {
+            let frames = last_lines(all_frames(&mut output)?, lines);
+            frames.iter().try_for_each(|frame| printer.print(frame))?;
+        }
+        loop {
+            // What was written before the end is read after the check.
+            let is_over = !args.follow || !watch.is_running();
+            while let Some(frame) = output.next_frame()? {
+                printer.print(&frame)?;
+            }
+            if is_over {
+                return Ok(());
+            }
+            std::thread::sleep(INTERVAL);
+        }
+    })();
+    match shown {
+        Ok(()) => Ok(code::OK),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(code::OK),
+        Err(e) => Err(Failure::lost_output(&e)),
+    }
+}
+
+fn all_frames(output: &mut OutputReader) -> io::Result<Vec<OutputFrame>> {
+    let mut frames = Vec::new();
+    while let Some(frame) = output.next_frame()? {
+        frames.push(frame);
+    }
+    Ok(frames)
+}
+
+/// Returns the end of the output with at most that many lines.
+fn last_lines(frames: Vec<OutputFrame>, mut lines: usize) -> Vec<OutputFrame> {
+    let mut kept = Vec::new();
+    if lines == 0 {
+        return kept;
+    }
+    // The end of the last line is not the start of another one.
+    let mut is_last = true;
+    for mut frame in frames.into_iter().rev() {
+        let mut start = 0;
+        for (at, _) in frame.bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            if !(is_last && at + 1 == frame.bytes.len()) {
+                lines = lines.saturating_sub(1);
+            }
+            is_last = false;
+            if lines == 0 {
+                start = at + 1;
+                break;
+            }
+        }
+        is_last = false;
+        frame.bytes.drain(..start);
+        if !frame.bytes.is_empty() {
+            kept.push(frame);
+        }
+        if lines == 0 {
+            break;
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+struct Printer {
+    timestamps: bool,
+    /// True for the streams whose next byte is the first one of a line.
+    at_start: [bool; 2],
+}
+
+impl Printer {
+    fn print(&mut self, frame: &OutputFrame) -> io::Result<()> {
+        match frame.stream {
+            OutputStream::Stdout => self.write(frame, 0, &mut io::stdout().lock()),
+            OutputStream::Stderr => self.write(frame, 1, &mut io::stderr().lock()),
+        }
+    }
+
+    fn write(&mut self, frame: &OutputFrame, stream: usize, to: &mut impl Write) -> io::Result<()> {
+        if !self.timestamps {
+            to.write_all(&frame.bytes)?;
+            return to.flush();
+        }
+        let time =
+            jiff::Timestamp::from_nanosecond(i128::from(frame.time)).map_or_else(|_| String::new(), |t| t.to_string());
+        for line in frame.bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.at_start[stream] {
+                write!(to, "{time} ")?;
+            }
+            to.write_all(line)?;
+            self.at_start[stream] = line.ends_with(b"\n");
+        }
+        to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_those_at_the_end() {
+        let frame = |text: &str| OutputFrame { time: 0, stream: OutputStream::Stdout, bytes: text.into() };
+        for (frames, lines, expected) in [
+            (&["a\nb\nc\n"][..], 2, "b\nc\n"),
+            (&["a\nb\nc"], 2, "b\nc"),
+            (&["a\n", "b\n", "c\n"], 1, "c\n"),
+            (&["a\nb", "b\nc\n"], 2, "bb\nc\n"),
+            (&["a\n"], 5, "a\n"),
+            (&["a\n", "b\n"], 0, ""),
+            (&[], 3, ""),
+        ] {
+            let kept = last_lines(frames.iter().map(|text| frame(text)).collect(), lines);
+            let text: Vec<u8> = kept.into_iter().flat_map(|frame| frame.bytes).collect();
+            assert_eq!(String::from_utf8(text).unwrap(), expected, "{frames:?} {lines}");
+        }
+    }
+}

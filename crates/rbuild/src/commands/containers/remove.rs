@@ -1,0 +1,55 @@
+//! The verbs `rm` and `container prune`.
+
+use crate::args::RmArgs;
+use crate::commands::containers::lookup;
+use crate::commands::containers::signals::kill_and_wait;
+use crate::commands::removing::removed_text;
+use crate::exit::{Failure, code};
+use crate::input::settings::Settings;
+use crate::ui::hints::VerbRemedy;
+use crate::ui::terminal;
+use rbuild_store::{Container, Store};
+
+pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
+    let mut worst = code::OK;
+    for wanted in &args.containers {
+        match store.containers().find_container(wanted)? {
+            Some(container) => match remove(&store, &container, args.force) {
+                Ok(()) => terminal::out(&format!("{wanted}\n")),
+                Err(failure) => worst = worst.max(failure.report()),
+            },
+            // Docker: with -f, a missing container is not an error.
+            None if args.force => {}
+            None => worst = worst.max(lookup::missing(&store, wanted).report()),
+        }
+    }
+    Ok(worst)
+}
+
+/// Removes a container; with `force`, kills it first.
+fn remove(store: &Store, container: &Container, force: bool) -> Result<(), Failure> {
+    if force {
+        kill_and_wait(store, container)?;
+    } else if store.containers().state(&container.id)?.is_running() {
+        let name = container.name.clone();
+        return Err(Failure::new(format!("container `{name}` is running")).help(VerbRemedy::StopFirst { name }));
+    }
+    Ok(store.containers().remove_container(container)?)
+}
+
+/// Removes all containers that are not running.
+pub fn prune(settings: &Settings) -> Result<u8, Failure> {
+    let store = settings.open()?;
+    let mut text = String::new();
+    for container in store.containers().list()? {
+        if store.containers().state(&container.id)?.is_running() {
+            continue;
+        }
+        store.containers().remove_container(&container)?;
+        text += &format!("{}\n", container.id.hex());
+    }
+    let freed = store.gc().sweep_blobs()?;
+    terminal::out(&removed_text("Deleted Containers", &text, freed.bytes));
+    Ok(code::OK)
+}

@@ -1,0 +1,199 @@
+//! Starts a container that outlives this command.
+//!
+//! This process forks the container's supervisor, waits until the command of the container is
+//! started, records its process, and ends. Only this process and the supervisor know the process
+//! under the ID that it has on the machine; the builder, which the supervisor starts, is in a PID
+//! namespace of its own and sends a descriptor of it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rbuild_engine::{BuildError, DetachedCommand, Invocation, invoke_detached};
+use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
+use rbuild_linux::process::{self, Cloned};
+use rbuild_linux::{ProcessStamp, Timestamp};
+use rbuild_sandbox::{Builder, BuilderConfig, Cancel, CommandOutcome, SandboxError, enter};
+use rbuild_store::{Container, Ended, Image, NewContainer, RunLock, RunSettings, Started, Store};
+
+use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
+use crate::commands::containers::create::salt;
+use crate::commands::in_builder::{killed, store_in};
+use crate::exit::{Failure, code};
+use crate::input::settings::Settings;
+
+/// Messages of the supervisor and its builder: the command is started, with a descriptor of its
+/// process, and followed by the name of the isolation mode on a line; or nothing is started,
+/// followed by a failure as JSON.
+const STARTED: u8 = b's';
+const FAILED: u8 = b'f';
+/// The answer to [`STARTED`].
+const RECORDED: u8 = b'r';
+
+/// A container to start.
+pub struct NewRun<'a> {
+    pub image: &'a Image,
+    /// Name by which the image was specified.
+    pub image_name: &'a str,
+    /// Name of the container; `None` for a generated one.
+    pub name: Option<&'a str>,
+    /// The command, with the entry point.
+    pub command: &'a [String],
+    pub settings: RunSettings,
+    pub invocation: &'a Invocation,
+    pub builder: &'a BuilderConfig,
+}
+
+/// Starts a container, and returns it once its command is started.
+///
+/// # Errors
+///
+/// Fails if the name is in use, or if the command cannot be started. The container is then removed.
+pub fn start(settings: &Settings, store: Store, run: &NewRun<'_>) -> Result<Container, Failure> {
+    let now = Timestamp::now();
+    let new = NewContainer {
+        name: run.name,
+        image: &run.image.manifest_digest,
+        image_name: run.image_name,
+        created: now.sec,
+        command: run.command,
+        salt: &salt(now),
+    };
+    let (container, lock) = store.containers().create_running(&new, &run.settings)?;
+    let failed = |e: std::io::Error| Failure::caused("cannot create a pair of sockets", &e);
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let supervisor = match process::fork().map_err(|e| Failure::caused("cannot start the container", &e))? {
+        Cloned::Child => {
+            drop(ours);
+            supervise(settings, &store, run, &Supervised { container: &container, lock, socket: theirs });
+            std::process::exit(i32::from(code::OK))
+        }
+        Cloned::Parent { child } => child,
+    };
+    drop((lock, theirs));
+    match await_start(&store, &container, ours) {
+        Ok(()) => Ok(container),
+        Err(failure) => {
+            let _ = process::wait(supervisor);
+            store.containers().remove_container(&container)?;
+            Err(failure)
+        }
+    }
+}
+
+/// Waits until the command is started, and records its process.
+fn await_start(store: &Store, container: &Container, mut socket: UnixStream) -> Result<(), Failure> {
+    match receive_with_byte(&socket) {
+        Ok((mut fds, STARTED)) => {
+            let stamp = fds.pop().and_then(|process| ProcessStamp::of(&process));
+            let mut mode = String::new();
+            let _ = BufReader::new(&socket).read_line(&mut mode);
+            // A command that has already ended has no process to record.
+            if let Some(stamp) = stamp {
+                let started = Started::new(stamp, mode.trim_end(), Timestamp::now().sec);
+                store.containers().record_start(&container.id, &started)?;
+            }
+            // If the supervisor has been killed meanwhile, the container is shown as dead.
+            let _ = socket.write_all(&[RECORDED]);
+            Ok(())
+        }
+        Ok((_, FAILED)) => {
+            let mut text = Vec::new();
+            let _ = socket.read_to_end(&mut text);
+            Err(serde_json::from_slice(&text).unwrap_or_else(|_| killed(9)))
+        }
+        _ => Err(killed(9)),
+    }
+}
+
+/// A container whose supervisor is this process.
+struct Supervised<'a> {
+    container: &'a Container,
+    lock: RunLock,
+    /// Connects it to the process that waits for the start.
+    socket: UnixStream,
+}
+
+/// Runs the container to its end in this process, which leaves the session and the files of its
+/// caller.
+fn supervise(settings: &Settings, store: &Store, run: &NewRun<'_>, supervised: &Supervised<'_>) {
+    let Supervised { container, lock, socket } = supervised;
+    let _ = leave_caller();
+    let builder = |builder| in_builder(builder, store, run, supervised);
+    let (code, error) = match enter(run.builder, settings.isolation, builder) {
+        Ok(exit) => (exit.code, None),
+        Err(e) => {
+            let failure = Failure::from(e);
+            report(socket, &failure);
+            (i32::from(failure.code), Some(failure.message))
+        }
+    };
+    // Readers of the end treat a container without one as dead.
+    let _ = lock.record_end(&Ended { code, error, at: Timestamp::now().sec });
+    if run.settings.remove
+        && let Ok(store) = settings.open()
+    {
+        let _ = store.containers().remove_container(container);
+    }
+}
+
+/// Detaches this process from the terminal, the streams and the directory of its caller.
+fn leave_caller() -> std::io::Result<()> {
+    process::leave_session();
+    process::close_inherited_descriptors();
+    std::env::set_current_dir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    process::replace_standard_streams(&null)
+}
+
+/// Sends a failure to the process that waits for the start. It may be gone.
+fn report(mut socket: &UnixStream, failure: &Failure) {
+    let text = serde_json::to_vec(failure).unwrap_or_default();
+    let _ = socket.write_all(&[&[FAILED][..], &text].concat());
+}
+
+/// Runs the command in the builder process, and returns its exit code.
+fn in_builder(
+    builder: Result<Builder, SandboxError>,
+    store: &Store,
+    run: &NewRun<'_>,
+    Supervised { container, socket, .. }: &Supervised<'_>,
+) -> i32 {
+    let cancel = Cancel::default();
+    let mut is_started = false;
+    let outcome = builder.map_err(BuildError::from).and_then(|builder| {
+        let time = Duration::from_secs(run.settings.stop_timeout).min(STOP_TIME);
+        builder.on_stop(on_signal(&cancel, time, None)).map_err(BuildError::kernel("the builder"))?;
+        let store = store_in(&builder, store)?;
+        let mode = builder.isolation.runner_mode().name();
+        let started = |process: OwnedFd| {
+            is_started = true;
+            // Without the process that started it, nobody knows the container's ID.
+            if !announce(socket, &process, mode) {
+                cancel.cancel();
+            }
+        };
+        let command = DetachedCommand { container: &container.id, image: run.image, invocation: run.invocation };
+        invoke_detached(store, command, &builder, &cancel, started)
+    });
+    let failure = match outcome {
+        Ok(CommandOutcome::Exited(code)) => return code,
+        Ok(CommandOutcome::Signaled(signal)) => return 128 + signal,
+        Ok(CommandOutcome::NotStarted(error)) => not_started(&error, &run.invocation.args),
+        Err(e) => e.into(),
+    };
+    if !is_started {
+        report(socket, &failure);
+    }
+    i32::from(failure.code)
+}
+
+/// Announces the start, and waits until it is recorded. Returns false if the process that waits for
+/// the start is gone.
+fn announce(mut socket: &UnixStream, process: &OwnedFd, mode: &str) -> bool {
+    send_with_byte(socket, STARTED, &[process.as_fd()]).is_ok()
+        && socket.write_all(format!("{mode}\n").as_bytes()).is_ok()
+        && socket.read_exact(&mut [0]).is_ok()
+}

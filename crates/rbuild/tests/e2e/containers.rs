@@ -1,0 +1,313 @@
+//! Containers that run in the background.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::lab::{Lab, Ran, is_bare};
+
+/// A lab whose containers are killed at the end of the test.
+struct Host(Lab);
+
+impl Host {
+    fn new() -> Host {
+        Host(Lab::new())
+    }
+
+    fn rbuild<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ran {
+        self.0.rbuild(args)
+    }
+
+    /// Runs rbuild with the words of a line.
+    fn line(&self, line: &str) -> Ran {
+        self.rbuild(line.split_whitespace())
+    }
+
+    /// Starts a container with a shell script.
+    fn start(&self, flags: &str, script: &str) -> String {
+        let flags = flags.split_whitespace();
+        let words = ["run", "-d"].into_iter().chain(flags).chain(["busybox", "sh", "-c", script]);
+        self.rbuild(words).ok().stdout.trim().to_string()
+    }
+
+    fn state(&self, name: &str, field: &str) -> String {
+        self.rbuild(["inspect", "-f", field, name]).ok().stdout.trim().to_string()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let names = self.line("ps -aq").stdout;
+        for name in names.lines() {
+            self.rbuild(["rm", "-f", name]);
+        }
+    }
+}
+
+fn wait_until(condition: &str, mut is_met: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !is_met() {
+        assert!(Instant::now() < end, "not within 30 seconds: {condition}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A script that runs until it is killed, even as the first process of a PID namespace.
+const FOREVER: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done";
+
+#[test]
+fn a_container_goes_on_after_its_command_and_ends_by_stop() {
+    let host = Host::new();
+    let id = host.start("--name web", FOREVER);
+    assert!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+    wait_until("the container writes", || host.line("logs web").ok().stdout == "up\n");
+    let row = host.line("ps --format {{.ID}}|{{.Image}}|{{.Names}}|{{.State}}|{{.Status}}").ok().stdout;
+    assert!(row.starts_with(&format!("{}|busybox|web|running|Up ", &id[..12])), "{row}");
+    assert_eq!(host.line("ps -q --no-trunc").ok().stdout.trim(), id);
+    let pid: u32 = host.state("web", "{{.State.Pid}}").parse().unwrap();
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(command.starts_with("sh\0-c\0trap"), "{command:?}");
+    assert_eq!(host.line("stop web").ok().stdout, "web\n");
+    assert_eq!(host.state("web", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}}"), "exited 7 0");
+    assert_eq!(host.line("ps -q").ok().stdout, "");
+    assert_eq!(host.line("wait web").ok().stdout, "7\n");
+    assert_eq!(host.line("logs web").ok().stdout, "up\n");
+    host.line("rm web").ok();
+    assert_eq!(host.line("ps -aq").ok().stdout, "");
+    assert_eq!(std::fs::read_dir(host.0.store().join("runs")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_caller_does_not_wait_for_the_streams_of_a_container() {
+    let host = Host::new();
+    // The output and an inherited descriptor are a pipe, which the container must not hold open.
+    let out = host.0.sh("$RB run -d --name web busybox sleep 1000 2>&1 3>&1 | timeout 20 wc -l").ok();
+    assert_eq!(out.stdout.trim(), "1");
+    assert_eq!(host.state("web", "{{.State.Status}}"), "running");
+}
+
+#[test]
+fn containers_end_by_themselves_with_their_code_and_output() {
+    let host = Host::new();
+    let id = host.start("--name a -e WORD=hi -w /etc", "echo $WORD; pwd; sleep 0.1; echo wrong >&2; exit 3");
+    assert_eq!(host.rbuild(["wait", &id[..12]]).ok().stdout, "3\n");
+    let logs = host.line("logs a").ok();
+    assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("hi\n/etc\n", "wrong\n"));
+    assert_eq!(host.line("logs --tail 1 a").ok().stdout.lines().count(), 0, "the last line is of standard error");
+    let times = host.line("logs -t a").ok().stdout;
+    assert!(times.lines().all(|line| line.starts_with("20") && line.contains("Z ")), "{times}");
+    let status = host.line("ps -a --format {{.Status}} --filter exited=3").ok().stdout;
+    assert!(status.starts_with("Exited (3) "), "{status}");
+    assert_eq!(host.line("ps -aq --filter status=running").ok().stdout, "");
+    assert_eq!(host.line("ps -aq --filter name=a --filter label=x").ok().stdout, "");
+    host.line("kill a").fails(1, &["container `a` is not running", "rbuild logs a"]);
+    host.line("exec a true").fails(1, &["container `a` is not running"]);
+    // Containers that are removed at their end can be awaited, too.
+    let id = host.start("--rm", "sleep 0.3; exit 4");
+    let mut wait = host.0.command(["wait", &id]);
+    assert_eq!(host.0.run_with(&mut wait, &[]).ok().stdout, "4\n");
+    wait_until("the container is removed", || host.rbuild(["inspect", "--type=container", &id]).code == Some(1));
+}
+
+#[test]
+fn output_is_followed_until_the_end() {
+    let host = Host::new();
+    host.start("--name a", "for i in 1 2 3; do echo $i; sleep 0.2; done");
+    assert_eq!(host.line("logs -f a").ok().stdout, "1\n2\n3\n");
+    assert_eq!(host.line("logs -n 2 a").ok().stdout, "2\n3\n");
+    host.start("--name b", FOREVER);
+    let mut follow = host.0.command(["logs", "-f", "b"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(follow.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    host.line("stop b").ok();
+    assert!(follow.wait().unwrap().success());
+}
+
+#[test]
+fn names_are_unique_and_checked() {
+    let host = Host::new();
+    host.start("--name web", FOREVER);
+    host.line("run -d --name web busybox true").fails(1, &["container name `web` is already in use"]);
+    host.line("run -d --name ../x busybox true").fails(2, &["--name ../x: not a valid name", "use letters"]);
+    host.line("rm web").fails(1, &["container `web` is running", "rbuild stop web"]);
+    host.line("stop wbe").fails(1, &["container `wbe` not found", "did you mean `web`?"]);
+    assert_eq!(host.line("rm -f web nosuch").ok().stdout, "web\n");
+    host.line("run -d --name web busybox true").ok();
+    host.line("create --name made busybox").ok();
+    host.line("wait made").fails(1, &["container `made` was never started"]);
+}
+
+#[test]
+fn a_command_that_cannot_start_leaves_no_container() {
+    let host = Host::new();
+    host.line("run -d --name a busybox nosuch").fails(127, &["the image has no program `nosuch`"]);
+    host.line("run -d --name a -u nobody-here busybox true").fails(1, &["no user `nobody-here`"]);
+    assert_eq!(host.line("ps -aq").ok().stdout, "");
+    assert_eq!(std::fs::read_dir(host.0.store().join("runs")).unwrap().count(), 0);
+}
+
+#[test]
+fn signals_reach_the_command_and_a_deaf_one_is_killed() {
+    let host = Host::new();
+    host.start("--name a", "trap 'echo hup' HUP; trap 'exit 5' USR1; echo up; while :; do sleep 0.1; done");
+    wait_until("the container is up", || host.line("logs a").ok().stdout == "up\n");
+    host.line("kill -s HUP a").ok();
+    wait_until("the signal arrives", || host.line("logs a").ok().stdout == "up\nhup\n");
+    host.line("kill -s SIGUSR1 a").ok();
+    assert_eq!(host.line("wait a").ok().stdout, "5\n");
+    host.start("--name b", "trap '' TERM; echo up; while :; do sleep 0.1; done");
+    wait_until("the container is up", || host.line("logs b").ok().stdout == "up\n");
+    let began = Instant::now();
+    host.line("stop -t 1 b").ok();
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(host.state("b", "{{.State.ExitCode}}"), "137");
+    host.line("kill -s FOO b").fails(2, &["unknown signal", "TERM or 15"]);
+    let stopped_by = host.0.build("FROM busybox\nSTOPSIGNAL SIGUSR1\n", &["-q", "-t", "usr1"]).ok();
+    drop(stopped_by);
+    let script = "trap 'exit 6' USR1; echo up; while :; do sleep 0.1; done";
+    host.rbuild(["run", "-d", "--name", "c", "usr1", "sh", "-c", script]).ok();
+    wait_until("the container is up", || host.line("logs c").ok().stdout == "up\n");
+    host.line("stop c").ok();
+    assert_eq!(host.state("c", "{{.State.ExitCode}}"), "6");
+}
+
+#[test]
+fn killed_supervisors_leave_dead_containers_and_no_processes() {
+    let host = Host::new();
+    host.start("--name a", FOREVER);
+    let pid: u32 = host.state("a", "{{.State.Pid}}").parse().unwrap();
+    let ancestors = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    // The supervisor is the highest ancestor that executes rbuild.
+    let supervisor = std::iter::successors(Some(pid), |pid| ancestors(*pid).filter(|pid| *pid > 1));
+    let supervisor = supervisor
+        .take_while(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            ["sh\n", "rbuild\n"].contains(&name.as_str())
+        })
+        .last()
+        .unwrap();
+    assert_ne!(supervisor, pid);
+    std::process::Command::new("kill").args(["-9", &supervisor.to_string()]).status().unwrap();
+    // In a PID namespace of tests, nothing waits for adopted processes.
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    wait_until("the command ends", || state().rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z')));
+    wait_until("the container is dead", || host.state("a", "{{.State.Status}}") == "dead");
+    assert_eq!(host.line("ps -a --format {{.Status}}").ok().stdout, "Dead\n");
+    assert_eq!(host.line("wait a").ok().stdout, "137\n");
+    host.line("stop a").ok();
+    host.line("prune").ok();
+    assert_eq!(std::fs::read_dir(host.0.store().join("tmp")).unwrap().count(), 0);
+    host.line("rm a").ok();
+}
+
+#[test]
+fn the_store_is_pruned_and_checked_while_a_container_runs() {
+    let host = Host::new();
+    host.0.build("FROM busybox\nRUN echo x > /x && mkdir /d && touch /d/y\n", &["-q", "-t", "app"]).ok();
+    host.rbuild(["run", "-d", "--name", "a", "app", "sh", "-c", FOREVER]).ok();
+    host.line("rmi app").fails(1, &["container `a`"]);
+    host.line("prune -a").ok();
+    host.line("prune --keep-storage 1k").ok();
+    host.line("fsck").ok();
+    host.line("fsck --repair").ok();
+    assert_eq!(host.line("exec a ls /x /d").ok().stdout, "/x\n\n/d:\ny\n");
+    // The same image is built and unpacked again beside it.
+    host.0.build("FROM busybox\nRUN echo x > /x && mkdir /d && touch /d/y\n", &["-q", "-t", "app"]).ok();
+    assert_eq!(host.line("run app cat /x").ok().stdout, "x\n");
+    host.0.build("FROM app\nRUN cat /x\n", &["--no-cache"]).ok();
+    assert_eq!(host.line("exec a cat /x").ok().stdout, "x\n");
+    host.line("container prune -f").ok();
+    assert_eq!(host.state("a", "{{.State.Status}}"), "running");
+    host.line("rm -f a").ok();
+    host.line("rmi -f app").ok();
+    host.line("prune -a").ok();
+    assert_eq!(std::fs::read_dir(host.0.store().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn commands_are_executed_in_a_running_container() {
+    let host = Host::new();
+    host.start("--name a -e FIRST=1 -w /etc -h inner", "echo made > /tmp/file; echo up; while :; do sleep 0.1; done");
+    wait_until("the container is up", || host.line("logs a").ok().stdout == "up\n");
+    let script = "cat /tmp/file; echo $FIRST $SECOND; pwd; hostname; id -u; echo failed >&2; exit 9";
+    let ran = host.rbuild(["exec", "-e", "SECOND=2", "a", "sh", "-c", script]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(9), "failed\n"), "{}", ran.stdout);
+    // The `chroot` mode has no host names.
+    let name = if is_bare() { host.line("exec a hostname").ok().stdout } else { "inner\n".into() };
+    assert_eq!(ran.stdout, format!("made\n1 2\n/etc\n{name}0\n"));
+    let out = host.line("exec -u web -w / a sh -c id;pwd").ok().stdout;
+    assert_eq!(out, "uid=33(web) gid=33(web) groups=33(web),50(extra)\n/\n");
+    host.line("exec a nosuch").fails(127, &["cannot start the command", "`nosuch`"]);
+    host.line("exec -w /nowhere a true").fails(126, &["the working directory `/nowhere` does not exist"]);
+    host.line("exec -u nobody-here a true").fails(1, &["no user `nobody-here`"]);
+    host.line("exec a").fails(2, &["rbuild exec"]);
+    // The command shares the processes of the container, which cannot see the others.
+    if !is_bare() {
+        let first = host.line("exec a cat /proc/1/cmdline").ok().stdout;
+        assert!(first.starts_with("sh\0-c\0echo made"), "{first:?}");
+        let seen = host.rbuild(["exec", "a", "sh", "-c", "cat /proc/[0-9]*/comm"]).ok().stdout;
+        assert!(!seen.contains("rbuild"), "{seen}");
+    }
+    // Files have the owners that the command set.
+    let script = "touch /f && chown 33:50 /f && stat -c '%u %g' /f";
+    assert_eq!(host.rbuild(["exec", "a", "sh", "-c", script]).ok().stdout, "33 50\n");
+    assert_eq!(host.line("exec a stat -c %u /f").ok().stdout, "33\n");
+    let piped = host.0.sh("echo through | $RB exec -i a cat");
+    assert_eq!(piped.ok().stdout, "through\n");
+    host.line("exec -it a sh").fails(2, &["-it: standard input is not a terminal"]);
+    // Capabilities are those of the container.
+    let caps = |of: Ran| of.ok().stdout.split_whitespace().last().map(str::to_string);
+    if !is_bare() {
+        let inner = caps(host.line("exec a grep CapEff /proc/self/status"));
+        assert_eq!(inner.as_deref(), Some("00000000a80425fb"));
+        let user = caps(host.line("exec -u 33 a grep CapEff /proc/self/status"));
+        assert_eq!(user.as_deref(), Some(if is_single_id() { "00000000a80425fb" } else { "0000000000000000" }));
+        let filter = |ran: Ran| ran.ok().stdout;
+        assert_eq!(filter(host.line("exec a grep Seccomp: /proc/self/status")), "Seccomp:\t2\n");
+    }
+}
+
+fn is_single_id() -> bool {
+    std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "single-id")
+}
+
+#[test]
+fn a_shell_in_the_background_keeps_its_terminal() {
+    let host = Host::new();
+    host.line("run -dit --name a busybox sh").ok();
+    host.line("run -di --name b busybox cat").ok();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(host.line("ps -q").ok().stdout.lines().count(), 2);
+    // script(1) provides a terminal.
+    let typed = "script -qec \"$RB exec -it a sh -c 'tty; echo in; exit 3'\" /dev/null; echo code $?";
+    let out = host.0.sh(typed).stdout.replace('\r', "");
+    assert!(out.contains("in\n") && out.contains("code 3"), "{out}");
+}
+
+#[test]
+fn containers_and_images_with_one_name_are_told_apart() {
+    let host = Host::new();
+    host.start("--name busybox -l team=a --label alone", FOREVER);
+    assert_eq!(host.state("busybox", "{{.Name}}"), "/busybox");
+    let labels = host.rbuild(["inspect", "-f", "{{json .Config.Labels}}", "busybox"]).ok().stdout;
+    assert_eq!(labels.trim(), "{\"team\":\"a\",\"alone\":\"\"}");
+    let of_image = host.rbuild(["image", "inspect", "-f", "{{.RepoTags}}", "busybox"]).ok().stdout;
+    assert_eq!(of_image.trim(), "[busybox:latest]");
+    host.line("container inspect nosuch").fails(1, &["container `nosuch` not found"]);
+    assert_eq!(host.line("ps -q --filter label=team=a").ok().stdout.lines().count(), 1);
+    assert_eq!(host.line("ps -q --filter ancestor=busybox").ok().stdout.lines().count(), 1);
+    // A build has the name as well.
+    host.0.build("FROM busybox\nRUN echo built\n", &["--no-cache", "--progress", "plain"]).ok();
+    let build = host.line("logs").ok().stdout.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_string();
+    host.start(&format!("--name {}", &build[..6]), "echo container");
+    host.rbuild(["wait", &build[..6]]).ok();
+    let shown = host.rbuild(["logs", &build[..6]]).ok();
+    assert_eq!(shown.stdout, "container\n");
+    assert!(shown.stderr.contains("is a container and a build"), "{}", shown.stderr);
+    assert!(host.rbuild(["logs", &build]).ok().stdout.contains("built"));
+}
