@@ -124,5 +124,5 @@ pub use trees::id::TreeId;
 pub use trees::lazy::LazyTrees;
 pub use trees::merged::{MergedDir, MergedEntry, MergedPath, MergedTree};
 pub use trees::tree::{LISTING, NewTree, Trees};
-pub use trees::union::ImageTrees;
+pub use trees::union::{ImageTrees, StackedFiles};
 pub use workspace::Workspace;

@@ -1,11 +1,12 @@
 //! The open store: its format, directories and locks.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbuild_image::ManifestDigest;
@@ -25,6 +26,7 @@ use crate::lock_waits::{LockWaiting, Wait, Waits, open_lock};
 use crate::modes;
 use crate::packing::PackingWatch;
 use crate::sentinel;
+use crate::trees::id::TreeId;
 
 /// Format version, incremented when older programs cannot read what newer ones write.
 const VERSION: u32 = 1;
@@ -67,6 +69,8 @@ pub struct Store {
     builder_ids: Option<UidGid>,
     /// True if the builder uses device nodes in trees. Other builders use placeholder files.
     takes_devices: bool,
+    /// Trees of which this process knows whether they have a note about placeholders.
+    pub(crate) placeholder_notes: Mutex<HashMap<TreeId, bool>>,
     pub(crate) waits: Waits,
     /// True if documents were written that are valid after a reboot only once they are synced.
     pub(crate) unsynced: AtomicBool,
@@ -126,6 +130,7 @@ impl Store {
             owners: OwnerMode::Given,
             builder_ids: None,
             takes_devices: false,
+            placeholder_notes: Mutex::default(),
             waits,
             unsynced: AtomicBool::new(false),
             incoming: Arc::default(),
@@ -159,7 +164,8 @@ impl Store {
         let path = path.to_path_buf();
         let (boot, waits, incoming) = (self.boot.clone(), self.waits.clone(), self.incoming.clone());
         let (packing, unsynced) = (self.packing.clone(), AtomicBool::new(false));
-        Ok(Store { root, path, lock, boot, waits, incoming, packing, unsynced, ..*self })
+        let placeholder_notes = Mutex::default();
+        Ok(Store { root, path, lock, boot, placeholder_notes, waits, incoming, packing, unsynced, ..*self })
     }
 
     /// Returns the store with other limits on incoming archives.

@@ -271,11 +271,8 @@ fn secret<'e>(env: &'e StepEnv<'_>, wanted: &RunSecret) -> Result<Option<&'e [u8
 /// Returns the user of a command. Reads the account files from the trees without mounting the
 /// root file system.
 fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Identity> {
-    let trees = env.rootfs.trees_below(id)?;
-    let files = |path: &str| {
-        let found = env.store.image_trees().read_in_trees(&trees, Path::new(path), users::MAX_FILE);
-        found.ok().flatten().unwrap_or_default()
-    };
+    let stack = env.store.image_trees().files(&env.rootfs.trees_below(id)?)?;
+    let files = |path: &str| stack.read(Path::new(path), users::MAX_FILE).ok().flatten().unwrap_or_default();
     let who = users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, e))?;
     match who.unavailable(&env.builder.isolation) {
         Some(unmapped) => {

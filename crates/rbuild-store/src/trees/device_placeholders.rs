@@ -11,6 +11,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use rbuild_linux::parallel::locked;
 use rbuild_linux::{DirStack, FileKind, RootDir, Stat};
 
 use crate::error::Result;
@@ -48,8 +49,15 @@ impl Trees<'_> {
         Ok(self.store.takes_devices() || !note()?)
     }
 
+    /// Returns true if the tree has a note about placeholders. Reads the note of a tree once,
+    /// because each command of a build asks for all trees below it.
     fn may_hold_placeholders(&self, tree: &TreeId) -> Result<bool> {
-        Ok(!self.tree_note(tree, PLACEHOLDERS)?.is_empty())
+        if let Some(known) = locked(&self.store.placeholder_notes).get(tree) {
+            return Ok(*known);
+        }
+        let has_note = !self.tree_note(tree, PLACEHOLDERS)?.is_empty();
+        locked(&self.store.placeholder_notes).insert(tree.clone(), has_note);
+        Ok(has_note)
     }
 
     /// Returns true if the tree's placeholders, if any, are still the original inodes.

@@ -44,33 +44,47 @@ impl UnionView {
     /// Returns the path with all symbolic links resolved, including the last component; relative.
     /// Components that do not exist are kept.
     pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        Ok(self.follow(path)?.map_or_else(|| path.to_path_buf(), |levels| levels.into_iter().map(|l| l.name).collect()))
+    }
+
+    /// Resolves a path with all symbolic links. Returns a level for each component, or `None` if
+    /// there are too many links.
+    fn follow(&self, path: &Path) -> Result<Option<Vec<Level>>> {
         let parts = |path: &Path| -> Vec<OsString> { unresolved(path).rev().map(OsString::from).collect() };
-        let mut done = PathBuf::new();
+        let mut levels: Vec<Level> = Vec::new();
         let mut todo = parts(path);
         let mut links = 0;
-        while let Some(part) = todo.pop() {
-            if part == ".." {
-                done.pop();
+        while let Some(name) = todo.pop() {
+            if name == ".." {
+                levels.pop();
                 continue;
             }
-            done.push(&part);
-            let Some(FoundEntry { dir, name, .. }) = self.find(&done)?.filter(|f| f.stat.kind == FileKind::Symlink)
-            else {
+            let (entry, merged) = look(levels.last().map_or(&self.trees, |level| &level.merged), &name)?;
+            let Some(link) = entry.as_ref().filter(|entry| entry.stat.kind == FileKind::Symlink) else {
+                levels.push(Level { name, entry, merged });
                 continue;
             };
             links += 1;
             if links > MAX_SYMLINKS {
-                return Ok(path.to_path_buf());
+                return Ok(None);
             }
-            let target = PathBuf::from(dir.read_link(&name)?);
-            done.pop();
+            let target = PathBuf::from(link.dir.read_link(&link.name)?);
             if target.is_absolute() {
-                done.clear();
+                levels.clear();
             }
             todo.extend(parts(&target));
         }
-        Ok(done)
+        Ok(Some(levels))
     }
+}
+
+/// A component of a resolved path.
+struct Level {
+    name: OsString,
+    /// `None` if it does not exist.
+    entry: Option<FoundEntry>,
+    /// The directories of the trees that are merged in it.
+    merged: Vec<RootDir>,
 }
 
 /// Stacks of trees that are images, or parts of them.
@@ -80,16 +94,30 @@ pub struct ImageTrees<'s> {
 }
 
 impl ImageTrees<'_> {
-    /// Returns the content of a regular file in a stack of trees (lowest first), following symbolic
-    /// links inside it. Returns `None` if the file does not exist or is larger than `limit` bytes.
+    /// Opens a stack of trees (lowest first) to read files of it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a tree cannot be opened.
+    pub fn files(&self, trees: &[TreeId]) -> crate::Result<StackedFiles> {
+        let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<crate::Result<Vec<_>>>()?;
+        Ok(StackedFiles(UnionView::new(open.into_iter())))
+    }
+}
+
+/// The files of a stack of trees.
+pub struct StackedFiles(UnionView);
+
+impl StackedFiles {
+    /// Returns the content of a regular file, following symbolic links inside the stack. Returns
+    /// `None` if the file does not exist or is larger than `limit` bytes.
     ///
     /// # Errors
     ///
     /// Fails if a tree cannot be read.
-    pub fn read_in_trees(&self, trees: &[TreeId], path: &Path, limit: u64) -> crate::Result<Option<Vec<u8>>> {
-        let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<crate::Result<Vec<_>>>()?;
-        let view = UnionView::new(open.into_iter());
-        let found = view.find(&view.resolve(path)?)?.filter(|f| f.stat.kind == FileKind::File && f.stat.size <= limit);
+    pub fn read(&self, path: &Path, limit: u64) -> crate::Result<Option<Vec<u8>>> {
+        let found = self.0.follow(path)?.and_then(|mut levels| levels.pop()).and_then(|level| level.entry);
+        let found = found.filter(|f| f.stat.kind == FileKind::File && f.stat.size <= limit);
         Ok(found.map(|f| f.dir.read(&f.name, limit)).transpose()?)
     }
 }
@@ -121,4 +149,54 @@ fn look(dirs: &[RootDir], name: &OsStr) -> Result<(Option<FoundEntry>, Vec<RootD
         }
     }
     Ok((found, below))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rbuild_testkit::Scratch;
+
+    use super::*;
+
+    #[test]
+    fn files_are_read_through_links_of_all_trees() {
+        let dir = Scratch::new();
+        for (tree, path, text) in [("0", "etc/passwd", "low"), ("0", "usr/share/x", "x"), ("1", "etc/group", "g")] {
+            let file = dir.join(tree).join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+        std::fs::create_dir_all(dir.join("2/a/b")).unwrap();
+        for (target, link) in
+            [("etc", "0/conf"), ("/usr/../conf/passwd", "2/a/p"), ("../../etc", "2/a/b/up"), ("loop", "2/loop")]
+        {
+            symlink(target, dir.join(link)).unwrap();
+        }
+        let files = StackedFiles(UnionView::new((0..3).map(|tree| RootDir::open(dir.join(tree.to_string())).unwrap())));
+        let table = [
+            ("etc/passwd", Some("low")),
+            ("/etc/group", Some("g")),
+            ("conf/group", Some("g")),
+            ("a/p", Some("low")),
+            ("a/b/up/group", Some("g")),
+            ("a/b/../p", Some("low")),
+            ("../../etc/passwd", Some("low")),
+            ("usr/share/x", None),
+            ("etc/none/passwd", None),
+            ("etc/passwd/x", None),
+            ("etc", None),
+            ("a/..", None),
+            ("loop", None),
+            ("loop/x", None),
+        ];
+        for (path, want) in table {
+            let limit = if path.ends_with('x') { 0 } else { 100 };
+            let read = files.read(Path::new(path), limit).unwrap();
+            assert_eq!(read.as_deref(), want.map(str::as_bytes), "{path}");
+        }
+        for (path, want) in [("a/p", "etc/passwd"), ("a/b/up/new/x", "etc/new/x"), ("loop/x", "loop/x"), ("a/..", "")] {
+            assert_eq!(files.0.resolve(Path::new(path)).unwrap(), Path::new(want), "{path}");
+        }
+    }
 }
