@@ -149,7 +149,9 @@ mod tests {
         assert_eq!((signals.arrived(), end_request()), (false, Some(15)));
         nix::sys::signal::raise(Signal::SIGHUP).unwrap();
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
-        assert_eq!(signals.take_all(), [Signal::SIGTERM, Signal::SIGHUP]);
+        // The test may have been started by nohup(1).
+        let expected = [Signal::SIGTERM, Signal::SIGHUP];
+        assert_eq!(signals.take_all(), expected[..if ignores(Signal::SIGHUP) { 1 } else { 2 }]);
         drop(signals);
         assert_eq!(blocked(), before);
     }

@@ -164,6 +164,15 @@ impl Lab {
         command
     }
 
+    /// Returns a command as [`Lab::command`] does, which receives SIGHUP even if nohup(1) started
+    /// the tests.
+    pub fn signaled_command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(rbuild_path()).args(args);
+        self.at_home(&mut command);
+        command
+    }
+
     fn at_home(&self, command: &mut Command) {
         command.current_dir(self.ctx()).env("RBUILD_ROOT", self.store()).stdin(Stdio::null());
         // Tests of registries set the pull policy.

@@ -20,7 +20,7 @@ fn start(lab: &Lab, marker: &str) -> Child {
     let sleep = format!("FROM busybox\nCOPY f /f\nRUN echo started; sleep 300 {marker} || sleep 300\n");
     lab.write("Dockerfile", sleep);
     // All processes of the build have the store's path in their command lines.
-    let mut command = lab.command(["--root", lab.store().to_str().unwrap(), "build", "-t", "x"]);
+    let mut command = lab.signaled_command(["--root", lab.store().to_str().unwrap(), "build", "-t", "x"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 

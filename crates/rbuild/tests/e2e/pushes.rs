@@ -145,7 +145,7 @@ fn an_interrupted_build_does_not_push() {
         scene.registry.requests();
         scene.registry.fault(method, "/blobs/uploads/", Fault::Stall(std::time::Duration::from_secs(3)), 9);
         let name = scene.name(&format!("{path}:1"));
-        let mut command = scene.lab.command(["build", "-t", &name, "--push", "."]);
+        let mut command = scene.lab.signaled_command(["build", "-t", &name, "--push", "."]);
         let (errors, home) = (scene.lab.path("stderr"), scene.lab.path("home"));
         command.env("HOME", home).stdout(std::process::Stdio::null()).process_group(0);
         command.stderr(std::fs::File::create(&errors).unwrap());

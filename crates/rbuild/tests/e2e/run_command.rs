@@ -58,7 +58,7 @@ fn run_passes_standard_input_only_on_request() {
 /// Runs a command that prints `ready`, and then sends signals to rbuild, with this time between
 /// them. Returns the output and the exit code. Fails if that takes 5 s.
 fn send_signals(lab: &Lab, words: &[&str], signals: &[Signal], interval: Duration) -> (String, Option<i32>) {
-    let mut command = lab.command(["run", "--rm"].into_iter().chain(words.iter().copied()));
+    let mut command = lab.signaled_command(["run", "--rm"].into_iter().chain(words.iter().copied()));
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     let mut text = vec![0; "ready\n".len()];
@@ -200,9 +200,9 @@ fn signals_that_a_command_does_not_receive_end_it_at_once() {
 /// these lines. A line `wait:TEXT` waits until the terminal has shown TEXT.
 fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
     let line = format!("stty rows 30 cols 100; {command}");
-    let mut script = std::process::Command::new("script");
+    let mut script = std::process::Command::new("env");
     script
-        .args(["-qec", &line, "/dev/null"])
+        .args(["--default-signal=HUP", "script", "-qec", &line, "/dev/null"])
         .current_dir(lab.ctx())
         .env("RBUILD_ROOT", lab.store())
         .env("TERM", "xterm");
