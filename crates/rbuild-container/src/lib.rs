@@ -41,6 +41,24 @@ pub struct Ulimit {
     pub hard: u64,
 }
 
+/// Limits on the resources of all processes of a container together. `None` means unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupLimits {
+    /// Memory in bytes; as much again of swap space.
+    pub memory: Option<u64>,
+    /// Processor time in thousandths of one processor.
+    pub milli_cpus: Option<u64>,
+    /// Number of processes and threads.
+    pub processes: Option<u64>,
+}
+
+impl GroupLimits {
+    /// Returns true if nothing is limited.
+    pub fn is_empty(self) -> bool {
+        self == GroupLimits::default()
+    }
+}
+
 macro_rules! resources {
     ($($name:ident $word:literal $description:literal)+) => {
         /// A resource that setrlimit(2) limits.

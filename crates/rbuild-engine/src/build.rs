@@ -296,7 +296,7 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, report: impl FnOnce(&Buil
         request.env.push("TERM=xterm".into());
     }
     // The build's own `Cancel` was triggered to stop the other steps.
-    match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
+    match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default(), None) {
         Ok(CommandOutcome::NotStarted(error)) => BuildError::NoShell(error),
         Ok(_) => BuildError::AlreadyReported,
         Err(e) => e.into(),

@@ -11,6 +11,7 @@
 
 mod atomic_file;
 pub mod clock;
+mod control_group;
 mod copy;
 mod copy_entry;
 pub mod credentials;
@@ -41,6 +42,7 @@ pub mod terminal;
 pub mod umask;
 mod withheld;
 
+pub use control_group::{ControlGroup, GroupProblem, join_group_of};
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
 pub use copy_entry::{EntryCopy, SocketCopies, copy_entry};
 pub use destination::{Destination, DestinationError, Directory};

@@ -25,7 +25,7 @@ pub use planner::{
     description, outline, plan,
 };
 pub use rbuild_container::{
-    ContainerPort, InvalidPort, NetworkMode, PortProtocol, PublishedPort, Resource, SecurityMode, Ulimit,
+    ContainerPort, GroupLimits, InvalidPort, NetworkMode, PortProtocol, PublishedPort, Resource, SecurityMode, Ulimit,
     UnknownResource,
 };
 pub use rbuild_dockerfile::Vars;

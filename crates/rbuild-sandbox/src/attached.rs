@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use rbuild_linux::UidGid;
 use rbuild_linux::parallel::start;
+use rbuild_linux::{ControlGroup, UidGid};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
@@ -21,7 +21,12 @@ use crate::runner::zygote::Zygote;
 
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
 /// if the request specifies one.
-pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<CommandOutcome, SandboxError> {
+pub fn run_attached(
+    zygote: &Zygote,
+    request: &RunRequest,
+    cancel: &Cancel,
+    group: Option<&ControlGroup>,
+) -> Result<CommandOutcome, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
     let streams = Streams::new(request.input, request.owner_of_streams())?;
     let runner = {
@@ -29,6 +34,7 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
         let given: Vec<BorrowedFd<'_>> = given.into_iter().flatten().collect();
         Runner::start(zygote, cancel, &given)?
     };
+    runner.join(group, request.mode)?;
     drop(theirs);
     let copying = streams.start_copying()?;
     let mut reports = ReportBuffer::default();

@@ -16,13 +16,13 @@ use nix::sys::signal::Signal;
 use rbuild_linux::fd_passing::receive_with_byte;
 use rbuild_linux::parallel::locked;
 use rbuild_linux::signal_forwarding::forward_signal;
-use rbuild_linux::{UidGid, clock, described, process};
+use rbuild_linux::{ControlGroup, UidGid, clock, described, process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
 use crate::error::{Phase, RunnerProblem, library};
-use crate::protocol::{CommandEnd, CommandOutcome, Report, RunRequest};
+use crate::protocol::{CommandEnd, CommandOutcome, Report, RunRequest, RunnerMode};
 use crate::runner::zygote::Zygote;
 
 /// An output stream of a command.
@@ -99,6 +99,13 @@ impl<'a> Runner<'a> {
         let pidfd = Arc::new(zygote.runner(streams)?);
         let serial = cancel.add(pidfd.clone());
         Ok(Runner { zygote, cancel, serial, pidfd, finished: false })
+    }
+
+    /// Adds the runner, and with it its command, to a control group. Must be called before the
+    /// runner receives its request.
+    pub(crate) fn join(&self, group: Option<&ControlGroup>, mode: RunnerMode) -> Result<(), SandboxError> {
+        let Some(group) = group else { return Ok(()) };
+        Ok(group.add(&self.pidfd, mode != RunnerMode::Chroot)?)
     }
 
     fn kill(&self) {

@@ -4,6 +4,8 @@ use std::io::PipeReader;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rbuild_linux::ControlGroup;
+
 use crate::SandboxError;
 use crate::client::{Cancel, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_descriptor};
 use crate::protocol::{CommandOutcome, Input, RunRequest};
@@ -16,6 +18,7 @@ pub fn run_detached(
     zygote: &Zygote,
     request: &RunRequest,
     cancel: &Cancel,
+    group: Option<&ControlGroup>,
     started: impl FnOnce(OwnedFd),
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<CommandOutcome, SandboxError> {
@@ -30,6 +33,7 @@ pub fn run_detached(
         let given: Vec<BorrowedFd<'_>> = given.into_iter().flatten().collect();
         Runner::start(zygote, cancel, &given)?
     };
+    runner.join(group, request.mode)?;
     drop((theirs, out_writer, err_writer));
     let mut reports = ReportBuffer::default();
     if send_request(&mut ours, request).is_ok() {

@@ -57,5 +57,5 @@ pub fn invoke_detached(
         // Output is lost if the disk is full; the command goes on, as under docker.
         let _ = log.append(stream, bytes);
     };
-    Ok(run_detached(&builder.zygote, &request, cancel, started, output)?)
+    Ok(run_detached(&builder.zygote, &request, cancel, invocation.group.as_ref(), started, output)?)
 }

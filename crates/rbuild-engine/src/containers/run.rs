@@ -1,7 +1,7 @@
 //! `run`: runs one command in a container of an image. Changes to files are discarded.
 
 use rbuild_image::{DEFAULT_PATH, RunConfig};
-use rbuild_linux::RootDir;
+use rbuild_linux::{ControlGroup, RootDir};
 use rbuild_plan::{NetworkMode, SecurityMode, Ulimit, Volume, VolumeId};
 use rbuild_remedy::{BuildRemedy, CommandRemedy, Remedy};
 use rbuild_sandbox::{
@@ -33,6 +33,8 @@ pub struct Invocation {
     pub network: NetworkMode,
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
+    /// The control group of the command.
+    pub group: Option<ControlGroup>,
     pub input: Input,
     /// The current time in seconds since the Unix epoch.
     pub now: i64,
@@ -52,9 +54,10 @@ pub fn invoke(
     builder: &Builder,
     cancel: &Cancel,
 ) -> Result<CommandOutcome> {
+    let group = invocation.group.as_ref();
     let work = Workspace::open(store)?;
     let request = request(place(store, &work, image, builder, invocation.now)?, image, invocation, builder)?;
-    Ok(run_attached(&builder.zygote, &request, cancel)?)
+    Ok(run_attached(&builder.zygote, &request, cancel, group)?)
 }
 
 /// The file system of a container.
@@ -233,6 +236,7 @@ mod tests {
             network: NetworkMode::Host,
             shm_size: None,
             ulimits: Vec::new(),
+            group: None,
             input: Input::Nothing,
             resolv_conf: String::new(),
             now: 0,

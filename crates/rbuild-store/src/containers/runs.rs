@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_container::{ContainerPort, PublishedPort};
+use rbuild_container::{ContainerPort, GroupLimits, PublishedPort};
 use rbuild_linux::{ProcessStamp, described};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,9 @@ pub struct RunSettings {
     pub hostname: String,
     /// Name of the network mode.
     pub network: String,
+    /// Limits that apply; none in containers made by older versions.
+    #[serde(default)]
+    pub limits: GroupLimits,
 }
 
 /// The start of the command of a container.
@@ -97,6 +100,9 @@ pub struct Ended {
     pub code: i32,
     /// The reason if the command was not started, one sentence.
     pub error: Option<String>,
+    /// True if a process of the container was killed because it exceeded the limit on memory.
+    #[serde(default)]
+    pub memory_exceeded: bool,
     /// Time of the end in seconds since the Unix epoch.
     pub at: i64,
 }
@@ -349,6 +355,7 @@ mod tests {
             cwd: String::new(),
             hostname: String::new(),
             network: String::new(),
+            limits: GroupLimits::default(),
         }
     }
 
@@ -376,7 +383,7 @@ mod tests {
         let names: HashSet<String> = ["lab", "lcd"].map(String::from).into();
         assert_eq!(containers.pinned_trees().unwrap(), names);
         let watch = containers.watch(&ended.id).unwrap().unwrap();
-        let end = Ended { code: 7, error: None, at: 5 };
+        let end = Ended { code: 7, error: None, memory_exceeded: false, at: 5 };
         lock.record_end(&end).unwrap();
         drop(lock);
         assert_eq!((state(&ended), watch.wait().unwrap()), (ContainerState::Exited(end.clone()), Some(end)));

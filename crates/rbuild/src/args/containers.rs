@@ -6,7 +6,7 @@ use clap::Args;
 use rbuild_engine::PullPolicy;
 use rbuild_plan::NetworkMode;
 
-use crate::input::value::{self, Lines, SignalNumber};
+use crate::input::value::{self, GroupLimit, Lines, SignalNumber};
 
 #[derive(Args)]
 #[command(disable_help_flag = true, override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND]...")]
@@ -69,6 +69,15 @@ pub struct RunArgs {
     /// Resource limit, for example nofile=1024:2048
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
+    /// Limit the memory of the container, for example 512m
+    #[arg(short, long, value_name = "SIZE", value_parser = value::memory)]
+    pub memory: Option<GroupLimit>,
+    /// Limit the processor time of the container, for example 1.5 processors
+    #[arg(long, value_name = "NUMBER", value_parser = value::cpus)]
+    pub cpus: Option<GroupLimit>,
+    /// Limit the number of processes and threads of the container
+    #[arg(long, value_name = "NUMBER", value_parser = value::processes, allow_hyphen_values = true)]
+    pub pids_limit: Option<GroupLimit>,
     /// Set environment variables from a file of NAME=VALUE lines
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
@@ -106,33 +115,24 @@ pub struct RunArgs {
     pub ignored: IgnoredRunFlags,
 }
 
-/// Flags of docker that limit the resources of a container. They only cause a warning.
+/// Other flags of docker that limit the resources of a container. They only cause a warning.
 #[derive(Args)]
 pub struct IgnoredRunFlags {
-    #[arg(short, long, hide = true)]
-    memory: Option<String>,
     #[arg(long, hide = true)]
     memory_swap: Option<String>,
-    #[arg(long, hide = true)]
-    cpus: Option<String>,
     #[arg(short, long, hide = true)]
     cpu_shares: Option<String>,
     #[arg(long, hide = true)]
     cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    pids_limit: Option<String>,
 }
 
 impl IgnoredRunFlags {
     /// Returns the flags that were given.
     pub fn given(&self) -> Vec<&'static str> {
         let all = [
-            ("--memory", self.memory.is_some()),
             ("--memory-swap", self.memory_swap.is_some()),
-            ("--cpus", self.cpus.is_some()),
             ("--cpu-shares", self.cpu_shares.is_some()),
             ("--cpuset-cpus", self.cpuset_cpus.is_some()),
-            ("--pids-limit", self.pids_limit.is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }

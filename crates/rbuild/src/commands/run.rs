@@ -1,12 +1,13 @@
 //! The verb `run`: runs a command in a container of an image.
 
 mod detached;
+mod limits;
 
 use std::collections::BTreeSet;
 
 use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, volume_binds};
 use rbuild_image::Platform;
-use rbuild_linux::Timestamp;
+use rbuild_linux::{ControlGroup, Timestamp};
 use rbuild_plan::{NetworkMode, PublishedPort, Volume};
 use rbuild_sandbox::{
     Builder, BuilderConfig, Cancel, Carrier, CommandOutcome, GRACE, Input, Restore, SandboxError, enter,
@@ -40,7 +41,8 @@ pub fn run(settings: &Settings, mut args: RunArgs) -> Result<u8, Failure> {
         volumes.chain(args.mount.iter().map(|text| flags::mount(text))).collect::<Result<_, _>>()?;
     let network = args.network.unwrap_or(NetworkMode::Host);
     let carrier = network::carrier(network, !ports.is_empty())?;
-    let invocation = invocation(&args, volumes, network, carrier.as_ref(), input)?;
+    let mut invocation = invocation(&args, volumes, network, carrier.as_ref(), input)?;
+    invocation.group = limits::group(&args);
     let config = BuilderConfig {
         store: settings.root.clone(),
         owners: store.owner_records().clone(),
@@ -58,7 +60,9 @@ pub fn run(settings: &Settings, mut args: RunArgs) -> Result<u8, Failure> {
     }
     // The builder cannot restore the terminal if it is killed.
     let _restore = (input == Input::Terminal).then(Restore::of_stdin);
-    let ended = enter(&config, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;
+    let ended = enter(&config, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation));
+    invocation.group.iter().for_each(ControlGroup::remove);
+    let ended = ended?;
     // A builder that was killed has not stopped the command by itself.
     Ok(exit_code(ended.code, ended.stopped && ended.code == KILLED))
 }
@@ -136,6 +140,7 @@ fn invocation(
         network,
         shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| flags::ulimit(u)).collect::<Result<_, _>>()?,
+        group: None,
         input,
         resolv_conf: network::resolv_conf(carrier),
         now: Timestamp::now().sec,
@@ -161,11 +166,15 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         invoke(&store, image, invocation, &builder, &cancel)
     });
     match outcome {
-        Ok(CommandOutcome::Exited(code)) => code,
+        Ok(CommandOutcome::Exited(code)) => {
+            limits::report(code, invocation);
+            code
+        }
         Ok(CommandOutcome::Signaled(signal)) => {
             if let Some(remedy) = limit_remedy(signal, &invocation.ulimits) {
                 terminal::error(&killed_by(signal), Some(&Hint::from(remedy)));
             }
+            limits::report(128 + signal, invocation);
             128 + signal
         }
         Ok(CommandOutcome::NotStarted(error)) => i32::from(not_started(&error, &invocation.args).report()),

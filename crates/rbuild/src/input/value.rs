@@ -176,6 +176,36 @@ pub fn signal(text: &str) -> Result<SignalNumber, BadValue> {
     rbuild_linux::process::signal_number(text).map(SignalNumber).ok_or_else(bad)
 }
 
+/// A limit on a resource of a container; `None` for unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupLimit(pub Option<u64>);
+
+/// Parses a limit on memory in bytes. As in docker, zero means unlimited.
+pub fn memory(text: &str) -> Result<GroupLimit, BadValue> {
+    if text == "0" { Ok(GroupLimit(None)) } else { size(text).map(|size| GroupLimit(Some(size))) }
+}
+
+/// Parses a number of processors, and returns it in thousandths. As in docker, zero means
+/// unlimited.
+pub fn cpus(text: &str) -> Result<GroupLimit, BadValue> {
+    let bad = || BadValue { problem: "not a number of processors".into(), hint: ValueRemedy::CpusForm.into() };
+    let number: f64 = text.parse().map_err(|_| bad())?;
+    if !(0.0..=1e6).contains(&number) {
+        return Err(bad());
+    }
+    let thousandths = (number * 1000.0).round() as u64;
+    Ok(GroupLimit(Some(thousandths.max(1)).filter(|_| number > 0.0)))
+}
+
+/// Parses a number of processes. As in docker, zero and -1 mean unlimited.
+pub fn processes(text: &str) -> Result<GroupLimit, BadValue> {
+    let bad = || BadValue { problem: "not a number".into(), hint: ValueRemedy::NumberOrUnlimited.into() };
+    match text {
+        "0" | "-1" => Ok(GroupLimit(None)),
+        text => text.parse().map(|number| GroupLimit(Some(number))).map_err(|_| bad()),
+    }
+}
+
 /// A number of lines; `None` for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lines(pub Option<usize>);

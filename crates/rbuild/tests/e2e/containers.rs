@@ -311,3 +311,28 @@ fn containers_and_images_with_one_name_are_told_apart() {
     assert!(shown.stderr.contains("is a container and a build"), "{}", shown.stderr);
     assert!(host.rbuild(["logs", &build]).ok().stdout.contains("built"));
 }
+
+/// The limits apply where control groups are delegated. Elsewhere, one warning states the reason.
+#[test]
+fn limits_apply_or_are_reported() {
+    let host = Host::new();
+    let script = "i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done 2>/dev/null; echo over";
+    let many = host.rbuild(["run", "--pids-limit", "20", "busybox", "sh", "-c", script]);
+    let filler = "x=x; while :; do x=$x$x; done";
+    let large = host.rbuild(["run", "-m", "20m", "--cpus", "1.5", "busybox", "sh", "-c", "true"]).ok();
+    if many.stderr.contains("warning: ") {
+        let reasons = ["the machine has no `pids` controller", "no control group is delegated to this user"];
+        assert!(reasons.iter().any(|reason| many.stderr.contains(reason)), "{}", many.stderr);
+        assert_eq!((many.stdout.as_str(), many.stderr.matches("warning: ").count()), ("over\n", 1));
+        assert!(large.stderr.starts_with("warning: --memory, --cpus have no effect: "), "{}", large.stderr);
+        host.start("-d -m 20m --name a", FOREVER);
+        assert_eq!(host.state("a", "{{.HostConfig.Memory}}"), "0");
+        return;
+    }
+    assert!(many.code != Some(0) || many.stdout.is_empty(), "{} {}", many.stdout, many.stderr);
+    let large = host.rbuild(["run", "-m", "20m", "busybox", "sh", "-c", filler]);
+    large.fails(137, &["the container exceeded its limit on memory", "raise the limit: --memory SIZE"]);
+    host.start("--name a -m 20m --cpus 0.5 --pids-limit 30", filler);
+    assert_eq!(host.line("wait a").ok().stdout, "137\n");
+    assert_eq!(host.state("a", "{{.State.OOMKilled}} {{.HostConfig.Memory}}"), "true 20971520");
+}

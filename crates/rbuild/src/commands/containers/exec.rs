@@ -1,6 +1,8 @@
 //! The verb `exec`: runs a command in a running container.
 
 use rbuild_engine::{InnerCommand, invoke_inside};
+use rbuild_linux::join_group_of;
+use rbuild_remedy::sentence;
 use rbuild_sandbox::{CommandOutcome, FirstProcess, RunnerMode, is_sealed, seal};
 use rbuild_store::OwnerMode;
 
@@ -10,6 +12,7 @@ use crate::commands::containers::lookup;
 use crate::exit::Failure;
 use crate::input::settings::Settings;
 use crate::ui::hints::VerbRemedy;
+use crate::ui::terminal;
 
 pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
     // A process of the container could change this program through /proc, so another file is
@@ -48,6 +51,9 @@ pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
     };
     // The command may run for long, and uses only files that the container keeps.
     store.release_lock()?;
+    if let Err(e) = join_group_of(started.pid) {
+        terminal::warning(format!("the limits of the container do not apply to this command: {}", sentence(&e)));
+    }
     let first = FirstProcess { pidfd: &process, pid: started.pid };
     let outcome = invoke_inside(first, &image.config.config, command, &owners)?;
     Ok(match outcome {

@@ -40,8 +40,9 @@ fn time(seconds: i64) -> String {
 fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
     const NEVER: &str = "0001-01-01T00:00:00Z";
     let pid = if state.is_running() { started.map_or(0, |started| started.pid) } else { 0 };
+    let exceeded = matches!(state, ContainerState::Exited(Ended { memory_exceeded: true, .. }));
     let (code, error, finished) = match state {
-        ContainerState::Exited(Ended { code, error, at }) => (*code, error.clone(), time(*at)),
+        ContainerState::Exited(Ended { code, error, at, .. }) => (*code, error.clone(), time(*at)),
         ContainerState::Dead => (KILLED, Some("the container's supervisor was killed".to_string()), NEVER.into()),
         _ => (0, None, NEVER.into()),
     };
@@ -50,7 +51,7 @@ fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
         "Running": matches!(state, ContainerState::Running(_)),
         "Paused": false,
         "Restarting": false,
-        "OOMKilled": false,
+        "OOMKilled": exceeded,
         "Dead": matches!(state, ContainerState::Dead),
         "Pid": pid,
         "ExitCode": code,
@@ -64,6 +65,9 @@ fn host_config(settings: Option<&RunSettings>) -> Value {
     let Some(settings) = settings else { return json!({"AutoRemove": false, "NetworkMode": "", "PortBindings": {}}) };
     json!({
         "AutoRemove": settings.remove,
+        "Memory": settings.limits.memory.unwrap_or(0),
+        "NanoCpus": settings.limits.milli_cpus.unwrap_or(0) * 1_000_000,
+        "PidsLimit": settings.limits.processes,
         "NetworkMode": settings.network,
         "PortBindings": bindings(settings),
     })

@@ -199,7 +199,10 @@ mod tests {
         for (state, text) in [
             (ContainerState::Created, "Created"),
             (ContainerState::Running(started), "Up 3 minutes"),
-            (ContainerState::Exited(Ended { code: 3, error: None, at: 275 }), "Exited (3) 5 seconds ago"),
+            (
+                ContainerState::Exited(Ended { code: 3, error: None, memory_exceeded: false, at: 275 }),
+                "Exited (3) 5 seconds ago",
+            ),
             (ContainerState::Dead, "Dead"),
         ] {
             assert_eq!(status(&state, 280), text);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rbuild_engine::{BuildError, DetachedCommand, Invocation, invoke_detached};
 use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{ProcessStamp, Timestamp};
+use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
 use rbuild_sandbox::{Builder, BuilderConfig, Cancel, CommandOutcome, SandboxError, enter};
 use rbuild_store::{Container, Ended, Image, NewContainer, RunLock, RunSettings, Started, Store};
 
@@ -130,8 +130,11 @@ fn supervise(settings: &Settings, store: &Store, run: &NewRun<'_>, supervised: &
             (i32::from(failure.code), Some(failure.message))
         }
     };
+    let group = run.invocation.group.as_ref();
+    let memory_exceeded = group.is_some_and(|group| group.memory_kills() > 0);
+    group.into_iter().for_each(ControlGroup::remove);
     // Readers of the end treat a container without one as dead.
-    let _ = lock.record_end(&Ended { code, error, at: Timestamp::now().sec });
+    let _ = lock.record_end(&Ended { code, error, memory_exceeded, at: Timestamp::now().sec });
     if run.settings.remove
         && let Ok(store) = settings.open()
     {

@@ -12,6 +12,7 @@ use crate::args::RunArgs;
 use crate::commands::containers::create::check_name;
 use crate::commands::containers::signals::STOP_TIMEOUT;
 use crate::commands::containers::start::{NewRun, start};
+use crate::commands::run::limits::limits;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{output, ports};
@@ -76,6 +77,7 @@ fn run_settings(
         cwd: invocation.cwd.clone().unwrap_or_else(|| config.working_dir.clone()),
         hostname: invocation.hostname.clone(),
         network: network_word(invocation.network).into(),
+        limits: invocation.group.as_ref().map(|_| limits(args)).unwrap_or_default(),
     })
 }
 

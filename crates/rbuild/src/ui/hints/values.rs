@@ -69,6 +69,8 @@ pub enum ValueRemedy {
     CacheSourceForm,
     /// Use the form of a cache that is written.
     CacheTargetForm,
+    /// Use a number of processors.
+    CpusForm,
     /// Use a number of seconds.
     SecondsForm,
     /// Use a number above zero.
@@ -156,6 +158,7 @@ impl ValueRemedy {
             ValueRemedy::SizeForm => "use a number with a unit, such as 64m or 10g".into(),
             ValueRemedy::CacheSourceForm => "use a form such as type=local,src=DIR".into(),
             ValueRemedy::CacheTargetForm => "use a form such as type=local,dest=DIR,mode=max".into(),
+            ValueRemedy::CpusForm => "use a number, such as 1.5".into(),
             ValueRemedy::SecondsForm => "use a number, such as 60".into(),
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
             ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),

@@ -39,6 +39,10 @@ pub enum VerbRemedy {
     ListContainers,
     /// List running containers.
     ListRunning,
+    /// Run rbuild in a control group that is delegated to the user.
+    DelegateGroup,
+    /// Raise the limit on the memory of a container.
+    RaiseMemory,
     /// Show the output of a container.
     ShowOutput { name: String },
     /// List the published ports of a container.
@@ -111,6 +115,10 @@ impl VerbRemedy {
                 "use letters, digits, `_`, `.` and `-`, and begin with a letter or a digit".into()
             }
             VerbRemedy::ListContainers => "run `rbuild ps -a` to list the containers".into(),
+            VerbRemedy::DelegateGroup => {
+                "with systemd, run it in a group of yours: systemd-run --user --scope rbuild run …".into()
+            }
+            VerbRemedy::RaiseMemory => "raise the limit: --memory SIZE".into(),
             VerbRemedy::ListImages => "run `rbuild images` to list the images".into(),
             VerbRemedy::ShowSizes => "run `rbuild images` for the sizes of images".into(),
             VerbRemedy::ListOrPull { image } => {
