@@ -134,6 +134,8 @@ pub enum Verb {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Print a manual page, or write all of them to a directory
+    Man(ManArgs),
     /// Commands for tests and editors
     Debug {
         #[command(subcommand)]
@@ -157,6 +159,16 @@ pub enum DebugVerb {
     Expand,
     /// Match ignore patterns: JSON requests on standard input, answers on standard output
     Ignore,
+}
+
+#[derive(Args)]
+pub struct ManArgs {
+    /// Command whose page is printed [default: the page of the program]
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+    /// Write the pages of all commands to DIR, which is created if it does not exist
+    #[arg(short, long, value_name = "DIR", conflicts_with = "command")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Args)]

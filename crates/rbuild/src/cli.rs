@@ -3,5 +3,6 @@
 pub mod clap_command;
 pub mod completion;
 mod description;
+pub mod man;
 pub mod usage;
 pub mod verbs;

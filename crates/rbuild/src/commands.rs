@@ -17,6 +17,7 @@ pub mod inspect;
 mod lint;
 pub mod login;
 pub mod logs;
+pub mod man;
 mod named;
 mod outline;
 pub mod removing;

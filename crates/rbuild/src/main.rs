@@ -19,8 +19,8 @@ use clap::FromArgMatches;
 use args::{Cli, ProgressMode, Verb};
 use cli::verbs::CommandLine;
 use commands::{
-    build, confirm, containers, cp, debug, doctor, explain, images, inspect, login, logs, removing, run, save_load,
-    transfer,
+    build, confirm, containers, cp, debug, doctor, explain, images, inspect, login, logs, man, removing, run,
+    save_load, transfer,
 };
 use debug_log::DebugLog;
 use exit::{Failure, code};
@@ -35,6 +35,9 @@ fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().collect();
     if argv.get(1).is_some_and(|arg| arg == rbuild_sandbox::ZYGOTE) {
         std::process::exit(rbuild_sandbox::zygote_main(&argv[2..]));
+    }
+    if let Some(shell) = std::env::var_os(cli::completion::VARIABLE) {
+        return ExitCode::from(cli::completion::answer(&shell, argv));
     }
     rbuild_linux::accept_withheld();
     // The word is for this process only.
@@ -172,6 +175,7 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
             terminal::out(&cli::completion::script(shell));
             Ok(code::OK)
         }
+        Verb::Man(args) => man::man(args),
         Verb::Debug { verb } => debug::debug(verb),
     }
 }

@@ -13,7 +13,7 @@ const VERBS: [(&str, &[&str]); 4] = [
     ("Build", &["build", "prune", "explain"]),
     ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
     ("Containers", &["run", "ps", "logs", "exec", "stop", "kill", "wait", "port", "rm", "create", "cp"]),
-    ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "debug"]),
+    ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "man", "debug"]),
 ];
 
 /// Groups of flags on the help page of `build`, by name.
@@ -48,9 +48,9 @@ const UNPACK: [&str; 4] = ["build", "import", "load", "pull"];
 const ENTER: [&str; 6] = ["build", "run", "cp", "prune", "builder-prune", "doctor"];
 
 /// Verbs without a store.
-const NO_STORE: [&str; 6] = ["login", "logout", "completion", "debug", "explain", "help"];
+const NO_STORE: [&str; 7] = ["login", "logout", "completion", "man", "debug", "explain", "help"];
 
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     (
         "build",
         "  rbuild -t app .                           build ./Dockerfile and name the image\n  \
@@ -71,7 +71,11 @@ const EXAMPLES: [(&str, &str); 7] = [
     ("save", "  rbuild save app -o app.tar\n  rbuild save --format oci-archive app | ssh host 'podman load'"),
     ("cp", "  rbuild cp app:/usr/bin/app .\n  rbuild cp app:/etc - | tar -t"),
     ("prune", "  rbuild prune --filter until=24h\n  rbuild prune --keep-storage 10g"),
-    ("completion", "  rbuild completion bash > ~/.local/share/bash-completion/completions/rbuild"),
+    (
+        "completion",
+        "  rbuild completion bash > ~/.local/share/bash-completion/completions/rbuild\n  rbuild completion fish > ~/.config/fish/completions/rbuild.fish\n  rbuild completion zsh > ~/.zfunc/_rbuild     with fpath+=~/.zfunc before compinit",
+    ),
+    ("man", "  rbuild man build | man -l -\n  rbuild man --output ~/.local/share/man/man1"),
 ];
 
 /// Parses a command line whose verb is known.

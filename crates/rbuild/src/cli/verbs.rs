@@ -8,7 +8,8 @@ use crate::cli::description;
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 35] = [
+const VERBS: [&str; 36] = [
+    "man",
     "exec",
     "stop",
     "kill",
@@ -300,6 +301,17 @@ pub fn is_verb(word: &str) -> bool {
 /// URL.
 fn is_meant_as_verb(word: &str) -> bool {
     !word.is_empty() && !word.starts_with('-') && !word.contains(['/', '.', ':']) && !Path::new(word).exists()
+}
+
+/// Returns the groups, each with its words that stand for verbs of rbuild, and those verbs.
+pub fn groups() -> impl Iterator<Item = (&'static str, impl Iterator<Item = (&'static str, &'static str)>)> {
+    GROUPS.iter().map(|(group, words)| {
+        let verbs = words.iter().filter_map(|(word, meaning)| match meaning {
+            GroupWord::Verb(verb) | GroupWord::VerbWith(verb, _) => Some((*word, *verb)),
+            GroupWord::Nothing(..) => None,
+        });
+        (*group, verbs)
+    })
 }
 
 fn words_of_group(group: &str) -> &'static [(&'static str, GroupWord)] {

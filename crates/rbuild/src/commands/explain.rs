@@ -37,6 +37,11 @@ const PAGES: &[(&str, &str)] = pages! {
     "WorkdirRelativePath"
 };
 
+/// Returns the names of all rules.
+pub fn rules() -> impl Iterator<Item = &'static str> {
+    PAGES.iter().map(|(name, _)| *name)
+}
+
 pub fn explain(args: ExplainArgs) -> Result<u8, Failure> {
     let Some(wanted) = args.rule else {
         terminal::out(&list());

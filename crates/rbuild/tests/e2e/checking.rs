@@ -226,11 +226,47 @@ fn debug_commands_print_one_line_per_result() {
 
 #[test]
 fn shells_complete_the_command() {
-    let lab = Lab::bare();
-    for (shell, check) in [("bash", "bash -n"), ("zsh", "cat"), ("fish", "cat")] {
+    let lab = Lab::new();
+    for shell in ["bash", "zsh", "fish", "elvish"] {
         let script = lab.rbuild(["completion", shell]).ok().stdout;
-        assert!(script.contains("build-arg") && script.contains("fsck"), "{shell}");
         std::fs::write(lab.path(shell), script).unwrap();
-        lab.sh(&format!("{check} $LAB/{shell}")).ok();
     }
+    lab.sh("bash -n $LAB/bash").ok();
+    lab.rbuild(["tag", "busybox", "busybox:other"]).ok();
+    lab.build("FROM busybox\nRUN true\n", &["--no-cache"]).ok();
+    lab.write("Dockerfile", "ARG BASE\nFROM busybox AS first\nARG BUILD\nFROM busybox AS second\n");
+    // As bash calls the function of the script.
+    let complete = "compopt() { :; }; source $LAB/bash; PATH=$(dirname $RB):$PATH\n\
+                    COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDBREAKS=' =:'\n\
+                    _rbuild; printf '%s\\n' \"${COMPREPLY[@]}\"\n";
+    lab.write("complete", complete);
+    for (line, expected) in [
+        ("rbuild --target ", "first\nsecond\n"),
+        ("rbuild build . --target=f", "first\n"),
+        ("rbuild --build-arg B", "BASE=\nBUILD=\n"),
+        ("rbuild run busybox:o", "other\n"),
+        ("rbuild image rm busybox:l", "latest\n"),
+        ("rbuild run --network ", "host\nisolated\nnone\n"),
+        ("rbuild logs la", "latest\n"),
+    ] {
+        let shown = lab.sh(&format!("bash complete '{line}'")).ok();
+        assert_eq!(shown.stdout, expected, "{line}: {}", shown.stderr);
+    }
+    for (shell, words, expected) in [
+        ("zsh", "_CLAP_COMPLETE_INDEX=2 RBUILD_COMPLETE=zsh $RB -- rbuild --target ''", "first"),
+        ("fish", "RBUILD_COMPLETE=fish $RB -- rbuild --target ''", "second"),
+    ] {
+        assert!(lab.sh(words).ok().stdout.contains(expected), "{shell}");
+    }
+}
+
+#[test]
+fn manual_pages_are_written() {
+    let lab = Lab::bare();
+    assert!(lab.rbuild(["man"]).ok().stdout.contains(".TH RBUILD 1"));
+    assert!(lab.rbuild(["man", "build"]).ok().stdout.contains(".TH RBUILD-BUILD 1"));
+    lab.rbuild(["man", "nosuch"]).fails(2, &["no manual page for `nosuch`", "rbuild --help"]);
+    let dir = lab.path("man1");
+    lab.rbuild(["man", "--output", dir.to_str().unwrap()]).ok();
+    assert!(std::fs::read_dir(dir).unwrap().count() > 25);
 }

@@ -53,9 +53,11 @@ impl Lab {
 
     /// Returns the verbs of the program, including the hidden ones, from the completion.
     pub fn verbs(&self) -> Vec<String> {
-        let page = self.run(&words("rbuild completion fish"));
-        let listed = page.lines().filter(|line| line.contains("__fish_rbuild_needs_command\" -f -a \""));
-        let verb = |line: &str| line.split("-a \"").nth(1).unwrap().split('"').next().unwrap().to_string();
+        let page = self.run(&words("rbuild completion elvish"));
+        let page = page.split("&'rbuild'= {").nth(1).unwrap().split("\n        }").next().unwrap();
+        let listed =
+            page.lines().map(str::trim).filter(|line| line.starts_with("cand ") && !line.starts_with("cand -"));
+        let verb = |line: &str| line.split(' ').nth(1).unwrap().to_string();
         listed.map(verb).filter(|verb| verb != "help").collect()
     }
 
