@@ -5,6 +5,7 @@
 //! the difference before committing.
 
 mod archive;
+mod compatibility;
 mod lab;
 mod registry;
 

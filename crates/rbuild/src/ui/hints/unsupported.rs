@@ -6,7 +6,7 @@ use crate::ui::hints::hint::Hint;
 type Unsupported = (&'static [&'static str], &'static str, &'static str);
 
 /// Flags of `docker build`, `buildx build` and `podman build`.
-const BUILD: [Unsupported; 10] = [
+const BUILD: [Unsupported; 24] = [
     (&["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH[/VARIANT]"),
     (
         &["--from"],
@@ -36,7 +36,41 @@ const BUILD: [Unsupported; 10] = [
     (&["--manifest"], "manifest lists are not kept", "pass several --platform values with -o type=oci or --push"),
     (&["--policy"], "policies are not supported", "remove the flag"),
     (&["--retry", "--retry-delay"], "downloads are always retried", "remove the flag"),
-    (&["--logfile"], "logs are kept in the store", "run `rbuild logs` after the build, or redirect standard error"),
+    (
+        &["--logfile", "--logsplit"],
+        "logs are kept in the store",
+        "run `rbuild logs` after the build, or redirect standard error",
+    ),
+    (&["--all-platforms"], "platforms are selected with --platform", "pass --platform OS/ARCH,OS/ARCH"),
+    (&["--os-feature", "--os-version"], "they concern images of Windows", "remove the flag"),
+    (
+        &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
+        "a container always has its own namespaces",
+        "remove the flag; --isolation selects the isolation mode",
+    ),
+    (
+        &["--userns-uid-map", "--userns-gid-map", "--userns-uid-map-user", "--userns-gid-map-group"],
+        "IDs are mapped by the sub-IDs of this user",
+        "remove the flag; /etc/subuid and /etc/subgid define the sub-IDs",
+    ),
+    (&["--cache-ttl"], "results of the cache have no age", "pass --no-cache, or remove old ones with `rbuild prune`"),
+    (&["--cpp-flag"], "a Dockerfile is not preprocessed", "run cpp, and pass its output with -f -"),
+    (
+        &["--decryption-key", "--sign-by"],
+        "images are neither encrypted nor signed",
+        "use skopeo or cosign after the build",
+    ),
+    (&["--hooks-dir", "--runtime-flag"], "rbuild has no other runtimes", "remove the flag"),
+    (&["--http-proxy"], "variables of proxies are build arguments", "pass --build-arg HTTP_PROXY=URL"),
+    (&["--no-hosts"], "commands always have an /etc/hosts", "remove the flag"),
+    (&["--omit-history", "--identity-label"], "the history and the labels of an image are fixed", "remove the flag"),
+    (
+        &["--disable-compression"],
+        "layers are compressed when they leave the store",
+        "pass -o type=oci,dest=FILE,compression=uncompressed",
+    ),
+    (&["--skip-unused-stages"], "stages that the result does not need are always skipped", "remove the flag"),
+    (&["--stdin"], "commands have no standard input", "pass files with COPY or RUN --mount"),
 ];
 
 /// Flags of `docker run` and `podman run`.
@@ -75,10 +109,122 @@ const RUN: [Unsupported; 8] = [
     ),
 ];
 
+/// Flags of `docker run` and `podman run` about other resources than `--memory`, `--cpus` and
+/// `--pids-limit`.
+const RUN_RESOURCES: [Unsupported; 3] = [
+    (
+        &[
+            "--cpu-count",
+            "--cpu-percent",
+            "--cpu-period",
+            "--cpu-quota",
+            "--cpu-rt-period",
+            "--cpu-rt-runtime",
+            "--cpuset-mems",
+        ],
+        "processor time is limited by a number of processors",
+        "pass --cpus NUMBER",
+    ),
+    (
+        &["--kernel-memory", "--memory-reservation", "--memory-swappiness", "--oom-kill-disable", "--oom-score-adj"],
+        "memory has one limit",
+        "pass --memory SIZE",
+    ),
+    (
+        &[
+            "--blkio-weight",
+            "--blkio-weight-device",
+            "--device-read-bps",
+            "--device-read-iops",
+            "--device-write-bps",
+            "--device-write-iops",
+            "--io-maxbandwidth",
+            "--io-maxiops",
+            "--storage-opt",
+            "--cgroup-parent",
+            "--cgroups",
+            "--cgroup-conf",
+        ],
+        "of the resources of a container, memory, processor time and the number of processes are limited",
+        "pass --memory, --cpus or --pids-limit, or run rbuild in systemd-run with other limits",
+    ),
+];
+
+/// Other flags of `docker run` and `podman run`.
+const RUN_OTHERS: [Unsupported; 15] = [
+    (
+        &["--domainname", "--ip", "--ip6", "--link-local-ip", "--mac-address", "--network-alias"],
+        "containers have no names and addresses in a network of their own",
+        "publish ports with -p, or name hosts with --add-host",
+    ),
+    (&["--no-hosts"], "a container always has an /etc/hosts", "remove the flag; --add-host adds entries"),
+    (&["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH[/VARIANT]"),
+    (
+        &["--uidmap", "--gidmap", "--subuidname", "--subgidname", "--hostuser", "--passwd", "--passwd-entry"],
+        "IDs are mapped by the sub-IDs of this user, and accounts are those of the image",
+        "remove the flag; -u selects a user of the image",
+    ),
+    (
+        &["--volume-driver", "--image-volume", "--rootfs", "--read-only-tmpfs", "--chrootdirs"],
+        "the files of a container are those of its image and of mounted directories",
+        "mount a directory: -v DIR:PATH",
+    ),
+    (&["--secret"], "a container in the foreground or background has no secrets", "mount the file: -v FILE:PATH:ro"),
+    (&["--replace"], "a container with the same name is not replaced", "run `rbuild rm -f NAME` first"),
+    (&["--rmi"], "images are kept", "run `rbuild rmi IMAGE` afterwards"),
+    (&["--timeout"], "containers have no maximum time", "use timeout(1): timeout 60 rbuild run IMAGE"),
+    (
+        &["--pod", "--pod-id-file", "--requires", "--sdnotify", "--systemd"],
+        "containers are independent of each other and of systemd",
+        "start each with its own `rbuild run`",
+    ),
+    (
+        &["--env-host", "--env-merge", "--unsetenv", "--unsetenv-all", "--http-proxy", "--tz"],
+        "variables are those of the image and of --env",
+        "pass --env NAME=VALUE, or --env NAME to pass a variable on",
+    ),
+    (&["--annotation", "--label-file"], "containers have labels", "pass --label NAME=VALUE"),
+    (
+        &["--detach-keys"],
+        "a terminal is not detached from its container",
+        "start the container with -dit, and run `rbuild exec -it CONTAINER sh`",
+    ),
+    (&["--authfile", "--tls-verify"], "`rbuild run` uses local images only", "pull the image first: rbuild pull IMAGE"),
+    (
+        &[
+            "--runtime",
+            "--init-path",
+            "--conmon-pidfile",
+            "--pidfile",
+            "--personality",
+            "--preserve-fds",
+            "--seccomp-policy",
+            "--umask",
+            "--use-api-socket",
+            "--disable-content-trust",
+        ],
+        "rbuild has neither other runtimes nor a daemon",
+        "remove the flag",
+    ),
+];
+
 /// Flags of `docker run` and `podman run` about the output and the health of containers.
 const RUN_OUTPUT: [Unsupported; 3] = [
     (&["--log-driver", "--log-opt"], "the output of a container is kept in the store", "run `rbuild logs CONTAINER`"),
-    (&["--health-cmd", "--no-healthcheck"], "no process checks the health of containers", "remove the flag"),
+    (
+        &[
+            "--health-cmd",
+            "--health-interval",
+            "--health-retries",
+            "--health-start-interval",
+            "--health-start-period",
+            "--health-timeout",
+            "--health-on-failure",
+            "--no-healthcheck",
+        ],
+        "no process checks the health of containers",
+        "remove the flag",
+    ),
     (
         &["--sig-proxy", "-a", "--attach"],
         "a container in the foreground has the streams and signals of this process",
@@ -134,7 +280,7 @@ const GLOBAL: [Unsupported; 5] = [
 ];
 
 /// Commands of docker and podman.
-const COMMANDS: [Unsupported; 18] = [
+const COMMANDS: [Unsupported; 22] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["attach"],
@@ -152,6 +298,10 @@ const COMMANDS: [Unsupported; 18] = [
         "send SIGSTOP and SIGCONT to the processes: rbuild kill -s STOP CONTAINER",
     ),
     (&["top", "stats"], "rbuild does not measure containers", "run `rbuild exec CONTAINER ps`, or the host's tools"),
+    (&["auto-update"], "rbuild does not update containers", "pull the image, and start another container"),
+    (&["healthcheck"], "no process checks the health of containers", "run the check: rbuild exec CONTAINER COMMAND"),
+    (&["init"], "rbuild has no state to prepare", "run `rbuild doctor` to check this machine"),
+    (&["untag"], "a name is removed with `rmi`", "run `rbuild rmi NAME`"),
     (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
     (
         &["export", "mount", "umount", "unmount"],
@@ -202,16 +352,18 @@ const COMMANDS: [Unsupported; 18] = [
 
 /// Returns the flags that a verb lacks.
 fn of_verb(verb: &str) -> impl Iterator<Item = Unsupported> {
+    let is_run = matches!(verb, "run" | "create");
     let table: &[Unsupported] = match verb {
         "build" => &BUILD,
         "run" | "create" => &RUN,
         _ => &[],
     };
-    let output: &[Unsupported] = if matches!(verb, "run" | "create") { &RUN_OUTPUT } else { &[] };
+    let of_run: [&[Unsupported]; 3] = [&RUN_OUTPUT, &RUN_RESOURCES, &RUN_OTHERS];
+    let of_run = of_run.into_iter().filter(move |_| is_run).flatten();
     let verb = if verb == "builder-prune" { "prune" } else { verb }.to_string();
     let other =
         OTHER.iter().filter(move |(of, ..)| *of == verb).map(|(_, flags, reason, hint)| (*flags, *reason, *hint));
-    table.iter().chain(output).copied().chain(other)
+    table.iter().chain(of_run).copied().chain(other)
 }
 
 /// Returns the names of the flags that a verb lacks.
@@ -250,10 +402,9 @@ fn find(mut table: impl Iterator<Item = Unsupported>, word: &str) -> Option<(&'s
 /// Returns all flags of the tables, each with its verb.
 #[cfg(test)]
 pub fn all_flags() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let tables = BUILD
-        .iter()
-        .map(|(flags, ..)| ("build", *flags))
-        .chain(RUN.iter().chain(&RUN_OUTPUT).map(|(flags, ..)| ("run", *flags)));
+    let tables = BUILD.iter().map(|(flags, ..)| ("build", *flags)).chain(
+        RUN.iter().chain(&RUN_OUTPUT).chain(&RUN_RESOURCES).chain(&RUN_OTHERS).map(|(flags, ..)| ("run", *flags)),
+    );
     let tables = tables.chain(OTHER.iter().map(|(verb, flags, ..)| (*verb, *flags)));
     tables.flat_map(|(verb, flags)| flags.iter().map(move |flag| (verb, *flag)))
 }
