@@ -54,12 +54,12 @@ fn only_new_layers_are_written_and_nothing_if_nothing_is_new() {
     assert_eq!(read(&dir, "main"), None);
     let one = step("a", b"one", 100);
     let first = WrittenCache { steps: 1, layers: 1, bytes: 3, is_unchanged: false };
-    assert_eq!(write(&dir, &[one.clone()], &source), first);
+    assert_eq!(write(&dir, std::slice::from_ref(&one), &source), first);
     assert_eq!(read(&dir, "main"), Some(steps([one.clone()])));
     assert_eq!(read(&dir, "other"), None);
     let before = files(&dir);
     let again = WrittenCache { steps: 1, layers: 0, bytes: 0, is_unchanged: true };
-    assert_eq!(write(&dir, &[one.clone()], &source), again);
+    assert_eq!(write(&dir, std::slice::from_ref(&one), &source), again);
     assert_eq!(files(&dir), before);
     let two = [step("b", b"two", 100), step("c", b"one", 100)];
     assert_eq!(write(&dir, &two, &source), WrittenCache { steps: 3, layers: 1, bytes: 3, is_unchanged: false });
