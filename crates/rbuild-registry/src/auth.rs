@@ -20,7 +20,7 @@ use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::retry::repeated;
+use crate::retry::{Attempts, repeated};
 use crate::secret::Secret;
 use crate::shared::ClientState;
 use crate::stall::read_document;
@@ -304,7 +304,11 @@ impl TokenRequest<'_> {
     }
 
     fn send(&self, grant: Grant<'_>, refresh: RefreshToken) -> Result<HttpReply, RegistryProblem> {
-        self.shared.repeat(&self.endpoint.host, self.endpoint.role, || self.send_once(grant, refresh))
+        let attempts = match refresh {
+            RefreshToken::Unneeded => self.shared.attempts(self.endpoint.role),
+            RefreshToken::Requested => Attempts::of_login(self.shared.http.retry_policy()),
+        };
+        self.shared.repeat(&self.endpoint.host, attempts, || self.send_once(grant, refresh))
     }
 
     fn send_once(&self, grant: Grant<'_>, refresh: RefreshToken) -> Result<HttpReply, RegistryProblem> {

@@ -17,7 +17,7 @@ use crate::error::{RegistryError, RegistryProblem, VerifiedContent};
 use crate::range_policy::RangePolicy;
 use crate::ranges::{Ranges, RangesFailed};
 use crate::reply_fault::ReplyFault;
-use crate::retry::{Attempts, may_be_temporary};
+use crate::retry::Attempts;
 use crate::session::EndpointSession;
 use crate::stall::StallDetector;
 use crate::url;
@@ -300,7 +300,7 @@ impl BlobReader<'_> {
             self.attempts.reset();
         }
         self.failed_at = at;
-        let wait = if may_be_temporary(&problem) { self.attempts.next(None) } else { None };
+        let wait = self.attempts.after(&problem);
         match (wait, self.sessions.first()) {
             (Some(wait), Some(session)) => {
                 session.shared().wait(&session.endpoint.host, sentence(&problem), wait);

@@ -19,7 +19,7 @@ use crate::interruption::Interruption;
 use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::retry::{Attempts, may_be_temporary};
+use crate::retry::may_be_temporary;
 use crate::secret::Secret;
 use crate::stall::StallDetector;
 use crate::url::{self, Redirect};
@@ -199,12 +199,13 @@ impl FileDownload<'_> {
     fn run(&mut self, sink: &mut dyn FileSink) -> Result<FileAnswer, TransferFailure> {
         let shared = self.client.shared();
         let host = authority(&self.request.url.target());
-        let mut attempts = Attempts::new(shared.http.retry_policy(), EndpointRole::Registry);
+        let mut attempts = shared.attempts(EndpointRole::Registry);
         let mut furthest = 0;
         loop {
             // Failed attempts to open the file have already been retried.
-            let reply =
-                shared.repeat(&host, EndpointRole::Registry, || self.open()).map_err(TransferFailure::Server)?;
+            let reply = shared
+                .repeat(&host, shared.attempts(EndpointRole::Registry), || self.open())
+                .map_err(TransferFailure::Server)?;
             if self.is_unchanged(&reply) {
                 return Ok(FileAnswer::Unchanged);
             }

@@ -317,7 +317,7 @@ impl RegistryProblem {
     }
 
     /// Returns the host that the message names, if it names one.
-    fn host(&self) -> Option<&String> {
+    pub(crate) fn host(&self) -> Option<&String> {
         match self {
             RegistryProblem::Connection { host, .. }
             | RegistryProblem::Status { host, .. }

@@ -14,6 +14,7 @@ use crate::error::{RegistryError, RegistryProblem, RemoteAction, RemoteObject, R
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::login_use::LoginUse;
 use crate::request_name::RequestName;
+use crate::retry::Attempts;
 use crate::secret::Secret;
 
 impl Client {
@@ -93,7 +94,7 @@ impl Client {
         let headers = [&endpoint.headers[..], headers].concat();
         // Headers of the settings may be credentials.
         endpoint.headers.iter().for_each(|(_, value)| shared.http.sent.note(value));
-        shared.repeat(&endpoint.host, endpoint.role, || {
+        shared.repeat(&endpoint.host, Attempts::of_login(shared.http.retry_policy()), || {
             let content = RequestBody::None;
             shared.http.send(server, HttpRequest { method: "GET", url: &url, headers: &headers, content })
         })

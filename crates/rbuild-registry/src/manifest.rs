@@ -11,7 +11,7 @@ use crate::http::HttpReply;
 use crate::interruption::Interruption;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::retry::{Attempts, repeated};
+use crate::retry::repeated;
 use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 use crate::stall::read_document;
 
@@ -126,7 +126,7 @@ fn get(
     wanted: Option<&BlobDigest>,
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let shared = session.shared();
-    let mut attempts = Attempts::new(shared.http.retry_policy(), session.endpoint.role);
+    let mut attempts = shared.attempts(session.endpoint.role);
     let mut wrong = 0;
     loop {
         let reply = ask(session, "GET", reference)?;

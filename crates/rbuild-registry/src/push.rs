@@ -15,7 +15,7 @@ use crate::http::HttpReply;
 use crate::manifest::ACCEPT;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::retry::{Attempts, is_temporary_status, may_be_temporary};
+use crate::retry::{is_temporary_status, may_be_temporary};
 use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 use crate::url;
 
@@ -159,7 +159,7 @@ impl EndpointSession {
         }
         let mut location = self.location(&reply)?;
         let least = smallest_chunk(&reply);
-        let mut attempts = Attempts::new(self.shared().http.retry_policy(), EndpointRole::Registry);
+        let mut attempts = self.shared().attempts(EndpointRole::Registry);
         loop {
             let at = location.take().map_or_else(|| self.restart(), Ok)?;
             let problem = match self.upload(&at, blob) {
@@ -171,7 +171,7 @@ impl EndpointSession {
                 self.cancel(&at);
                 return self.upload_in_chunks(blob, least, None).map(|()| PushOutcome::Uploaded);
             }
-            match attempts.next(None).filter(|_| may_be_temporary(&problem)) {
+            match attempts.after(&problem) {
                 Some(wait) => self.shared().wait(&self.endpoint.host, sentence(&problem), wait),
                 None => {
                     self.cancel(&at);
@@ -302,7 +302,7 @@ impl EndpointSession {
     /// Uploads a blob in chunks. After a failure, resumes at the offset that the registry reports.
     /// `begun` is the location and offset of an upload that has begun.
     fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64, begun: Option<(String, u64)>) -> ProblemResult<()> {
-        let mut attempts = Attempts::new(self.shared().http.retry_policy(), EndpointRole::Registry);
+        let mut attempts = self.shared().attempts(EndpointRole::Registry);
         let (mut location, mut at) = begun.filter(|(_, has)| *has <= blob.size).map_or_else(|| self.fresh(), Ok)?;
         let mut chunk = CHUNK.max(least);
         let mut furthest = 0;
@@ -323,7 +323,7 @@ impl EndpointSession {
             if is_too_large(&problem) && chunk / 2 >= SMALLEST.max(least) {
                 chunk /= 2;
             } else {
-                let Some(wait) = attempts.next(None).filter(|_| may_be_temporary(&problem)) else {
+                let Some(wait) = attempts.after(&problem) else {
                     self.cancel(&location);
                     return Err(problem);
                 };
@@ -350,7 +350,7 @@ impl EndpointSession {
     /// Ends an upload whose bytes the registry has. If the answer is lost, the registry may have
     /// the blob all the same.
     fn close(&self, location: &str, blob: &UploadBlob<'_>) -> ProblemResult<()> {
-        let mut attempts = Attempts::new(self.shared().http.retry_policy(), EndpointRole::Registry);
+        let mut attempts = self.shared().attempts(EndpointRole::Registry);
         loop {
             let sent = self.call(&ApiRequest {
                 method: "PUT",
@@ -361,7 +361,7 @@ impl EndpointSession {
                 repetition: Repetition::Single,
             });
             let Err(problem) = sent.and_then(|reply| self.closed(reply, blob)) else { return Ok(()) };
-            let Some(wait) = attempts.next(None).filter(|_| may_be_temporary(&problem)) else { return Err(problem) };
+            let Some(wait) = attempts.after(&problem) else { return Err(problem) };
             self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
             if self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
                 return Ok(());

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rbuild_linux::{Timestamp, random_bytes};
 
+use crate::endpoint::without_port;
 use crate::endpoint_modes::EndpointRole;
 use crate::error::{ConnectionFailure, RegistryProblem};
+use crate::proxy::is_loopback;
 use crate::retry_policy::RetryPolicy;
 
 /// Longest wait that a server may request.
@@ -32,10 +34,15 @@ pub enum Notice {
     },
 }
 
+/// Maximum number of attempts at mirrors, and at servers of this machine that refuse connections.
+const FEW: u32 = 2;
+
 /// Counts attempts.
 pub(crate) struct Attempts {
     retry_policy: RetryPolicy,
     tries: u32,
+    /// Maximum number of attempts if the server refuses connections.
+    tries_if_refused: u32,
     made: u32,
     start: Instant,
 }
@@ -43,15 +50,17 @@ pub(crate) struct Attempts {
 impl Attempts {
     /// Counts attempts of a request; mirrors get two.
     pub(crate) fn new(retry_policy: RetryPolicy, role: EndpointRole) -> Attempts {
-        Attempts {
-            retry_policy,
-            tries: match role {
-                EndpointRole::Registry => retry_policy.tries,
-                EndpointRole::Mirror => 2.min(retry_policy.tries),
-            },
-            made: 0,
-            start: Instant::now(),
-        }
+        let tries = match role {
+            EndpointRole::Registry => retry_policy.tries,
+            EndpointRole::Mirror => FEW.min(retry_policy.tries),
+        };
+        Attempts { retry_policy, tries, tries_if_refused: tries, made: 0, start: Instant::now() }
+    }
+
+    /// Counts attempts of a login. A user waits for it, and may have mistyped the host: a refused
+    /// connection is final.
+    pub(crate) fn of_login(retry_policy: RetryPolicy) -> Attempts {
+        Attempts { tries_if_refused: 1, ..Attempts::new(retry_policy, EndpointRole::Registry) }
     }
 
     /// Starts counting again, after progress.
@@ -69,6 +78,25 @@ impl Attempts {
         let wait = self.retry_policy.first_wait * 2u32.pow((self.made - 1).min(3));
         Some(requested.map_or_else(|| jittered(wait), |requested| requested.min(MAX_WAIT)))
     }
+
+    /// Returns the time to wait before the next attempt after a problem, or `None` if there is no
+    /// other attempt. On this machine, a server that refuses connections gets only one more: the
+    /// port is likely to be wrong.
+    pub(crate) fn after(&mut self, problem: &RegistryProblem) -> Option<Duration> {
+        if !may_be_temporary(problem) {
+            return None;
+        }
+        if problem.is_refused() {
+            let most = if is_of_this_machine(problem) { FEW } else { self.tries };
+            self.tries = self.tries.min(self.tries_if_refused).min(most);
+        }
+        self.next(None)
+    }
+}
+
+/// Returns true if the server of a problem is one of this machine.
+fn is_of_this_machine(problem: &RegistryProblem) -> bool {
+    problem.host().is_some_and(|host| is_loopback(without_port(host)))
 }
 
 /// Returns a time that differs from `wait` by up to a quarter. Clients that failed at the same time
@@ -120,6 +148,36 @@ mod tests {
         let mut attempts = Attempts::new(RetryPolicy::default(), EndpointRole::Mirror);
         assert_eq!(attempts.next(Some(Duration::from_secs(900))), Some(MAX_WAIT));
         assert_eq!(attempts.next(None), None);
+    }
+
+    #[test]
+    fn refused_connections_are_retried_less_on_this_machine_and_never_by_a_login() {
+        let policy = RetryPolicy::default();
+        let problem = |host: &str, errno| RegistryProblem::Connection {
+            host: host.into(),
+            request: "GET /v2/".into(),
+            kind: ConnectionFailure::Transport,
+            source: std::io::Error::from_raw_os_error(errno).into(),
+        };
+        const REFUSED: i32 = 111;
+        const RESET: i32 = 104;
+        for (host, errno, waits, waits_of_login) in [
+            ("a.io", REFUSED, 4, 0),
+            ("a.io", RESET, 4, 4),
+            ("localhost:5000", REFUSED, 1, 0),
+            ("127.0.0.1:1", REFUSED, 1, 0),
+            ("[::1]:1", REFUSED, 1, 0),
+            ("localhost:5000", RESET, 4, 4),
+        ] {
+            let count = |mut attempts: Attempts| {
+                let problem = problem(host, errno);
+                std::iter::from_fn(|| attempts.after(&problem)).count()
+            };
+            assert_eq!(count(Attempts::new(policy, EndpointRole::Registry)), waits, "{host} {errno}");
+            assert_eq!(count(Attempts::of_login(policy)), waits_of_login, "{host} {errno}");
+        }
+        let blocked = RegistryProblem::Blocked("a file".into());
+        assert_eq!(Attempts::new(policy, EndpointRole::Registry).after(&blocked), None);
     }
 
     #[test]

@@ -132,7 +132,8 @@ impl EndpointSession {
         if call.repetition == Repetition::Single {
             return self.authorized(call, deadline);
         }
-        self.shared.repeat(&self.endpoint.host, self.endpoint.role, || self.authorized(call, deadline))
+        self.shared
+            .repeat(&self.endpoint.host, self.shared.attempts(self.endpoint.role), || self.authorized(call, deadline))
     }
 
     /// Sends a request to a URL that a manifest states, once. No server that it leads to gets a

@@ -17,7 +17,7 @@ use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
 use crate::range_policy::RangePolicy;
-use crate::retry::{Attempts, Notice, is_temporary_status, may_be_temporary, retry_after};
+use crate::retry::{Attempts, Notice, is_temporary_status, retry_after};
 use crate::retry_policy::RetryPolicy;
 
 /// Settings from the command line.
@@ -71,25 +71,30 @@ impl ClientState {
         std::thread::sleep(wait);
     }
 
+    /// Returns the counter of attempts at an endpoint. A mirror gets fewer.
+    pub(crate) fn attempts(&self, role: EndpointRole) -> Attempts {
+        Attempts::new(self.http.retry_policy(), role)
+    }
+
     /// Sends until the outcome is final, with the waits that the server requests or the retry table
-    /// sets. A mirror gets fewer attempts.
+    /// sets.
     pub(crate) fn repeat(
         &self,
         host: &str,
-        role: EndpointRole,
+        mut attempts: Attempts,
         send: impl Fn() -> Result<HttpReply, RegistryProblem>,
     ) -> Result<HttpReply, RegistryProblem> {
-        let mut attempts = Attempts::new(self.http.retry_policy(), role);
         loop {
             let sent = send();
-            let (reason, asked) = match &sent {
+            let (reason, wait) = match &sent {
                 Ok(reply) if is_temporary_status(reply.status()) => {
-                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
+                    let requested = reply.header("retry-after").and_then(retry_after);
+                    (format!("HTTP status {}", reply.status()), attempts.next(requested))
                 }
-                Err(problem) if may_be_temporary(problem) => (sentence(problem), None),
-                _ => return sent,
+                Ok(_) => return sent,
+                Err(problem) => (sentence(problem), attempts.after(problem)),
             };
-            match attempts.next(asked) {
+            match wait {
                 Some(wait) => self.wait(host, reason, wait),
                 None => return sent,
             }

@@ -539,6 +539,11 @@ fn an_unreachable_registry_is_named_and_the_local_image_is_mentioned() {
     scene.build("FROM 127.0.0.1:1/x\n", &[]).fails(1, &["pulling it failed", "did you mean `127.0.0.1:1/x:1`?"]);
     let ran = scene.build("FROM 127.0.0.1:1/another\n", &[]).fails(1, &["pulling it failed", "check the port"]);
     assert!(!ran.stderr.contains("did you mean"), "{}", ran.stderr);
+    let waits = |ran: &Ran| ran.stderr.matches("connection refused; trying again in ").count();
+    assert_eq!(waits(&ran), 1, "{}", ran.stderr);
+    let ran = scene.rbuild(&["login", "-u", "joe", "-p", "hunter2", "127.0.0.1:1"]);
+    let ran = ran.fails(1, &["connection refused", "check the port"]);
+    assert_eq!(waits(&ran), 0, "{}", ran.stderr);
     scene.build(&format!("FROM {}\n", scene.name("busybox:1")), &[]).ok();
     scene.build(&format!("FROM {}\n", scene.name("busybox:2")), &[]).fails(1, &["has no manifest 2", "did you mean"]);
 }
