@@ -96,7 +96,14 @@ impl Auth {
                 let login = self.login(shared, &mut state)?;
                 let request =
                     TokenRequest { shared, endpoint, realm: &realm, service: service.as_deref(), scopes: &wanted };
-                let token = request.fetch(login.as_ref().map(|login| &login.credential), RefreshToken::Unneeded)?.0;
+                let fetched = request.fetch(login.as_ref().map(|login| &login.credential), RefreshToken::Unneeded);
+                let (token, _) = fetched.map_err(|problem| match problem {
+                    RegistryProblem::Denied { host, action, message, anonymous: true, .. } => {
+                        let login = self.not_found(shared);
+                        RegistryProblem::Denied { host, action, message, login, anonymous: true }
+                    }
+                    problem => problem,
+                })?;
                 let header = bearer(&token.value);
                 state.tokens.insert(key, token);
                 Ok(Some(header))
@@ -149,14 +156,17 @@ impl Auth {
                 words(LoginUse::User { name: user, origin: Some(origin) })
             }
             Some(Some(Login { origin, .. })) => words(LoginUse::Token { origin: Some(origin) }),
-            Some(None) => {
-                let places = credentials::source_names(&shared.environment, &shared.options.given);
-                let command_line = credentials::other_login(&shared.options.given);
-                let command_line = command_line.as_deref();
-                words(LoginUse::NotFound { registry: &self.registry, command_line, places: &places })
-            }
+            Some(None) => (self.not_found(shared), true),
             None => words(LoginUse::NotRequested),
         }
+    }
+
+    /// Describes the places that were searched for a login and have none.
+    fn not_found(&self, shared: &ClientState) -> String {
+        let places = credentials::source_names(&shared.environment, &shared.options.given);
+        let command_line = credentials::other_login(&shared.options.given);
+        let command_line = command_line.as_deref();
+        LoginUse::NotFound { registry: &self.registry, command_line, places: &places }.to_string()
     }
 }
 

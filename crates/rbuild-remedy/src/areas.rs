@@ -284,6 +284,13 @@ pub enum ServerRemedy {
     CheckNetwork,
     /// Check the port and the program that listens on it: the machine refused the connection.
     CheckPort,
+    /// Log in to the registry, unless another name was meant.
+    LogInOrCorrectName {
+        /// Host of the registry.
+        registry: String,
+        /// The name of a stored image or of a stage that may have been meant.
+        name: String,
+    },
     /// Change something about a registry.
     Registry {
         /// Host of the registry.

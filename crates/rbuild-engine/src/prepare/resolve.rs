@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{ImageName, Platform, Reference};
 use rbuild_plan::{ImageNeed, PlatformImage};
-use rbuild_remedy::{DockerfileRemedy, ImageRemedy, Remedy, ReportedError};
+use rbuild_remedy::{DockerfileRemedy, ImageRemedy, RegistryAction, Remedy, ReportedError, ServerRemedy};
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
@@ -196,11 +196,26 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>
         return d.help(Remedy::Image(ImageRemedy::WriteWholeId { id: image.id.to_string() }));
     }
     match (similar(store, need), remedy) {
-        // The name is not the reason.
-        (_, Some(remedy @ (Remedy::Disk(_) | Remedy::Store(_) | Remedy::Machine(_)))) => d.help(remedy),
-        (Some(close), _) => d.help(Remedy::did_you_mean(close)),
+        (Some(close), Some(remedy)) => d.help(with_similar_name(remedy, close)),
+        (Some(close), None) => d.help(Remedy::did_you_mean(close)),
         (None, Some(remedy)) => d.help(remedy),
         (None, None) => d.help(Remedy::Image(ImageRemedy::ObtainImage { name: text.clone() })),
+    }
+}
+
+/// Returns the remedy of a failed pull, given a similar name that may have been meant.
+fn with_similar_name(remedy: Remedy, name: String) -> Remedy {
+    match remedy {
+        // Registries also refuse the names of images that do not exist.
+        Remedy::Server(ServerRemedy::Registry { registry, action: RegistryAction::LogIn }) => {
+            ServerRemedy::LogInOrCorrectName { registry, name }.into()
+        }
+        // The name is not the reason.
+        Remedy::Disk(_)
+        | Remedy::Store(_)
+        | Remedy::Machine(_)
+        | Remedy::Server(ServerRemedy::Registry { .. } | ServerRemedy::TrustAuthority { .. }) => remedy,
+        _ => Remedy::did_you_mean(name),
     }
 }
 
@@ -238,7 +253,7 @@ fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_remedy::{DiskRemedy, ServerRemedy};
+    use rbuild_remedy::DiskRemedy;
     use rbuild_testkit::{Scratch, assert_recorded};
 
     use super::*;
@@ -281,6 +296,10 @@ mod tests {
         };
         let full =
             ReportedError { remedy: Some(Remedy::Disk(DiskRemedy::FreeSpace)), ..ReportedError::new("no space left") };
+        let refused = |action| ReportedError {
+            remedy: Some(ServerRemedy::Registry { registry: "r.io".into(), action }.into()),
+            ..ReportedError::new("r.io refuses to pull")
+        };
         let id = format!("sha256:{}", "0".repeat(64));
         let found = [
             stale_image(&need("debian", &[], false), failure()),
@@ -294,6 +313,8 @@ mod tests {
             missing_image(&store, &need("debian", &[], false), Some(failure())),
             missing_image(&store, &need("biuld", &["build"], false), Some(failure())),
             missing_image(&store, &need("biuld", &["build"], false), Some(full)),
+            missing_image(&store, &need("biuld", &["build"], false), Some(refused(RegistryAction::LogIn))),
+            missing_image(&store, &need("biuld", &["build"], false), Some(refused(RegistryAction::CheckLogin))),
         ];
         let lines = found.iter().map(|d| format!("{}\n  remedy: {:?}\n", d.message, d.help));
         assert_recorded!("missing-images", lines.collect::<String>());

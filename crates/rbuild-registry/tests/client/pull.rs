@@ -319,6 +319,13 @@ fn tokens_are_fetched_renewed_and_shared() {
             action: RegistryAction::LogIn
         }))
     );
+    registry.fault("GET", "token", Fault::Status(401, None), 9);
+    let error = anonymous.repository(&registry, "x").tagged("1").unwrap_err();
+    assert!(
+        error.message().contains("refused to issue a token") && error.message().contains("no login for"),
+        "{error}"
+    );
+    registry.behave();
     let wrong = Scene::with_login(&registry, "joe", "hunter3");
     let error = wrong.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");

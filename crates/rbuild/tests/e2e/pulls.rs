@@ -426,3 +426,17 @@ fn a_full_disk_during_a_pull_is_reported_once() {
     let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert_eq!(lines, [name.as_str(), "whole"], "left: {}", ran.stdout);
 }
+
+#[test]
+fn a_refused_base_image_is_a_matter_of_the_login_even_if_a_similar_one_is_stored() {
+    for access in [Access::Basic("joe", "hunter2"), Access::Token("joe", "hunter2", 50)] {
+        let scene = Scene::new(access);
+        let (name, stored) = (scene.name("busybox:1"), scene.name("busybox:2"));
+        let (file, login) =
+            (format!("FROM {name}\n"), format!("log in with `rbuild login {}`", scene.registry.address));
+        scene.build(&file, &[]).fails(1, &["refused to pull", "no login for", "rbuild login"]);
+        scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), &stored]).ok();
+        let hint = format!("hint: {login}, or correct the name to `{stored}`");
+        scene.build(&file, &["--creds=joe:hunter2"]).fails(1, &["the command line (whose login is for", &hint]);
+    }
+}

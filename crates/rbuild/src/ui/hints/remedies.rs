@@ -291,6 +291,9 @@ fn server_words(remedy: &ServerRemedy) -> String {
             "check the network, the host name and the proxy (http_proxy, https_proxy, no_proxy)".into()
         }
         ServerRemedy::CheckPort => "check the port, and that the server is running".into(),
+        ServerRemedy::LogInOrCorrectName { registry, name } => {
+            format!("log in with `rbuild login {registry}`, or correct the name to `{name}`")
+        }
         ServerRemedy::Registry { registry, action } => registry_words(registry, *action),
     }
 }

@@ -161,11 +161,12 @@ fn hints_about_servers_are_as_recorded() {
             CheckNetwork, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
             CreateRepository, PushAgain, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
             CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
-            SetHome, CorrectRegistries, CorrectProxy, UseHost, WriteRegistry
+            SetHome, CorrectRegistries, CorrectProxy, UseHost, WriteRegistry, LogInOrCorrectName
         },
         [
             ServerRemedy::CheckNetwork,
             ServerRemedy::CheckPort,
+            ServerRemedy::LogInOrCorrectName { registry: "a.io".into(), name: "a.io/b:1".into() },
             ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::LogIn },
             ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::CheckLogin },
             ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::RaiseRateLimit },
