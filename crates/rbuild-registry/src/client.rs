@@ -16,6 +16,9 @@ use crate::retry::Notice;
 use crate::session::EndpointSession;
 use crate::shared::{ClientState, Options};
 
+/// Usual number of blobs that are transferred at once.
+const CONNECTIONS: usize = 6;
+
 /// A client: settings, connections, logins.
 pub struct Client {
     shared: Arc<ClientState>,
@@ -40,7 +43,7 @@ impl Client {
     ///
     /// Fails if a settings file is invalid or forbids the registry.
     pub fn repository(&self, name: &Reference) -> Result<Repository> {
-        let found = endpoints(&self.shared.environment, name, self.shared.options.tls())?;
+        let found = endpoints(&self.shared.environment, name, self.shared.options.own())?;
         let place = RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
         Ok(Repository::new(place, found, &self.shared))
     }
@@ -90,6 +93,13 @@ impl Repository {
     /// Returns the last problem of a source of a blob, once.
     pub(crate) fn take_problem(&self, digest: &BlobDigest, source: &str) -> Option<RegistryProblem> {
         locked(&self.faults).get_mut(&(*digest, source.to_string()))?.problem.take()
+    }
+
+    /// Returns the maximum number of blobs that are transferred at once: the smallest that is set
+    /// for a server of the repository.
+    pub fn connections(&self) -> usize {
+        let set = self.sessions.iter().filter_map(|session| session.endpoint.connections);
+        set.min().unwrap_or(CONNECTIONS)
     }
 
     /// Returns the repository's registry and path.

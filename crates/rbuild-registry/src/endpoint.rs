@@ -14,6 +14,7 @@ use crate::endpoint_modes::{CertificateCheck, EndpointOperations, EndpointRole, 
 use crate::environment::ProcessEnvironment;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
 use crate::proxy::is_loopback;
+use crate::server_settings::{HUB, ServerSetting, ServerSettings};
 use crate::url;
 
 /// Transport security of connections.
@@ -46,6 +47,8 @@ pub(crate) struct Endpoint {
     pub headers: Vec<(String, String)>,
     /// Maximum duration of connecting, if it is set.
     pub connect: Option<Duration>,
+    /// Maximum number of connections for blobs, if it is set.
+    pub connections: Option<usize>,
     /// The registry that a mirror replaces.
     pub namespace: Option<String>,
     pub operations: EndpointOperations,
@@ -53,6 +56,29 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// Returns the endpoint of a location.
+    pub(crate) fn at(location: Location) -> Endpoint {
+        let Location { host, path, untrusted, role, operations } = location;
+        let plain = direct(&host, &path);
+        let security = match untrusted {
+            UntrustedServers::Allowed => ConnectionSecurity::Any,
+            UntrustedServers::Refused => plain.security,
+        };
+        Endpoint { security, untrusted, operations, role, ..plain }
+    }
+
+    /// Applies the settings of the server.
+    fn apply(&mut self, setting: &ServerSetting) {
+        let given = match (setting.plain_http, setting.insecure) {
+            (Some(true), _) => Some((ConnectionSecurity::Plain, UntrustedServers::Allowed)),
+            (_, Some(true)) => Some((ConnectionSecurity::Any, UntrustedServers::Allowed)),
+            (_, Some(false)) => Some((ConnectionSecurity::Verified, UntrustedServers::Refused)),
+            (_, None) => None,
+        };
+        (self.security, self.untrusted) = given.unwrap_or((self.security, self.untrusted));
+        self.connections = setting.connections.or(self.connections);
+    }
+
     /// Returns true if a URL is on this server.
     pub(crate) fn is_origin_of(&self, url: &str) -> bool {
         let Some((scheme, ..)) = url::split(url) else { return false };
@@ -102,22 +128,20 @@ impl From<Option<bool>> for TlsVerify {
     }
 }
 
-/// Settings of TLS from the command line.
+/// Settings of the calling program, which take precedence over those of other programs.
 #[derive(Clone, Copy)]
-pub(crate) struct TlsOptions<'a> {
+pub(crate) struct OwnSettings<'a> {
     pub verify: TlsVerify,
     /// Directory with certificates for registries, which replaces those of the settings.
     pub cert_dir: Option<&'a Path>,
+    pub servers: &'a ServerSettings,
 }
-
-/// Host of the default registry's API.
-const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
 /// Returns the endpoints of a name, in the order in which they are tried.
 pub(crate) fn endpoints(
     environment: &ProcessEnvironment,
     name: &Reference,
-    tls: TlsOptions<'_>,
+    own: OwnSettings<'_>,
 ) -> Result<Vec<Endpoint>> {
     let place = || RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
     let settings = |e: ConfigError| RegistryError::new(place(), e.into());
@@ -126,23 +150,32 @@ pub(crate) fn endpoints(
         NameRules::Blocked(file) => {
             return Err(RegistryError::new(place(), RegistryProblem::Blocked(file.display().to_string())));
         }
-        NameRules::Targets(targets) => targets.into_iter().map(of_target).collect(),
+        NameRules::Targets(targets) => targets.into_iter().map(Endpoint::at).collect(),
         NameRules::None => match hosts::read(environment, name.registry()).map_err(settings)? {
             Some(hosts) => hosts.into_iter().filter_map(|host| of_host(host, name)).collect(),
             None => vec![direct(name.registry(), name.path())],
         },
     };
+    if let Some(mirrors) = own.servers.of(name.registry()).and_then(|setting| setting.mirrors.as_ref()) {
+        found.retain(|endpoint| endpoint.role == EndpointRole::Registry);
+        found.splice(0..0, mirrors.iter().map(|mirror| Endpoint::at(mirror.location(name.path()))));
+    }
     let headers = docker_config::headers(environment).map_err(settings)?;
     for endpoint in &mut found {
-        match tls.cert_dir {
+        let setting = own.servers.of(&endpoint.host);
+        match own.cert_dir {
             Some(dir) => endpoint.certs.add(dir).map_err(settings)?,
-            None => endpoint.certs.find(environment, &endpoint.host).map_err(settings)?,
+            None => {
+                endpoint.certs.find(environment, &endpoint.host).map_err(settings)?;
+                endpoint.certs.roots.extend(setting.and_then(|setting| setting.ca.clone()));
+            }
         }
+        setting.into_iter().for_each(|setting| endpoint.apply(setting));
         // As with logins, those of a registry are not sent to its mirrors.
         if endpoint.role == EndpointRole::Registry {
             endpoint.headers.extend(headers.iter().cloned());
         }
-        match tls.verify {
+        match own.verify {
             TlsVerify::Required if endpoint.security != ConnectionSecurity::Plain => {
                 (endpoint.security, endpoint.untrusted) = (ConnectionSecurity::Verified, UntrustedServers::Refused);
             }
@@ -171,6 +204,7 @@ fn direct(registry: &str, path: &str) -> Endpoint {
         certs: CertFiles::default(),
         headers: Vec::new(),
         connect: None,
+        connections: None,
         namespace: None,
         operations: EndpointOperations::ALL,
         role: EndpointRole::Registry,
@@ -183,16 +217,6 @@ pub(crate) fn without_port(host: &str) -> &str {
         Some((address, _)) => address,
         None => host.split(':').next().unwrap_or(host),
     }
-}
-
-fn of_target(target: Location) -> Endpoint {
-    let Location { host, path, untrusted, role, operations } = target;
-    let plain = direct(&host, &path);
-    let security = match untrusted {
-        UntrustedServers::Allowed => ConnectionSecurity::Any,
-        UntrustedServers::Refused => plain.security,
-    };
-    Endpoint { security, untrusted, operations, role, ..plain }
 }
 
 fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
@@ -235,9 +259,12 @@ fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use rbuild_testkit::Scratch;
 
     use super::*;
+    use crate::server_settings::MirrorPlace;
 
     fn scene(files: &[(&str, &str)]) -> (Scratch, ProcessEnvironment) {
         let dir = Scratch::new();
@@ -250,8 +277,9 @@ mod tests {
         (dir, environment)
     }
 
-    fn tls(verify: TlsVerify) -> TlsOptions<'static> {
-        TlsOptions { verify, cert_dir: None }
+    fn tls(verify: TlsVerify) -> OwnSettings<'static> {
+        static NO_SERVERS: LazyLock<ServerSettings> = LazyLock::new(ServerSettings::default);
+        OwnSettings { verify, cert_dir: None, servers: &NO_SERVERS }
     }
 
     fn shown(environment: &ProcessEnvironment, name: &str) -> Vec<String> {
@@ -302,14 +330,57 @@ mod tests {
         let (dir, environment) = scene(&files);
         let of = |cert_dir: Option<&str>| {
             let cert_dir = cert_dir.map(|name| dir.join(name));
-            let tls = TlsOptions { verify: TlsVerify::Configured, cert_dir: cert_dir.as_deref() };
-            endpoints(&environment, &"a.io/b".parse().unwrap(), tls).map(|mut found| found.remove(0).certs)
+            let own = OwnSettings { cert_dir: cert_dir.as_deref(), ..tls(TlsVerify::Configured) };
+            endpoints(&environment, &"a.io/b".parse().unwrap(), own).map(|mut found| found.remove(0).certs)
         };
         assert_eq!(of(None).unwrap().roots, [dir.join("etc/docker/certs.d/a.io/own.crt")]);
         let given = of(Some("given")).unwrap();
         assert_eq!(given.roots, [dir.join("given/ca.crt")]);
         assert_eq!(given.client, Some((dir.join("given/me.cert"), dir.join("given/me.key"))));
         assert!(of(Some("lone")).is_err(), "a certificate without a key");
+    }
+
+    #[test]
+    fn settings_of_the_program_take_precedence() {
+        let conf = "[[registry]]\nlocation = \"a.io\"\n[[registry.mirror]]\nlocation = \"m.io\"\n\
+                    [[registry]]\nlocation = \"lax.io\"\ninsecure = true\n\
+                    [[registry]]\nlocation = \"no.io\"\nblocked = true\n";
+        let (_dir, environment) = scene(&[("home/.config/containers/registries.conf", conf)]);
+        let mut servers = ServerSettings::default();
+        let mut set = |host: &str, change: &dyn Fn(&mut ServerSetting)| change(servers.of_host_mut(host).unwrap());
+        let mirrors = |list: &[&str]| Some(list.iter().map(|place| MirrorPlace::parse(place).unwrap()).collect());
+        set("a.io", &|s| (s.mirrors, s.ca) = (mirrors(&["n.io/hub", "localhost:1"]), Some("/ca.crt".into())));
+        set("n.io", &|s| (s.insecure, s.connections) = (Some(true), Some(2)));
+        set("docker.io", &|s| (s.mirrors, s.connections) = (mirrors(&["n.io"]), Some(3)));
+        set("lax.io", &|s| s.insecure = Some(false));
+        set("localhost:7", &|s| s.insecure = Some(false));
+        set("plain.io", &|s| (s.plain_http, s.insecure) = (Some(true), Some(true)));
+        set("no.io", &|s| s.mirrors = mirrors(&["n.io"]));
+        let of = |name: &str, verify| {
+            let own = OwnSettings { servers: &servers, ..tls(verify) };
+            endpoints(&environment, &name.parse().unwrap(), own)
+        };
+        for (name, verify, want) in [
+            ("a.io/b", TlsVerify::Configured, &["Any n.io/v2/hub/b", "Any localhost:1/v2/b", "Verified a.io/v2/b"][..]),
+            ("x", TlsVerify::Configured, &["Any n.io/v2/library/x", "Verified registry-1.docker.io/v2/library/x"]),
+            ("x", TlsVerify::Required, &["Verified n.io/v2/library/x", "Verified registry-1.docker.io/v2/library/x"]),
+            ("lax.io/b", TlsVerify::Configured, &["Verified lax.io/v2/b"]),
+            ("lax.io/b", TlsVerify::Skipped, &["Any lax.io/v2/b"]),
+            ("localhost:7/b", TlsVerify::Configured, &["Verified localhost:7/v2/b"]),
+            ("plain.io/b", TlsVerify::Configured, &["Plain plain.io/v2/b"]),
+            ("other.io/b", TlsVerify::Configured, &["Verified other.io/v2/b"]),
+        ] {
+            let found = of(name, verify).unwrap();
+            let shown = found.iter().map(|e| format!("{:?} {}{}/{}", e.security, e.host, e.base, e.path));
+            assert_eq!(shown.collect::<Vec<_>>(), want, "{name} {verify:?}");
+        }
+        let found = of("a.io/b", TlsVerify::Configured).unwrap();
+        let roles: Vec<_> = found.iter().map(|e| (e.role, e.operations.push, e.connections)).collect();
+        let mirror = |connections| (EndpointRole::Mirror, false, connections);
+        assert_eq!(roles, [mirror(Some(2)), mirror(None), (EndpointRole::Registry, true, None)]);
+        assert_eq!(found[2].certs.roots, [Path::new("/ca.crt")]);
+        assert_eq!(of("x", TlsVerify::Configured).unwrap()[1].connections, Some(3));
+        assert!(of("no.io/b", TlsVerify::Configured).is_err(), "blocked");
     }
 
     #[test]

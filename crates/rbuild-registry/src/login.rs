@@ -30,7 +30,7 @@ impl Client {
         let name: Reference = format!("{registry}/login")
             .parse()
             .map_err(|_| fail(ConfigError::NoRegistry(registry.to_string()).into()))?;
-        let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls())?
+        let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.own())?
             .into_iter()
             .rfind(|endpoint| endpoint.role == EndpointRole::Registry)
             .ok_or_else(|| fail(ConfigError::NoEndpoint(EndpointUse::Logins).into()))?;

@@ -89,8 +89,9 @@ impl Ranges {
 
     /// Counts another connection, if one is allowed.
     fn another(&self) -> Option<CountedConnection> {
-        let shared = self.download.session.shared();
-        shared.blob_connections.another(self.download.range_policy.total)
+        let RangeDownload { session, range_policy, .. } = &*self.download;
+        let total = session.endpoint.connections.map_or(range_policy.total, |most| most.min(range_policy.total));
+        session.shared().blob_connections.another(total)
     }
 
     fn start_thread(&mut self, connection: Option<CountedConnection>) -> bool {

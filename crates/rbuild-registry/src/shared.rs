@@ -11,7 +11,7 @@ use rbuild_remedy::sentence;
 use crate::blob_connections::BlobConnections;
 use crate::config::certs::CertFiles;
 use crate::credential::CommandLineCredentials;
-use crate::endpoint::{TlsOptions, TlsVerify};
+use crate::endpoint::{OwnSettings, TlsVerify};
 use crate::endpoint_modes::EndpointRole;
 use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
@@ -19,8 +19,9 @@ use crate::http::{Http, HttpReply};
 use crate::range_policy::RangePolicy;
 use crate::retry::{Attempts, Notice, is_temporary_status, retry_after};
 use crate::retry_policy::RetryPolicy;
+use crate::server_settings::ServerSettings;
 
-/// Settings from the command line.
+/// Settings of the calling program.
 #[derive(Clone, Default)]
 pub struct Options {
     /// Logins.
@@ -29,6 +30,8 @@ pub struct Options {
     pub tls_verify: TlsVerify,
     /// Directory with certificates for registries, which replaces those of the settings.
     pub cert_dir: Option<PathBuf>,
+    /// Settings of servers.
+    pub servers: ServerSettings,
     /// Times and numbers of attempts.
     pub retry_policy: RetryPolicy,
     /// Downloads of large blobs in ranges.
@@ -36,8 +39,8 @@ pub struct Options {
 }
 
 impl Options {
-    pub(crate) fn tls(&self) -> TlsOptions<'_> {
-        TlsOptions { verify: self.tls_verify, cert_dir: self.cert_dir.as_deref() }
+    pub(crate) fn own(&self) -> OwnSettings<'_> {
+        OwnSettings { verify: self.tls_verify, cert_dir: self.cert_dir.as_deref(), servers: &self.servers }
     }
 }
 
@@ -59,7 +62,10 @@ impl ClientState {
         let mut certs = CertFiles::default();
         match &self.options.cert_dir {
             Some(dir) => certs.add(dir).map(|()| certs.client = None),
-            None => certs.find(&self.environment, host),
+            None => {
+                certs.roots.extend(self.options.servers.of(host).and_then(|setting| setting.ca.clone()));
+                certs.find(&self.environment, host)
+            }
         }
         .map_err(RegistryProblem::Config)?;
         Ok(certs)

@@ -79,6 +79,11 @@ pub trait BlobSource: Sync {
     /// Fails if it is missing.
     fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>>;
 
+    /// Returns the maximum number of blobs that are read at once.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// Returns true if a copy of a large blob that was interrupted should be continued later.
     fn resumes(&self) -> bool {
         false
@@ -152,7 +157,7 @@ pub(crate) fn copy_all(
     parts: &[BlobInfo],
     progress: &TransferProgress<'_>,
 ) -> Result<()> {
-    let copied = try_map(sink.at_once(), parts, |part| {
+    let copied = try_map(sink.at_once().min(source.at_once()), parts, |part| {
         let origin = sink.copy(source, part, &progress.moved)?;
         (progress.done)(&part.digest, part.size, origin);
         Ok(())

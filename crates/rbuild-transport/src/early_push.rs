@@ -19,7 +19,6 @@ use rbuild_store::{PackingProgress, PackingWatch};
 use crate::blobs::BlobInfo;
 use crate::error::Result;
 use crate::growing::GrowingBlob;
-use crate::registry::CONNECTIONS;
 
 /// Number of bytes from which a layer is uploaded while it grows. It takes less time to compress
 /// than a round trip to most registries.
@@ -52,7 +51,8 @@ impl EarlyPush {
     pub fn new(client: &Client, name: &Reference) -> Result<EarlyPush> {
         let repository = client.repository(name)?;
         let (moved, uploaded, changed) = Default::default();
-        Ok(EarlyPush { repository, moved, uploaded, free: Mutex::new(CONNECTIONS), changed })
+        let free = Mutex::new(repository.connections());
+        Ok(EarlyPush { repository, moved, uploaded, free, changed })
     }
 
     /// Returns the counter of bytes that were sent.

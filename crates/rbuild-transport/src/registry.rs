@@ -12,9 +12,6 @@ use rbuild_registry::{BlobReader, PushOutcome, Repository, UploadBlob};
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
 
-/// Number of connections.
-pub(crate) const CONNECTIONS: usize = 6;
-
 impl BlobRead for BlobReader<'_> {
     fn start_at(&mut self, at: u64) -> io::Result<()> {
         BlobReader::start_at(self, at);
@@ -41,6 +38,10 @@ impl BlobSource for Repository {
 
     fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
         Ok(Box::new(self.blob(&part.digest, part.size)))
+    }
+
+    fn at_once(&self) -> usize {
+        self.connections()
     }
 
     fn resumes(&self) -> bool {
@@ -70,6 +71,10 @@ impl BlobSource for WithUrls<'_> {
             Some(urls) => Box::new(blob.with_urls(urls)),
             None => Box::new(blob),
         })
+    }
+
+    fn at_once(&self) -> usize {
+        BlobSource::at_once(self.repository)
     }
 
     fn resumes(&self) -> bool {
@@ -111,7 +116,7 @@ pub(crate) struct Upload<'a> {
 
 impl BlobSink for Upload<'_> {
     fn at_once(&self) -> usize {
-        CONNECTIONS
+        self.repository.connections()
     }
 
     fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<BlobOrigin> {

@@ -11,8 +11,10 @@ pub mod output;
 pub mod ports;
 pub mod registry;
 pub mod request;
+pub mod server_settings;
 pub mod settings;
 pub mod stdin;
+pub mod toml_value;
 pub mod value;
 
 #[cfg(test)]

@@ -119,16 +119,14 @@ fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
     let names_store = cli.common.root.is_some() || std::env::var_os("RBUILD_ROOT").is_some_and(|root| !root.is_empty());
     let settings = Settings::new(cli.common.root, &cli.common.limit, cli.common.isolation, &config)?;
     let settings = settings.with_lock_timeout(cli.common.lock_timeout);
-    let verb = match cli.verb {
-        Verb::Build(mut args) => {
-            config.fill(&mut args);
-            if log.is_on_stderr() && matches!(args.progress, None | Some(ProgressMode::Auto)) {
-                args.progress = Some(ProgressMode::Plain);
-            }
-            Verb::Build(args)
-        }
-        verb => verb,
-    };
+    let mut verb = cli.verb;
+    config.fill(&mut verb);
+    if let Verb::Build(args) = &mut verb
+        && log.is_on_stderr()
+        && matches!(args.progress, None | Some(ProgressMode::Auto))
+    {
+        args.progress = Some(ProgressMode::Plain);
+    }
     let fills_store = matches!(verb, Verb::Import(_) | Verb::Load(_) | Verb::Pull(_));
     let settings = if names_store && !fills_store { settings.expecting_store() } else { settings };
     if as_docker {

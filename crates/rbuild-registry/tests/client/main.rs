@@ -15,7 +15,7 @@ use std::time::Duration;
 use rbuild_image::Reference;
 use rbuild_registry::{
     Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, RangePolicy, Repository,
-    RetryPolicy, Secret, TlsVerify,
+    RetryPolicy, Secret,
 };
 use rbuild_testkit::Scratch;
 
@@ -55,7 +55,7 @@ impl Scene {
             first_wait: Duration::from_millis(20),
             ..RetryPolicy::default()
         };
-        let options = Options { given, tls_verify: TlsVerify::Configured, cert_dir: None, retry_policy, ranges };
+        let options = Options { given, retry_policy, ranges, ..Options::default() };
         let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let sink = notices.clone();
         let client = Client::new(environment, options, move |notice| sink.lock().unwrap().push(notice));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use rbuild_registry::ServerSettings;
 
 /// Flags of all verbs that access registries.
 #[derive(Args, Clone, Default)]
@@ -21,6 +22,9 @@ pub struct RegistryFlags {
     /// the client [default: HOST in the directories certs.d of podman and docker]
     #[arg(long, value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
+    /// Settings of the configuration file.
+    #[arg(skip)]
+    pub servers: ServerSettings,
 }
 
 #[derive(Args)]
@@ -45,6 +49,9 @@ pub struct LoginArgs {
     /// Directory with certificates for the registry
     #[arg(long, value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
+    /// Settings of the configuration file.
+    #[arg(skip)]
+    pub servers: ServerSettings,
 }
 
 #[derive(Args)]

@@ -21,8 +21,8 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let (user, password) = user_and_password(&args)?;
     let given = CommandLineCredentials { login: None, file: args.authfile };
     args.cert_dir.as_deref().map_or(Ok(()), registry::check_cert_dir)?;
-    let (tls_verify, cert_dir) = (args.tls_verify.into(), args.cert_dir);
-    let options = Options { given: given.clone(), tls_verify, cert_dir, ..Options::default() };
+    let (tls_verify, cert_dir, servers) = (args.tls_verify.into(), args.cert_dir, args.servers);
+    let options = Options { given: given.clone(), tls_verify, cert_dir, servers, ..Options::default() };
     let environment = registry::environment()?;
     let client = registry::client(environment.clone(), options, false);
     let credential = client.log_in(&registry, &user, &password)?;

@@ -9,12 +9,15 @@ use rbuild_dockerfile::Help;
 use rbuild_engine::Warning;
 use rbuild_layer::Limits;
 use rbuild_linux::quoted;
+use rbuild_registry::ServerSettings;
 use rbuild_remedy::{FileRemedy, Remedy, sentence};
 use rbuild_sandbox::IsolationRequest;
 use toml::Value;
 
-use crate::args::{BuildArgs, ProgressMode};
+use crate::args::{BuildArgs, ProgressMode, Verb};
 use crate::exit::Failure;
+use crate::input::server_settings;
+use crate::input::toml_value::{absolute_path, list, number, text};
 use crate::input::value::{self, BadValue};
 use crate::ui::hints::{self, Hint, ValueRemedy};
 use crate::ui::terminal;
@@ -26,6 +29,8 @@ pub struct Config {
     pub root: Option<PathBuf>,
     pub limits: Limits,
     pub isolation: Option<IsolationRequest>,
+    /// Settings of registries.
+    pub servers: ServerSettings,
     cache_limit: Option<u64>,
     jobs: Option<usize>,
     progress: Option<ProgressMode>,
@@ -77,7 +82,11 @@ impl Config {
         })?;
         let mut config = Config::default();
         for (name, value) in &table {
-            config.set(name, value).map_err(|bad| bad.of(format!("{}: {name} = {value}", quoted(path))))?;
+            match value {
+                Value::Table(tables) if name == REGISTRY => server_settings::add(&mut config.servers, tables),
+                _ => config.set(name, value).map_err(|bad| (format!("{name} = {value}"), bad)),
+            }
+            .map_err(|(setting, bad)| bad.of(format!("{}: {setting}", quoted(path))))?;
         }
         Ok(config)
     }
@@ -85,7 +94,7 @@ impl Config {
     /// Sets the default of the flag with that name.
     fn set(&mut self, name: &str, value: &Value) -> Result<(), BadValue> {
         match name {
-            "root" => self.root = Some(store_path(text(value)?)?),
+            "root" => self.root = Some(absolute_path(text(value)?)?),
             "limit" => {
                 for limit in list(value)? {
                     self.limits = value::limit(self.limits, text(limit)?)?;
@@ -96,13 +105,29 @@ impl Config {
             "jobs" => self.jobs = Some(value::jobs(&number(value)?.to_string())?),
             "progress" => self.progress = Some(progress(text(value)?)?),
             "context-modes" => self.context_modes = Some(value::context_modes(text(value)?)?),
+            REGISTRY => {
+                return Err(BadValue { problem: "not a table".into(), hint: ValueRemedy::RegistryTable.into() });
+            }
             _ => return Err(BadValue { problem: "unknown setting".into(), hint: hints::suggestion(name, &NAMES) }),
         }
         Ok(())
     }
 
-    /// Fills in flags of `build` that neither the command line nor the environment sets.
-    pub fn fill(&self, args: &mut BuildArgs) {
+    /// Fills in the flags of a verb that neither the command line nor the environment sets.
+    pub fn fill(&self, verb: &mut Verb) {
+        match verb {
+            Verb::Build(args) => {
+                self.fill_build(args);
+                args.registry.servers = self.servers.clone();
+            }
+            Verb::Pull(args) => args.registry.servers = self.servers.clone(),
+            Verb::Push(args) => args.registry.servers = self.servers.clone(),
+            Verb::Login(args) => args.servers = self.servers.clone(),
+            _ => {}
+        }
+    }
+
+    fn fill_build(&self, args: &mut BuildArgs) {
         args.cache_limit = args.cache_limit.or(self.cache_limit);
         args.jobs = args.jobs.or(self.jobs);
         args.progress = args.progress.or(self.progress);
@@ -130,29 +155,10 @@ fn belongs_to_caller(dir: &Path) -> bool {
     std::fs::metadata(dir).is_ok_and(|found| found.uid() == rbuild_linux::credentials::own_ids().uid)
 }
 
+/// The name of the table of registries.
+const REGISTRY: &str = "registry";
 /// The names of the settings.
-const NAMES: [&str; 7] = ["root", "limit", "isolation", "cache-limit", "jobs", "progress", "context-modes"];
-
-fn text(value: &Value) -> Result<&str, BadValue> {
-    let bad = || BadValue { problem: "not a string".into(), hint: ValueRemedy::QuoteString.into() };
-    value.as_str().ok_or_else(bad)
-}
-
-fn number(value: &Value) -> Result<i64, BadValue> {
-    let bad = || BadValue { problem: "not a whole number".into(), hint: ValueRemedy::UnquoteNumber.into() };
-    value.as_integer().ok_or_else(bad)
-}
-
-fn list(value: &Value) -> Result<&[Value], BadValue> {
-    let bad = || BadValue { problem: "not a list".into(), hint: ValueRemedy::BracketList.into() };
-    Ok(value.as_array().ok_or_else(bad)?)
-}
-
-fn store_path(text: &str) -> Result<PathBuf, BadValue> {
-    let path = PathBuf::from(text);
-    let bad = || BadValue { problem: "not an absolute path".into(), hint: ValueRemedy::AbsolutePath.into() };
-    if path.is_absolute() { Ok(path) } else { Err(bad()) }
-}
+const NAMES: [&str; 8] = ["root", "limit", "isolation", "cache-limit", "jobs", "progress", "context-modes", REGISTRY];
 
 fn progress(text: &str) -> Result<ProgressMode, BadValue> {
     ProgressMode::from_str(text, false).map_err(|_| {
@@ -164,8 +170,10 @@ fn progress(text: &str) -> Result<ProgressMode, BadValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser;
+    use rbuild_registry::{MirrorPlace, ServerSetting};
+
+    use super::*;
 
     fn build_args(line: &[&str]) -> BuildArgs {
         match crate::args::Cli::parse_from([&["rbuild", "build"], line].concat()).verb {
@@ -182,10 +190,26 @@ mod tests {
             config.set(name, value).unwrap();
         }
         let mut args = build_args(&["--jobs", "7"]);
-        config.fill(&mut args);
+        config.fill_build(&mut args);
         assert_eq!((args.jobs, args.cache_limit), (Some(7), Some(5 << 30)));
         assert!(args.progress == Some(ProgressMode::Plain));
         assert_eq!(config.limits.entries, 5);
+    }
+
+    #[test]
+    fn registries_have_settings() {
+        let text = "[registry.\"localhost:5000\"]\nmirrors = [\"m.io/hub\"]\ninsecure = false\nplain-http = true\n\
+                    ca = \"/ca.crt\"\nconnections = 3\n";
+        let mut config = Config::parse(Path::new("config.toml"), text).unwrap();
+        let setting = config.servers.of_host_mut("localhost:5000").unwrap();
+        let wanted = ServerSetting {
+            mirrors: Some(vec![MirrorPlace::parse("m.io/hub").unwrap()]),
+            insecure: Some(false),
+            plain_http: Some(true),
+            ca: Some("/ca.crt".into()),
+            connections: Some(3),
+        };
+        assert_eq!(*setting, wanted);
     }
 
     #[test]
@@ -205,6 +229,15 @@ mod tests {
             "isolation = \"usern\"\n",
             "cache-limit = \"5x\"\n",
             "limit = [\"byte=5\"]\n",
+            "registry = 1\n",
+            "[registry]\n\"a.io\" = 1\n",
+            "[registry.myhub]\ninsecure = true\n",
+            "[registry.\"a.io\"]\ninsecured = true\n",
+            "[registry.\"a.io\"]\ninsecure = \"yes\"\n",
+            "[registry.\"a.io\"]\nmirrors = [\"https://m.io\"]\n",
+            "[registry.\"a.io\"]\nmirrors = \"m.io\"\n",
+            "[registry.\"a.io\"]\nca = \"ca.crt\"\n",
+            "[registry.\"a.io\"]\nconnections = 0\n",
         ] {
             table += &Config::parse(path, text).unwrap_err().text();
         }

@@ -95,7 +95,7 @@ pub fn client_with(
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
     let (tls_verify, cert_dir) = (flags.tls_verify.into(), flags.cert_dir.clone());
-    let options = Options { given, tls_verify, cert_dir, ..Options::default() };
+    let options = Options { given, tls_verify, cert_dir, servers: flags.servers.clone(), ..Options::default() };
     Ok(Client::new(environment()?, options, notify))
 }
 

@@ -17,8 +17,8 @@ fn write_home(scene: &Scene, path: &str, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
-/// Starts a mirror with the same content.
-fn mirror(scene: &Scene) -> Registry {
+/// Starts another registry with the same content.
+fn copy_of_registry(scene: &Scene) -> Registry {
     let mirror = Registry::start(Access::Open);
     let (blobs, manifests) = {
         let state = scene.registry.state();
@@ -28,6 +28,12 @@ fn mirror(scene: &Scene) -> Registry {
         let mut state = mirror.state();
         (state.blobs, state.manifests) = (blobs, manifests);
     }
+    mirror
+}
+
+/// Starts a mirror of the registry in `registries.conf`.
+fn mirror(scene: &Scene) -> Registry {
+    let mirror = copy_of_registry(scene);
     let (own, other) = (&scene.registry.address, &mirror.address);
     let conf = format!("[[registry]]\nlocation = \"{own}\"\n[[registry.mirror]]\nlocation = \"{other}\"\n");
     write_home(scene, ".config/containers/registries.conf", &conf);
@@ -57,6 +63,59 @@ fn a_mirror_that_sends_wrong_blobs_is_replaced_by_the_registry() {
     // A mirror without the blob does not hide that.
     mirror.state().blobs.clear();
     scene.rbuild(&["pull", &name]).fails(1, &[&wrong, "with the wrong digest"]);
+}
+
+#[test]
+fn the_configuration_file_has_settings_of_registries() {
+    let scene = Scene::with_image();
+    let (name, unused, mirror) = (scene.name("busybox:1"), mirror(&scene), copy_of_registry(&scene));
+    let (own, other) = (&scene.registry.address, &mirror.address);
+    let configure = |text: &str| write_home(&scene, ".config/rbuild/config.toml", text);
+    let settings =
+        format!("[registry.\"{own}\"]\nmirrors = [\"{other}\"]\n[registry.\"{other}\"]\nplain-http = true\n");
+    configure(&settings);
+    scene.rbuild(&["pull", &name]).ok();
+    assert_eq!([&mirror, &scene.registry, &unused].map(blob_requests), [2, 0, 0]);
+    scene.forget(&name);
+    scene.build(&format!("FROM {name}\nRUN test -x /bin/busybox\n"), &[]).ok();
+    assert_eq!([&mirror, &scene.registry, &unused].map(blob_requests), [2, 0, 0]);
+    // An empty list replaces the mirrors of other files, too.
+    scene.forget(&name);
+    mirror.requests();
+    configure(&format!("[registry.\"{own}\"]\nmirrors = []\n"));
+    scene.rbuild(&["pull", &name]).ok();
+    assert_eq!([&mirror, &scene.registry, &unused].map(blob_requests), [0, 2, 0]);
+    configure(&settings);
+    // Mirrors are for pulls. A base image on another registry does not change that.
+    scene.build(&format!("FROM {name}\nLABEL a=b\n"), &["-t", &scene.name("app:1"), "--push"]).ok();
+    assert!(mirror.requests().iter().all(|request| !request.contains("app")));
+    configure("[registry.\"a.io\"]\ninsecure = 1\n");
+    let wrong = ["config.toml`: registry.\"a.io\".insecure = 1: neither true nor false", "write true or false"];
+    scene.rbuild(&["pull", &name]).fails(2, &wrong);
+}
+
+#[test]
+fn the_number_of_connections_is_a_setting() {
+    let scene = Scene::new(Access::Open);
+    let file = "FROM scratch\nCOPY a /\nCOPY b /\nCOPY c /\nCOPY d /\n";
+    for name in ["a", "b", "c", "d"] {
+        scene.lab.write(name, name);
+    }
+    let most = |tag: &str| {
+        let name = scene.name(&format!("x:{tag}"));
+        scene.build(file, &["-t", &name]).ok();
+        scene.registry.state().most_open = 0;
+        scene.registry.fault("POST", "/uploads/", Fault::Stall(std::time::Duration::from_millis(300)), 9);
+        scene.rbuild(&["push", &name]).ok();
+        scene.registry.behave();
+        scene.registry.state().most_open
+    };
+    assert!(most("1") > 1);
+    let text = format!("[registry.\"{}\"]\nconnections = 1\n", scene.registry.address);
+    write_home(&scene, ".config/rbuild/config.toml", &text);
+    scene.registry.state().manifests.clear();
+    scene.registry.state().blobs.clear();
+    assert_eq!(most("2"), 1);
 }
 
 #[test]

@@ -87,6 +87,12 @@ pub enum ValueRemedy {
     CorrectLine { line: usize },
     /// Write a list of the configuration file in brackets.
     BracketList,
+    /// Write the settings of a registry as a table with its host.
+    RegistryTable,
+    /// Write a list of places of mirrors.
+    MirrorForm,
+    /// Write a truth value.
+    TrueOrFalse,
     /// Use an absolute path.
     AbsolutePath,
     /// Use the form of a name with a digest.
@@ -173,6 +179,9 @@ impl ValueRemedy {
                     .into()
             }
             ValueRemedy::BracketList => "put the strings into brackets: [\"NAME=VALUE\"]".into(),
+            ValueRemedy::RegistryTable => "write a table with a host, for example [registry.\"docker.io\"]".into(),
+            ValueRemedy::MirrorForm => "name hosts without a scheme, for example [\"mirror.io:5000/hub\"]".into(),
+            ValueRemedy::TrueOrFalse => "write true or false, without quotation marks".into(),
             ValueRemedy::AbsolutePath => "begin the path with /".into(),
             ValueRemedy::DigestForm => "use the form NAME@sha256: followed by the 64 digits of the digest".into(),
             ValueRemedy::PairForm { flag } => format!("use the form {flag} NAME=VALUE").into(),
