@@ -1,12 +1,13 @@
 //! The verbs `pull` and `push`: images from and to registries.
 
 use std::fs::File;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use rbuild_dockerfile::Help;
 use rbuild_engine::Warning;
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, SourceUrl, human_size};
+use rbuild_linux::parallel::try_map;
 use rbuild_registry::Client;
 use rbuild_remedy::sentence;
 use rbuild_store::{Artifact, Download, Image, NamedImage, Store, StoreError};
@@ -48,7 +49,7 @@ impl TransferDisplay {
 /// Runs a transfer and shows its progress.
 fn shown<T>(display: TransferDisplay, doing: &str, done: &str, transfer: impl FnOnce(&TransferProgress<'_>) -> T) -> T {
     let bar: OnceLock<TransferBar> = OnceLock::new();
-    let moved = std::sync::Arc::new(AtomicU64::new(0));
+    let moved: Arc<AtomicU64> = Arc::default();
     let total = |total: u64| {
         if display == TransferDisplay::Bar {
             bar.get_or_init(|| TransferBar::with_counter(doing, Some(total), moved.clone()));
@@ -249,7 +250,9 @@ fn prepare(
     }
 }
 
-/// Pushes an image under several names; prints each with its digest. Returns the digest.
+/// Pushes an image under several names; prints each with its digest. Returns the digest. The names
+/// of one registry are pushed one after another, and registries side by side. After a failure, no
+/// further name is begun.
 pub fn push_all(
     store: &Store,
     client: &Client,
@@ -258,22 +261,81 @@ pub fn push_all(
     display: TransferDisplay,
 ) -> Result<ManifestDigest, Failure> {
     let image = prepare(store, client, image, names, display)?;
+    let push = NamePush { store, client, image: &image, display };
+    match &by_registry(names)[..] {
+        [] | [_] => names.iter().try_for_each(|name| {
+            push.announce(name);
+            let doing = format!("pushing {}", name.familiar());
+            shown(display, &doing, "pushed", |progress| push.run(name, progress))
+        })?,
+        registries => push.side_by_side(registries, names.len())?,
+    }
+    Ok(image.digest)
+}
+
+/// Returns the names of each registry, in the order in which they occur.
+fn by_registry(names: &[Reference]) -> Vec<Vec<&Reference>> {
+    let mut all: Vec<Vec<&Reference>> = Vec::new();
     for name in names {
-        if display != TransferDisplay::Nothing {
+        match all.iter_mut().find(|group| group[0].registry() == name.registry()) {
+            Some(group) => group.push(name),
+            None => all.push(vec![name]),
+        }
+    }
+    all
+}
+
+/// Maximum number of registries that an image is pushed to at once.
+const MAX_REGISTRIES: usize = 8;
+
+/// The push of an image under one of its names.
+struct NamePush<'a> {
+    store: &'a Store,
+    client: &'a Client,
+    image: &'a Outgoing,
+    display: TransferDisplay,
+}
+
+impl NamePush<'_> {
+    fn announce(&self, name: &Reference) {
+        if self.display != TransferDisplay::Nothing {
             terminal::err(&format!("pushing {}\n", name.familiar()));
         }
-        let unnoted = shown(display, &format!("pushing {}", name.familiar()), "pushed", |progress| {
-            rbuild_transport::push(store, client, &image, name, progress)
-        })?;
+    }
+
+    fn run(&self, name: &Reference, progress: &TransferProgress<'_>) -> Result<(), TransportError> {
+        let unnoted = rbuild_transport::push(self.store, self.client, self.image, name, progress)?;
         if let Some(e) = unnoted {
             terminal::warning(unnoted_digest(name, &e));
         }
-        if display != TransferDisplay::Nothing {
+        if self.display != TransferDisplay::Nothing {
             let tag = name.tag().unwrap_or("latest");
-            terminal::err(&sent(tag, &image.digest.to_string(), image.size()));
+            terminal::err(&sent(tag, &self.image.digest.to_string(), self.image.size()));
         }
+        Ok(())
     }
-    Ok(image.digest)
+
+    /// Pushes to several registries at once. `count` is the number of all names.
+    fn side_by_side(&self, registries: &[Vec<&Reference>], count: usize) -> Result<(), TransportError> {
+        let moved: Arc<AtomicU64> = Arc::default();
+        let total = self.image.size().saturating_mul(count as u64);
+        let doing = format!("pushing to {} registries", registries.len());
+        let _bar = (self.display == TransferDisplay::Bar)
+            .then(|| TransferBar::with_counter(&doing, Some(total), moved.clone()));
+        let pushed = try_map(MAX_REGISTRIES, registries, |names| {
+            names.iter().try_for_each(|name| {
+                self.announce(name);
+                let done = |digest: &BlobDigest, size: u64, origin: BlobOrigin| {
+                    if self.display == TransferDisplay::Lines {
+                        let arrival = arrival("pushed", size, origin);
+                        terminal::err(&format!("{}: {}: {arrival}\n", name.registry(), digest.short()));
+                    }
+                };
+                self.run(name, &TransferProgress { moved: moved.clone(), total: &|_| {}, done: &done })
+            })
+        });
+        pushed.map(drop)
+    }
 }
 
 /// Parses the format of manifests.

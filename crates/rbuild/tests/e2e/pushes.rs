@@ -2,7 +2,7 @@
 
 use crate::lazy_trees::stores_as_layers;
 use crate::registries::Scene;
-use crate::registries::server::{Access, Fault};
+use crate::registries::server::{Access, Fault, Registry};
 
 /// Returns bytes that cannot be compressed, and differ for each seed.
 fn noise(seed: u32, size: usize) -> Vec<u8> {
@@ -122,6 +122,33 @@ fn nothing_is_uploaded_before_the_result_was_searched_for_secrets() {
     let requests = scene.registry.requests();
     assert!(requests.iter().all(|line| !line.starts_with("PATCH") && !line.starts_with("PUT")), "{requests:?}");
     assert!(scene.registry.state().blobs.is_empty());
+}
+
+/// The first registry refuses the image when the second one has it.
+#[test]
+fn registries_are_pushed_to_side_by_side() {
+    let (scene, second) = (Scene::new(Access::Open), Registry::start(Access::Open));
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    let names = |tag: &str| {
+        [scene.name(&format!("a:{tag}")), format!("{}/b:{tag}", second.address), scene.name(&format!("c:{tag}"))]
+    };
+    let push = |tag: &str| {
+        let names = names(tag);
+        scene.rbuild(&[&["push", "busybox"][..], &names.each_ref().map(String::as_str)].concat())
+    };
+    let ran = push("1").ok();
+    let printed: Vec<&str> = ran.stdout.lines().map(|line| line.split('@').next().unwrap()).collect();
+    assert_eq!(printed, names("1").each_ref().map(|name| &name[..name.len() - 2]));
+    let pushed = format!("{}: ", second.address);
+    assert!(ran.stderr.lines().any(|line| line.starts_with(&pushed) && line.contains(": pushed (")), "{}", ran.stderr);
+    scene.registry.fault("HEAD", "/v2/a/manifests/", Fault::Stall(std::time::Duration::from_secs(2)), 1);
+    scene.registry.fault("PUT", "/v2/a/manifests/", Fault::Status(403, None), 9);
+    scene.registry.requests();
+    push("2").fails(1, &["refused to push"]);
+    let has = |registry: &Registry, path: &str| registry.state().manifests.contains_key(&(path.into(), "2".into()));
+    assert!(has(&second, "b") && !has(&scene.registry, "a"));
+    let requests = scene.registry.requests();
+    assert!(requests.iter().all(|request| !request.contains("/v2/c/")), "nothing begins after a failure: {requests:?}");
 }
 
 /// A signal ends a build that pushes, both during the push and during the last early upload.
