@@ -7,7 +7,7 @@ use rbuild_image::{
     BlobDigest, Descriptor, ImageConfig, ImageId, ImageIndex, ImageManifest, ManifestDigest, Platform, Reference,
     digest_of, parse_index, parse_manifest,
 };
-use rbuild_registry::{Client, PlatformMatch, ReceivedManifest, Repository, ResolvedTag, choose};
+use rbuild_registry::{Client, PlatformMatch, ReceivedManifest, Repository, ResolvedTag, choose, embedded};
 use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
 use rbuild_store::{Lock, LostPlatforms, Once, Pulled, Staging, StagingWatch, Store, Workspace};
 use serde_json::Value;
@@ -334,6 +334,8 @@ pub(crate) struct ImageDocuments {
     pub config: Vec<u8>,
     /// The layers, lowest first.
     pub layers: Vec<BlobInfo>,
+    /// The layers that the manifest contains.
+    pub embedded: HashMap<BlobDigest, Vec<u8>>,
     /// The URLs of layers that must not be distributed.
     pub urls: HashMap<BlobDigest, Vec<String>>,
     /// The platform that the configuration states.
@@ -372,6 +374,11 @@ impl ImageDocuments {
         let missing = missing_layers(staging, &self.layers)?;
         for layer in self.layers.iter().filter(|layer| !missing.contains(layer)) {
             staging.report_stored(&layer.digest)?;
+        }
+        let (contained, missing): (Vec<BlobInfo>, _) =
+            missing.into_iter().partition(|layer| self.embedded.contains_key(&layer.digest));
+        for BlobInfo { digest, .. } in contained {
+            staging.put_watched(&digest, &self.embedded[&digest][..])?;
         }
         (progress.total)(total_size(&missing));
         copy_all(source, staging, &missing, progress)?;
@@ -421,10 +428,10 @@ impl Transfer<'_> {
         }
     }
 
-    /// Returns the document of an entry. Downloads it if the store lacks it.
+    /// Returns the document of an entry. Downloads it if neither the store nor the entry has it.
     pub(crate) fn document_of(&self, entry: &Descriptor) -> Result<Vec<u8>> {
         let digest = digest_of(entry).map_err(self.document("the index"))?;
-        match stored_manifest(self.store, &digest) {
+        match stored_manifest(self.store, &digest).or_else(|| embedded(entry)) {
             Some(bytes) => Ok(bytes),
             None => self.source.document(&digest),
         }
@@ -473,7 +480,7 @@ impl Transfer<'_> {
             Ok(BlobInfo { digest, size: d.size() })
         };
         let id = info(manifest.config())?;
-        let text = self.config(&id)?;
+        let text = self.config(manifest.config(), &id)?;
         let config: ImageConfig =
             serde_json::from_slice(&text).map_err(self.document(&format!("the configuration {}", id.digest)))?;
         let layers = manifest.layers().iter().map(info).collect::<Result<Vec<_>>>()?;
@@ -488,17 +495,23 @@ impl Transfer<'_> {
         let other = (!wanted.accepts(&own)).then(|| mismatch(name, &own, wanted));
         let warnings = other.into_iter().collect();
         let urls = urls_of(&manifest)?;
-        Ok(ImageDocuments { manifest: bytes, entry, config: text, layers, urls, platform: own, warnings })
+        let contained = |layer: &Descriptor| embedded(layer).map(|bytes| (BlobDigest::of(&bytes), bytes));
+        let embedded = manifest.layers().iter().filter_map(contained).collect();
+        Ok(ImageDocuments { manifest: bytes, entry, config: text, layers, embedded, urls, platform: own, warnings })
     }
 
-    /// Returns a configuration of the store, or else downloads it and verifies its digest.
-    fn config(&self, part: &BlobInfo) -> Result<Vec<u8>> {
+    /// Returns a configuration of the store or of its descriptor, or else downloads it and verifies
+    /// its digest.
+    fn config(&self, descriptor: &Descriptor, part: &BlobInfo) -> Result<Vec<u8>> {
         if part.size > MAX_CONFIG {
             let size = part.size;
             return Err(self.invalid(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
         }
         if let Ok(stored) = self.store.blobs().read_document(&part.digest) {
             return Ok(stored);
+        }
+        if let Some(bytes) = embedded(descriptor) {
+            return Ok(bytes);
         }
         loop {
             let mut blob = self.source.open(part)?;

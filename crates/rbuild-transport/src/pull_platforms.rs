@@ -139,7 +139,8 @@ impl IndexImages<'_, '_> {
         let warnings = Vec::new();
         let image = self.transfer.image(ListedManifest { bytes, entry }, self.name)?;
         let image = ImageDocuments { warnings, ..image };
-        self.size += image.manifest.len() + image.config.len();
+        let embedded: usize = image.embedded.values().map(Vec::len).sum();
+        self.size += image.manifest.len() + image.config.len() + embedded;
         if self.size > MAX_DOCUMENTS {
             let limit = MAX_DOCUMENTS >> 20;
             let message = format!("its manifests and configurations are larger than {limit} MiB in total");
@@ -188,7 +189,10 @@ impl PlatformImages<'_> {
         let RemoteImage { repository, name, resolved, .. } = self.remote;
         let work = Workspace::open(store)?;
         let staging = Staging::open(store, &work)?;
-        for document in self.images.iter().flat_map(|(_, image)| [&image.manifest, &image.config]).chain(&self.index) {
+        let images = || self.images.iter().map(|(_, image)| image);
+        let documents =
+            images().flat_map(|image| [&image.manifest, &image.config].into_iter().chain(image.embedded.values()));
+        for document in documents.chain(&self.index) {
             staging.put_bytes(document)?;
         }
         let layers: Vec<BlobInfo> = self.images.iter().flat_map(|(_, image)| &image.layers).copied().collect();

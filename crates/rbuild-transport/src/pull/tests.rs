@@ -1,14 +1,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rbuild_image::{Platform, Reference};
+use rbuild_image::{DiffId, ImageConfig, Platform, Reference};
 use rbuild_store::{Staging, Workspace};
 use rbuild_testkit::{Scratch, assert_recorded, message_row};
 use serde_json::{Value, json};
 
 use crate::blobs::TransferProgress;
 use crate::error::Result;
-use crate::fixture::{Fixture, INDEX, Memory, store_in};
+use crate::fixture::{Fixture, INDEX, MANIFEST, Memory, store_in};
 use crate::pull::Transfer;
 
 const HOST: &str = "linux/amd64";
@@ -88,6 +88,46 @@ fn documents_of_registries_are_checked_as_recorded() {
         };
     }
     assert_recorded!("pull", table);
+}
+
+#[test]
+fn content_of_descriptors_is_not_downloaded_if_it_fits() {
+    let scratch = Scratch::new();
+    for (case, changed, is_pulled) in [("right", None, true), ("wrong", Some("AAAA"), false)] {
+        let mut fixture = Fixture::default();
+        let data = |fixture: &Fixture, part: &Value| {
+            let path = crate::layout::blob_path(&part["digest"].as_str().unwrap().parse().unwrap());
+            changed.map_or_else(|| base64(&fixture.files[&path]), str::to_string)
+        };
+        let content = crate::fixture::layer("1");
+        let mut layer = fixture.blob(crate::fixture::LAYER, content.clone());
+        layer["data"] = json!(data(&fixture, &layer));
+        let mut value = serde_json::to_value(ImageConfig::empty(&HOST.parse().unwrap())).unwrap();
+        value["rootfs"]["diff_ids"] = json!([DiffId::of(&content)]);
+        let mut config = fixture.document("application/vnd.oci.image.config.v1+json", &value);
+        config["data"] = json!(data(&fixture, &config));
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
+        let mut image = fixture.document(MANIFEST, &manifest);
+        image["data"] = json!(data(&fixture, &image));
+        image["platform"] = json!({"os": "linux", "architecture": "amd64"});
+        let entry = fixture.list(INDEX, &[image]);
+        let index = entry["digest"].as_str().unwrap().parse().unwrap();
+        let all = Memory::of(&fixture);
+        let source = Memory { blobs: [(index, all.blobs[&index].clone())].into(), ..Memory::default() };
+        assert_eq!(pulled(&scratch, case, &source, &entry).is_ok(), is_pulled, "{case}");
+        pulled(&scratch, &format!("{case} with blobs"), &all, &entry).unwrap();
+    }
+}
+
+/// Returns the Base64 encoding of bytes.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let encode = |group: &[u8]| {
+        let length = group.len();
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(group.get(at).copied().unwrap_or(0)));
+        (0..4).map(move |at| if at <= length { char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]) } else { '=' })
+    };
+    bytes.chunks(3).flat_map(encode).collect()
 }
 
 #[test]

@@ -1,0 +1,36 @@
+//! Content that descriptors contain.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rbuild_image::{BlobDigest, Descriptor, digest_of};
+
+/// Returns the content that a descriptor contains (`data`). Returns `None` if there is none, or if
+/// it does not have the size and the digest that the descriptor states.
+pub fn embedded(descriptor: &Descriptor) -> Option<Vec<u8>> {
+    let bytes = BASE64_STANDARD.decode(descriptor.data().as_deref()?).ok()?;
+    let fits = bytes.len() as u64 == descriptor.size() && digest_of(descriptor).ok()? == BlobDigest::of(&bytes);
+    fits.then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_that_does_not_fit_is_ignored() {
+        let digest = BlobDigest::of(b"{}");
+        for (data, size, fits) in [
+            (Some("e30="), 2, true),
+            (Some("e30="), 3, false),
+            (Some("W10="), 2, false),
+            (Some("e30"), 2, false),
+            (Some("!"), 2, false),
+            (Some(""), 2, false),
+            (None, 2, false),
+        ] {
+            let mut descriptor = rbuild_image::descriptor(rbuild_image::MediaType::ImageConfig, &digest, size);
+            descriptor.set_data(data.map(str::to_string));
+            assert_eq!(embedded(&descriptor), fits.then(|| b"{}".to_vec()), "{data:?} {size}");
+        }
+    }
+}
