@@ -120,7 +120,8 @@ fn ask(
     })
 }
 
-fn get(
+/// Returns the manifest or index with that tag or digest at an endpoint.
+pub(crate) fn get(
     session: &EndpointSession,
     reference: &str,
     wanted: Option<&BlobDigest>,

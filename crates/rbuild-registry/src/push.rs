@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::http::HttpReply;
-use crate::manifest::ACCEPT;
+use crate::manifest::{self, ACCEPT, ReceivedManifest};
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{is_temporary_status, may_be_temporary};
@@ -107,12 +107,13 @@ impl Repository {
         self.pushing(|session| session.has(&format!("/manifests/{digest}"), ACCEPT))
     }
 
-    /// Uploads a manifest or index under a tag or its digest.
+    /// Uploads a manifest or index under a tag or its digest. Returns true if the registry lists it
+    /// among the manifests that refer to its subject.
     ///
     /// # Errors
     ///
     /// Fails if the registry refuses it.
-    pub fn push_document(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<()> {
+    pub fn push_document(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<bool> {
         self.pushing(|session| {
             let reply = session.call(&ApiRequest {
                 method: "PUT",
@@ -133,8 +134,22 @@ impl Repository {
                     let host = session.endpoint.host.clone();
                     Err(RegistryProblem::Digest { host, content: VerifiedContent::PushedManifest, wanted: own, found })
                 }
-                None => Ok(()),
+                None => Ok(reply.header("oci-subject").is_some()),
             }
+        })
+    }
+
+    /// Returns the manifest or index with a tag in the repository that is pushed to; `None` if
+    /// there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry fails or refuses, or if the document is of another type.
+    pub fn pushed(&self, tag: &str) -> Result<Option<ReceivedManifest>> {
+        self.pushing(|session| match manifest::get(session, tag, None) {
+            Ok(found) => Ok(Some(found)),
+            Err(RegistryProblem::Missing { .. }) => Ok(None),
+            Err(problem) => Err(problem),
         })
     }
 

@@ -28,6 +28,7 @@ mod pull;
 mod pull_platforms;
 mod push;
 mod put_layer;
+mod referrers;
 mod registry;
 mod save;
 mod store;
@@ -51,8 +52,9 @@ pub use load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, l
 pub use manifest_format::ManifestFormat;
 pub use pull::{OtherPlatform, PendingPull, PullStart, PulledImage, WantedImage, begin_pull, pull};
 pub use pull_platforms::{PulledPlatforms, pull_platforms};
-pub use push::{Outgoing, OutgoingForm, check_name, check_push, outgoing, push};
+pub use push::{Outgoing, OutgoingForm, PushFaults, check_name, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};
+pub use referrers::UnlistedReferrer;
 pub use save::{
     archive_blobs, check_layers, copy_images, layer_blobs, layer_pairs, save_directory, save_size, save_to,
 };

@@ -9,11 +9,12 @@ use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, PackingWatch, RepoDigest, Store, StoreError, Workspace};
 
-use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, Document, TransferProgress, copy_all, total_size};
+use crate::blobs::{BlobInfo, BlobOrigin, Document, TransferProgress, copy_all, total_size};
 use crate::documents::{index_entry, index_of_type};
 use crate::early_push::{EarlyPush, EarlyUploads};
 use crate::error::{Result, TransportError};
 use crate::manifest_format::ManifestFormat;
+use crate::referrers::{UnlistedReferrer, push_document};
 use crate::registry::Upload;
 use crate::save::layer_pairs;
 
@@ -144,9 +145,17 @@ pub fn check_push(client: &Client, name: &Reference) -> Result<()> {
     Ok(client.repository(name)?.check_push()?)
 }
 
+/// Faults that do not affect a push.
+#[derive(Debug, Default)]
+pub struct PushFaults {
+    /// The error of noting the digest in the store.
+    pub unnoted: Option<StoreError>,
+    /// Manifests that are not listed among those that refer to their subjects.
+    pub unlisted: Vec<UnlistedReferrer>,
+}
+
 /// Pushes an image under a name: blobs that the repository lacks, then the manifests. If the
-/// repository has the image, only the name is pushed. The store notes the digest. Returns the
-/// error if that fails, which does not affect the push.
+/// repository has the image, only the name is pushed. The store notes the digest.
 ///
 /// # Errors
 ///
@@ -158,10 +167,10 @@ pub fn push(
     image: &Outgoing,
     name: &Reference,
     progress: &TransferProgress<'_>,
-) -> Result<Option<StoreError>> {
-    send(store, client, image, name, progress)?;
+) -> Result<PushFaults> {
+    let unlisted = send(store, client, image, name, progress)?;
     let pushed = RepoDigest { name: name.clone(), digest: image.digest, images: image.images.clone() };
-    Ok(store.repo_digests().note_pushed(&pushed).err())
+    Ok(PushFaults { unnoted: store.repo_digests().note_pushed(&pushed).err(), unlisted })
 }
 
 fn send(
@@ -170,17 +179,17 @@ fn send(
     image: &Outgoing,
     name: &Reference,
     progress: &TransferProgress<'_>,
-) -> Result<()> {
+) -> Result<Vec<UnlistedReferrer>> {
     let reference = target(name)?;
     let repository = client.repository(name)?;
     (progress.total)(image.size());
-    let Document { media_type, bytes } = &image.top;
     // If the registry lacks a blob all the same, it refuses the name.
-    if repository.has_document(&image.digest.blob())? && repository.push_document(reference, media_type, bytes).is_ok()
+    if repository.has_document(&image.digest.blob())?
+        && let Ok(unlisted) = push_document(&repository, reference, &image.top)
     {
         progress.moved.fetch_add(image.size(), Ordering::Relaxed);
         image.blobs.iter().for_each(|blob| (progress.done)(&blob.digest, blob.size, BlobOrigin::Sink));
-        return Ok(());
+        return Ok(unlisted.into_iter().collect());
     }
     let upload = Upload { repository: &repository, elsewhere: neighbors(store, &repository, name)? };
     let early = image.early.as_ref().filter(|early| early.place == *repository.place());
@@ -192,8 +201,10 @@ fn send(
     }
     copy_all(&store.blobs(), &upload, &others, progress)?;
     // A registry may refuse an index before its manifests.
-    image.below.iter().try_for_each(|document| upload.put_document(document))?;
-    Ok(repository.push_document(reference, media_type, bytes)?)
+    let below = image.below.iter().map(|document| (document.digest().to_string(), document));
+    let documents = below.chain([(reference.to_string(), &image.top)]);
+    let unlisted = documents.map(|(reference, document)| push_document(&repository, &reference, document));
+    Ok(unlisted.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 /// Checks that an image can be pushed to a name.

@@ -144,6 +144,7 @@ impl BlobSink for Upload<'_> {
 
     fn put_document(&self, document: &Document) -> Result<()> {
         let reference = document.digest().to_string();
-        Ok(self.repository.push_document(&reference, &document.media_type, &document.bytes)?)
+        self.repository.push_document(&reference, &document.media_type, &document.bytes)?;
+        Ok(())
     }
 }

@@ -13,7 +13,8 @@ use rbuild_remedy::sentence;
 use rbuild_store::{Artifact, Download, Image, NamedImage, Store, StoreError};
 use rbuild_transport::{
     BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, ManifestFormat, OtherPlatform, Outgoing, OutgoingForm,
-    PulledImage, PulledPlatforms, TransferProgress, TransportError, WantedImage, check_name, outgoing,
+    PulledImage, PulledPlatforms, PushFaults, TransferProgress, TransportError, UnlistedReferrer, WantedImage,
+    check_name, outgoing,
 };
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
@@ -206,6 +207,15 @@ fn unnoted_digest(name: &Reference, e: &StoreError) -> Warning<Help> {
     Warning { text, help: e.remedy().as_ref().map(|remedy| Hint::from(remedy).into()) }
 }
 
+/// Returns the warning about a manifest that is not listed as a referrer of its subject.
+fn unlisted_referrer(name: &Reference, unlisted: &UnlistedReferrer) -> String {
+    let UnlistedReferrer { tag, subject } = unlisted;
+    format!(
+        "`{}` cannot be listed as a referrer of {subject}: the tag {tag} of its repository is not an image index",
+        name.familiar()
+    )
+}
+
 /// The layers of an image that is pushed.
 pub enum PushedLayers {
     /// Those that are not compressed are compressed, and uploaded meanwhile.
@@ -304,10 +314,12 @@ impl NamePush<'_> {
     }
 
     fn run(&self, name: &Reference, progress: &TransferProgress<'_>) -> Result<(), TransportError> {
-        let unnoted = rbuild_transport::push(self.store, self.client, self.image, name, progress)?;
+        let PushFaults { unnoted, unlisted } =
+            rbuild_transport::push(self.store, self.client, self.image, name, progress)?;
         if let Some(e) = unnoted {
             terminal::warning(unnoted_digest(name, &e));
         }
+        unlisted.iter().for_each(|unlisted| terminal::warning(unlisted_referrer(name, unlisted)));
         if self.display != TransferDisplay::Nothing {
             let tag = name.tag().unwrap_or("latest");
             terminal::err(&sent(tag, &self.image.digest.to_string(), self.image.size()));
@@ -449,9 +461,11 @@ mod tests {
         let origins = [BlobOrigin::Source, BlobOrigin::Sink, BlobOrigin::OtherRepository];
         let arrivals = origins.map(|origin| arrival("pulled", 1500, origin) + "\n");
         let statuses = [true, false].map(|is_new| status(is_new, "sha256:0", "demo:1"));
+        let unlisted = UnlistedReferrer { tag: "sha256-0".into(), subject: BlobDigest::of(b"") };
+        let unlisted = unlisted_referrer(&"a.io/b".parse().unwrap(), &unlisted);
         rbuild_testkit::assert_recorded!(
             "transfers",
-            arrivals.concat() + &statuses.concat() + &sent("1", "sha256:0", 1500)
+            arrivals.concat() + &statuses.concat() + &sent("1", "sha256:0", 1500) + &unlisted
         );
     }
 }

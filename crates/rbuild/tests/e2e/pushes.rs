@@ -1,5 +1,8 @@
 //! Pushes: early uploads, and transfers after interrupted ones.
 
+use rbuild_image::BlobDigest;
+use serde_json::json;
+
 use crate::lazy_trees::stores_as_layers;
 use crate::registries::Scene;
 use crate::registries::server::{Access, Fault, Registry};
@@ -122,6 +125,41 @@ fn nothing_is_uploaded_before_the_result_was_searched_for_secrets() {
     let requests = scene.registry.requests();
     assert!(requests.iter().all(|line| !line.starts_with("PATCH") && !line.starts_with("PUT")), "{requests:?}");
     assert!(scene.registry.state().blobs.is_empty());
+}
+
+#[test]
+fn a_manifest_with_a_subject_is_listed_as_its_referrer() {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    let scene = Scene::with_image();
+    let subject = BlobDigest::of(b"subject");
+    let tag = format!("sha256-{}", subject.hex());
+    let mut manifest = scene.document("busybox", "1");
+    manifest["subject"] = json!({"mediaType": MANIFEST, "digest": subject.to_string(), "size": 7});
+    manifest["annotations"] = json!({"a": "b"});
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    scene.registry.add_manifest("busybox", "2", MANIFEST, &bytes);
+    let source = scene.name("busybox:2");
+    scene.rbuild(&["pull", &source]).ok();
+    let push = |name: &str| scene.rbuild(&["push", &source, &scene.name(name)]).ok().stderr;
+    // This registry lists it itself.
+    let header = ("OCI-Subject", subject.to_string());
+    scene.registry.fault("PUT", "/manifests/", Fault::Header(header.0, header.1), 1);
+    push("own:1");
+    let has_list = |path: &str| scene.registry.state().manifests.contains_key(&(path.to_string(), tag.clone()));
+    assert!(!has_list("own"));
+    let entry = json!({"mediaType": MANIFEST, "digest": BlobDigest::of(&bytes).to_string(), "size": bytes.len(),
+        "artifactType": "application/vnd.oci.image.config.v1+json", "annotations": {"a": "b"}});
+    for name in ["copy:1", "copy:1", "copy:2"] {
+        push(name);
+        assert_eq!(scene.document("copy", &tag)["manifests"], json!([entry]), "{name}");
+    }
+    // The tag has another use.
+    scene.registry.add_manifest("other", &tag, MANIFEST, &bytes);
+    let warned = push("other:1");
+    let text = format!("/other:1` cannot be listed as a referrer of {subject}: the tag {tag} of its repository");
+    assert!(warned.contains(&text), "{warned}");
+    assert_eq!(scene.document("other", &tag), manifest);
+    assert_eq!(scene.document("other", "1"), manifest);
 }
 
 /// The first registry refuses the image when the second one has it.
