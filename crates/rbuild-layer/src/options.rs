@@ -2,8 +2,9 @@
 
 use crate::compress::Compression;
 
-/// Version of the layer encoding. It changes if, and only if, the same tree yields different bytes.
-pub const LAYER_FORMAT: u32 = 2;
+/// Version of the layer encoding. It changes if, and only if, the same tree yields different bytes
+/// in one of the forms.
+pub const LAYER_FORMAT: u32 = 3;
 
 /// The form that layers are written in. The default is gzip at its usual level, as in most images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,6 +89,15 @@ impl LayerForm {
             LayerForm::Uncompressed => CompressionLevel::<0>::new(form, level).map(|_| LayerForm::Uncompressed),
             LayerForm::Gzip(_) => CompressionLevel::new(form, level).map(LayerForm::Gzip),
             LayerForm::Zstd(_) => CompressionLevel::new(form, level).map(LayerForm::Zstd),
+        }
+    }
+
+    /// Returns the first version of the layer encoding since which the same tree yields the same
+    /// bytes in this form.
+    pub fn version(self) -> u32 {
+        match self {
+            LayerForm::Uncompressed | LayerForm::Gzip(_) => 2,
+            LayerForm::Zstd(_) => 3,
         }
     }
 

@@ -6,9 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType, descriptor};
-use rbuild_layer::{
-    LAYER_FORMAT, LayerError, LayerForm, Packed, Remainder, Times, pack_exact, pack_layer, pack_whole, repack_layer,
-};
+use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, Times, pack_exact, pack_layer, pack_whole, repack_layer};
 use rbuild_linux::{RootDir, described, is_disk_full, write_atomic};
 use serde::{Deserialize, Serialize};
 
@@ -53,19 +51,34 @@ impl PackedLayer {
             LayerForm::Zstd(_) => MediaType::ImageLayerZstd,
         };
         let Packed { diff_id, digest, size, unpacked } = *packed;
-        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
+        PackedLayer { format: form.version(), diff_id, digest, size, unpacked, media_type }
+    }
+
+    /// Returns true if the same tree would yield the same bytes now.
+    fn is_current(&self) -> bool {
+        self.format == version_of(&self.media_type)
     }
 
     /// Returns the description of a layer that another store packed, in the same layer format.
     pub(crate) fn of_other_store(packed: &Packed, media_type: MediaType) -> PackedLayer {
         let Packed { diff_id, digest, size, unpacked } = *packed;
-        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
+        PackedLayer { format: version_of(&media_type), diff_id, digest, size, unpacked, media_type }
     }
 
     /// Returns the layer's descriptor for a manifest.
     pub fn descriptor(&self) -> Descriptor {
         descriptor(self.media_type.clone(), &self.digest, self.size)
     }
+}
+
+/// Returns the version of the encoding of layers of a media type.
+fn version_of(media_type: &MediaType) -> u32 {
+    let form = match media_type {
+        MediaType::ImageLayerZstd => LayerForm::ZSTD,
+        MediaType::ImageLayerGzip => LayerForm::GZIP,
+        _ => LayerForm::Uncompressed,
+    };
+    form.version()
 }
 
 /// A writer that fails once `stop` returns true.
@@ -393,9 +406,7 @@ impl<'s> Layers<'s> {
     pub(crate) fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
         let found: Option<PackedLayer> = self.store.read_if_whole(document)?;
         match found {
-            Some(p) if p.format == LAYER_FORMAT && self.store.blobs().has_complete_blob(&p.digest, p.size)? => {
-                Ok(Some(p))
-            }
+            Some(p) if p.is_current() && self.store.blobs().has_complete_blob(&p.digest, p.size)? => Ok(Some(p)),
             _ => Ok(None),
         }
     }
