@@ -4,3 +4,4 @@ pub(crate) mod artifact;
 pub(crate) mod imported;
 pub(crate) mod local;
 pub(crate) mod merge;
+pub(crate) mod remote;

@@ -34,8 +34,13 @@ fn forms(request: &BuildRequest) -> Vec<LayerForm> {
     forms
 }
 
+/// Returns true if the build writes caches. Builds with a salt do not.
+fn writes_caches(request: &BuildRequest) -> bool {
+    request.salt.is_none() && !request.cache_exports.is_empty()
+}
+
 /// Returns true if a step belongs in one of the caches. A command that mounts a volume depends on
-/// this machine. Builds with a salt use no cache.
+/// this machine.
 fn belongs(graph: &BuildGraph, request: &BuildRequest, id: VertexId) -> bool {
     let is_portable = match &graph.vertices[id].step {
         Step::Scratch | Step::Image { .. } => false,
@@ -43,8 +48,7 @@ fn belongs(graph: &BuildGraph, request: &BuildRequest, id: VertexId) -> bool {
         Step::Copy(_) | Step::Workdir(_) => true,
     };
     let takes_all = request.cache_exports.iter().any(|export| export.mode == CacheMode::Max);
-    let is_wanted = is_in_result(graph, id) || takes_all;
-    is_portable && is_wanted && request.salt.is_none() && !request.cache_exports.is_empty()
+    is_portable && (takes_all || is_in_result(graph, id))
 }
 
 fn is_in_result(graph: &BuildGraph, id: VertexId) -> bool {
@@ -54,6 +58,9 @@ fn is_in_result(graph: &BuildGraph, id: VertexId) -> bool {
 /// Returns the steps of a build that is answered from the cache. Returns `None` if the layer of one
 /// has to be packed or searched for secrets first.
 pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Store) -> Result<Option<ReportedSteps>> {
+    if !writes_caches(request) {
+        return Ok(Some(ReportedSteps::default()));
+    }
     let (graph, forms) = (&prepared.graph, forms(request));
     let mut steps = Vec::new();
     for (vertex, prepared_vertex) in graph.numbered().zip(&prepared.vertices).map(|((id, _), found)| (id, found)) {
@@ -89,7 +96,7 @@ pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Stor
 /// build is canceled.
 pub(crate) fn made(envs: &[StepEnv<'_>]) -> Result<ReportedSteps> {
     let mut all = ReportedSteps::default();
-    for env in envs {
+    for env in envs.iter().filter(|env| writes_caches(env.request)) {
         match made_for_platform(env) {
             Ok(steps) => all.steps.extend(steps),
             Err(BuildError::Canceled) => return Err(BuildError::Canceled),

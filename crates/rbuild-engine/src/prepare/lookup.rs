@@ -295,8 +295,8 @@ impl Lookup<'_> {
         let work = Workspace::open(self.store)?;
         let lost =
             self.request.caches.fetch(self.store, &work, &steps.iter().map(|(_, _, step)| step).collect::<Vec<_>>())?;
-        for LostLayer { cache, source } in &lost {
-            self.events.send(Event::Warning(BuildWarning::LostLayer { cache, cause: &source.message() }.into()));
+        for LostLayer { cache, cause } in &lost {
+            self.events.send(Event::Warning(BuildWarning::LostLayer { cache, cause }.into()));
         }
         if !lost.is_empty() {
             return Ok(false);

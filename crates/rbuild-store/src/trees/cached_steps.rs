@@ -148,13 +148,15 @@ impl LazyTrees<'_> {
         }
         let StepLayer { root, mtime, highest_ids, .. } = step.layer;
         let highest = highest_ids.map(|(uid, gid)| UidGid { uid, gid });
-        let is_usable = highest.is_none_or(|highest| self.store.can_own_up_to(highest));
+        let is_usable = [highest, Some(root.owner)].into_iter().flatten().all(|ids| self.store.can_own_up_to(ids));
         let Some(name) = step.layer.document().filter(|_| is_usable) else { return Ok(None) };
         let (path, made) = session.work.new_dir_with(modes::dir())?;
         self.store.trees().put_note(&made, &name, &document(&name, &step.layer.packed())?)?;
         if step.is_searched {
             self.store.trees().put_note(&made, NOTE, &document(NOTE, &Verdict::default())?)?;
         }
+        // The kind of the file is not part of the mode.
+        let root = RootMeta { mode: root.mode & 0o7777, ..root };
         self.put_lazy_note(&made, &LazyNote { layer: name, root, mtime: Some(mtime), exact: false, boot: None })?;
         // The name is unique, so a tree that is in use is never replaced.
         let mut hasher = Hasher::new();
@@ -241,11 +243,12 @@ mod tests {
             .with_builder_owners(rbuild_linux::OwnerMode::Given, Some(UidGid { uid: 65_535, gid: 65_535 }));
         let (work, build) = (Workspace::open(&store).unwrap(), BuildId::of_command("b"));
         let (blob, size) = store.blobs().put_blob(&work, &b"layer"[..]).unwrap();
-        for (form, ids, usable) in [
-            ("gzip", Some((65_535, 65_535)), true),
-            ("gzip", Some((65_536, 0)), false),
-            ("../../x", None, false),
-            ("", None, false),
+        for (form, ids, root_user, usable) in [
+            ("gzip", Some((65_535, 65_535)), 65_535, true),
+            ("gzip", Some((65_536, 0)), 0, false),
+            ("gzip", None, 65_536, false),
+            ("../../x", None, 0, false),
+            ("", None, 0, false),
         ] {
             let layer = StepLayer {
                 blob,
@@ -254,11 +257,11 @@ mod tests {
                 form: form.into(),
                 size,
                 unpacked: 5,
-                root: RootMeta { owner: UidGid::ROOT, mode: 0o755 },
+                root: RootMeta { owner: UidGid { uid: root_user, gid: 0 }, mode: 0o40755 },
                 mtime: (0, 0),
                 highest_ids: ids,
             };
-            let key = CacheKey::of(format!("{form} {ids:?}").as_bytes());
+            let key = CacheKey::of(format!("{form} {ids:?} {root_user}").as_bytes());
             let result = ResultId::of(b"r");
             let step = CachedStep { key, shared: None, result, layer, created: 0, used: 0, is_searched: false };
             let session = Session::new(&store, &work, &build, 9);

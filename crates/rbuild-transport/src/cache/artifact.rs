@@ -30,6 +30,10 @@ const LEVEL: i32 = 9;
 /// The steps of a cache by key.
 pub type CachedSteps = BTreeMap<CacheKey, CachedStep>;
 
+/// The records of a cache in a registry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoteSteps(pub Vec<CachedStep>);
+
 /// The configuration of a cache. Readers ignore unknown fields.
 #[derive(Serialize, Deserialize)]
 struct CacheConfig {

@@ -6,14 +6,15 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Mutex;
 
-use rbuild_image::BlobDigest;
+use rbuild_image::{BlobDigest, DiffId, Reference};
 use rbuild_linux::parallel::{locked, try_map};
 use rbuild_store::{CacheKey, CachedStep, Store, StoreError, Workspace};
 
-use crate::blobs::{BlobInfo, BlobSource};
-use crate::cache::artifact::CachedSteps;
+use crate::blobs::{BlobInfo, BlobRead, BlobSource};
+use crate::cache::artifact::{CachedSteps, RemoteSteps};
 use crate::cache::local::open_local;
 use crate::error::{Result, TransportError};
+use crate::layout::LayoutSource;
 
 /// Number of layers that are copied at once.
 const AT_ONCE: usize = 6;
@@ -23,8 +24,33 @@ pub struct ImportedCache {
     /// Name in messages.
     name: String,
     steps: CachedSteps,
-    blobs: Box<dyn BlobSource + Send + Sync>,
+    layers: LayerPlace,
 }
+
+/// The place of the layers of a cache.
+enum LayerPlace {
+    Directory(LayoutSource),
+    Registry(Reference),
+}
+
+/// A layer of a cache in a registry.
+#[derive(Debug, Clone)]
+pub struct WantedLayer {
+    /// Name of the cache.
+    pub name: Reference,
+    blob: BlobInfo,
+    diff_id: DiffId,
+}
+
+impl WantedLayer {
+    pub(crate) fn layer(&self) -> (BlobInfo, DiffId) {
+        (self.blob, self.diff_id)
+    }
+}
+
+/// Downloads layers of registries into the store. Returns for each the reason why it cannot be
+/// used, if it cannot; `None` if it was interrupted.
+pub type LayerFetcher = dyn Fn(&Store, &[WantedLayer]) -> Option<Vec<Option<String>>> + Send + Sync;
 
 impl ImportedCache {
     /// Opens a cache in a directory. Returns `None` if there is none.
@@ -36,9 +62,15 @@ impl ImportedCache {
         let cache = |(steps, blobs)| ImportedCache {
             name: rbuild_linux::quoted(dir).to_string(),
             steps,
-            blobs: Box::new(blobs),
+            layers: LayerPlace::Directory(blobs),
         };
         Ok(open_local(dir, tag)?.map(cache))
+    }
+
+    /// Returns the cache in a registry with these records.
+    pub fn remote(name: Reference, steps: RemoteSteps) -> ImportedCache {
+        let steps = steps.0.into_iter().map(|step| (step.key, step)).collect();
+        ImportedCache { name: format!("`{}`", name.familiar()), steps, layers: LayerPlace::Registry(name) }
     }
 
     /// Returns the number of steps.
@@ -67,7 +99,7 @@ pub struct LostLayer {
     /// Name of the cache.
     pub cache: String,
     /// The cause.
-    pub source: TransportError,
+    pub cause: String,
 }
 
 /// All caches that a build reads. For a step in several of them, the first one applies.
@@ -76,6 +108,7 @@ pub struct ImportedCaches {
     caches: Vec<ImportedCache>,
     /// Steps whose layers cannot be used.
     lost: Mutex<HashSet<(usize, CacheKey)>>,
+    fetcher: Option<Box<LayerFetcher>>,
 }
 
 impl fmt::Debug for ImportedCaches {
@@ -87,7 +120,17 @@ impl fmt::Debug for ImportedCaches {
 impl ImportedCaches {
     /// Returns these caches, in order of precedence.
     pub fn new(caches: Vec<ImportedCache>) -> ImportedCaches {
-        ImportedCaches { caches, lost: Mutex::default() }
+        ImportedCaches { caches, lost: Mutex::default(), fetcher: None }
+    }
+
+    /// Returns the caches, with the function that downloads layers of those in registries.
+    pub fn fetched_by(self, fetcher: Box<LayerFetcher>) -> ImportedCaches {
+        ImportedCaches { fetcher: Some(fetcher), ..self }
+    }
+
+    /// Returns the keys of the steps whose layers cannot be used.
+    pub fn lost(&self) -> BTreeSet<CacheKey> {
+        locked(&self.lost).iter().map(|(_, key)| *key).collect()
     }
 
     /// Returns true if there are no caches.
@@ -105,14 +148,12 @@ impl ImportedCaches {
         })
     }
 
-    /// Returns the keys of the steps whose layers cannot be used.
-    pub fn lost(&self) -> BTreeSet<CacheKey> {
-        locked(&self.lost).iter().map(|(_, key)| *key).collect()
-    }
-
-    /// Returns the places that have the layers of the steps.
+    /// Returns the places on this machine that have the layers of the steps.
     pub fn sources(&self) -> impl Iterator<Item = &dyn BlobSource> {
-        self.caches.iter().map(|cache| &*cache.blobs as &dyn BlobSource)
+        self.caches.iter().filter_map(|cache| match &cache.layers {
+            LayerPlace::Directory(layout) => Some(layout as &dyn BlobSource),
+            LayerPlace::Registry(_) => None,
+        })
     }
 
     /// Marks a step as unusable: [`ImportedCaches::step`] no longer returns it.
@@ -125,7 +166,7 @@ impl ImportedCaches {
     ///
     /// # Errors
     ///
-    /// Fails if the store cannot be written.
+    /// Fails if the store cannot be written, or if the download is interrupted.
     #[tracing::instrument(target = "transport", name = "fetch", level = "debug", skip_all, fields(steps = steps.len()))]
     pub fn fetch(
         &self,
@@ -136,20 +177,46 @@ impl ImportedCaches {
         let mut seen = HashSet::new();
         let first: Vec<&&ImportedStep> =
             steps.iter().filter(|step| seen.insert((step.cache, step.step.layer.blob))).collect();
-        let failed: Vec<(usize, BlobDigest, LostLayer)> = try_map(AT_ONCE, &first, |step| {
-            let cache = &self.caches[step.cache];
-            match fetch_layer(store, work, cache, &step.step) {
-                Ok(()) => Ok(None),
-                Err(TransportError::Store(e)) if !is_of_layer(&e) => Err(e),
-                Err(source) => {
-                    let lost = LostLayer { cache: cache.name.clone(), source };
-                    Ok(Some((step.cache, step.step.layer.blob, lost)))
+        let (mut here, mut elsewhere, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+        for step in first {
+            let layer = &step.step.layer;
+            match &self.caches[step.cache].layers {
+                LayerPlace::Directory(layout) => here.push((*step, layout)),
+                LayerPlace::Registry(name) => {
+                    let blob = BlobInfo { digest: layer.blob, size: layer.size };
+                    // What the store has needs no fetcher.
+                    if fetch_layer(store, work, &Nowhere, &(blob, layer.diff_id)).is_err() {
+                        elsewhere.push(*step);
+                        wanted.push(WantedLayer { name: name.clone(), blob, diff_id: layer.diff_id });
+                    }
                 }
             }
-        })?
-        .into_iter()
-        .flatten()
-        .collect();
+        }
+        let lost = |step: &ImportedStep, cause: String| {
+            let cache = self.caches[step.cache].name.clone();
+            (step.cache, step.step.layer.blob, LostLayer { cache, cause })
+        };
+        let copied = try_map(AT_ONCE, &here, |(step, layout)| {
+            let CachedStep { layer, .. } = &step.step;
+            let blob = BlobInfo { digest: layer.blob, size: layer.size };
+            match fetch_layer(store, work, *layout, &(blob, layer.diff_id)) {
+                Ok(()) => Ok(None),
+                Err(TransportError::Store(e)) if !is_of_layer(&e) => Err(e),
+                Err(e) => Ok(Some(lost(step, e.message()))),
+            }
+        })?;
+        let mut failed: Vec<(usize, BlobDigest, LostLayer)> = copied.into_iter().flatten().collect();
+        if let (Some(fetcher), false) = (&self.fetcher, wanted.is_empty()) {
+            let causes = fetcher(store, &wanted).ok_or(StoreError::Canceled)?;
+            let causes = causes.into_iter().map(Some).chain(std::iter::repeat(None));
+            for (step, cause) in elsewhere.iter().zip(causes) {
+                match cause {
+                    Some(None) => {}
+                    Some(Some(cause)) => failed.push(lost(step, cause)),
+                    None => failed.push(lost(step, "it was not downloaded".into())),
+                }
+            }
+        }
         for step in steps {
             if failed.iter().any(|(cache, blob, _)| (*cache, *blob) == (step.cache, step.step.layer.blob)) {
                 self.give_up(step);
@@ -172,11 +239,31 @@ fn is_of_layer(e: &StoreError) -> bool {
     )
 }
 
-/// Copies the layer of a step into the store unless it is there, and verifies both digests.
-fn fetch_layer(store: &Store, work: &Workspace, cache: &ImportedCache, step: &CachedStep) -> Result<()> {
-    let part = BlobInfo { digest: step.layer.blob, size: step.layer.size };
+/// A place without layers.
+struct Nowhere;
+
+impl BlobSource for Nowhere {
+    fn size(&self, _: &BlobDigest) -> Result<Option<u64>> {
+        Ok(None)
+    }
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        Err(StoreError::NoBlob(*digest).into())
+    }
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
+        Err(StoreError::NoBlob(part.digest).into())
+    }
+}
+
+/// Copies a layer into the store unless it is there, and verifies both digests.
+pub(crate) fn fetch_layer(
+    store: &Store,
+    work: &Workspace,
+    source: &dyn BlobSource,
+    layer: &(BlobInfo, DiffId),
+) -> Result<()> {
+    let (part, diff_id) = *layer;
     if !store.blobs().has_complete_blob(&part.digest, part.size)? {
-        let mut blob = cache.blobs.open(&part)?;
+        let mut blob = source.open(&part)?;
         let (found, size) = store.blobs().put_blob(work, (&mut blob).take(part.size.saturating_add(1)))?;
         if found != part.digest {
             return Err(blob.wrong_digest(&found));
@@ -185,7 +272,7 @@ fn fetch_layer(store: &Store, work: &Workspace, cache: &ImportedCache, step: &Ca
             return Err(TransportError::other(format!("the layer {found} has another size than its record states")));
         }
     }
-    Ok(store.blobs().check_layers(&[(part.digest, step.layer.diff_id)])?)
+    Ok(store.blobs().check_layers(&[(part.digest, diff_id)])?)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobSource, copy_verified};
 use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps, check_type, read_steps};
-use crate::cache::merge::{OwnSteps, merged};
+use crate::cache::merge::{OwnSteps, WrittenCache, merged};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutSource, LayoutWriter};
 
@@ -21,19 +21,6 @@ pub struct LocalCache {
     pub dir: Directory,
     /// Tag of the cache.
     pub tag: String,
-}
-
-/// Steps that were written to a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WrittenCache {
-    /// Number of steps in the cache.
-    pub steps: usize,
-    /// Number of layers that were written.
-    pub layers: usize,
-    /// Size of the written layers in bytes.
-    pub bytes: u64,
-    /// True if the cache had everything already.
-    pub is_unchanged: bool,
 }
 
 /// Opens a cache in a directory, without reading its layers. Returns `None` if there is none.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use rbuild_store::{CacheKey, CachedStep};
+use serde::{Deserialize, Serialize};
 
 use crate::cache::artifact::CachedSteps;
 
@@ -38,6 +39,19 @@ pub struct OwnSteps<'a> {
     pub limits: CacheLimits,
     /// The day of the build.
     pub today: i64,
+}
+
+/// Steps that were written to a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WrittenCache {
+    /// Number of steps in the cache.
+    pub steps: usize,
+    /// Number of layers that were written.
+    pub layers: usize,
+    /// Size of the written layers in bytes.
+    pub bytes: u64,
+    /// True if the cache had everything already.
+    pub is_unchanged: bool,
 }
 
 /// Returns the day of a time in seconds since the Unix epoch.

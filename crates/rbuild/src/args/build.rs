@@ -56,11 +56,11 @@ pub struct BuildArgs {
     /// Do not use the cache
     #[arg(long)]
     pub no_cache: bool,
-    /// Read another cache: type=local,src=DIR[,tag=TAG][,required] (repeatable)
+    /// Read another cache: type=local,src=DIR or type=registry,ref=NAME[,required] (repeatable)
     #[arg(long, value_name = "CACHE")]
     pub cache_from: Vec<String>,
-    /// Write the steps to another cache after the build: type=local,dest=DIR[,tag=TAG][,mode=max]
-    /// (repeatable)
+    /// Write the steps to another cache after the build: type=local,dest=DIR or
+    /// type=registry,ref=NAME[,mode=max] (repeatable)
     #[arg(long, value_name = "CACHE")]
     pub cache_to: Vec<String>,
     /// Do not use the cache for these stages

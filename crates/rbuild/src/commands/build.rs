@@ -1,22 +1,23 @@
 //! The verb `build`.
 
 use rbuild_engine::{BuildError, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
-use rbuild_image::{SourceUrl, hide_logins};
+use rbuild_image::{Reference, SourceUrl, hide_logins};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
-use crate::commands::cache_export;
+use crate::commands::cache_export::{self, CacheExports};
 use crate::commands::check::{self, Call, CallMode};
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::fetcher::pushes::BuiltImage;
-use crate::commands::fetcher::{downloads, pushes};
+use crate::commands::fetcher::{caches, downloads, pushes};
 use crate::commands::lint::{self, Lint};
 use crate::commands::transfer::TransferDisplay;
 use crate::commands::verify;
 use crate::exit::{Failure, build_code, code};
+use crate::input::cache::CacheReader;
 use crate::input::request::{BuildInput, InputReader};
 use crate::input::settings::Settings;
 use crate::input::{output, registry};
@@ -42,7 +43,10 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
         downloads::fetch_one(&store, &args.registry, secrets, display, url)
     };
-    let inputs = InputReader { args: &args, store: &store, fetch: &fetch };
+    let records = |names: &[Reference]| caches::read(&store, &args.registry, names);
+    let layers = || caches::layer_fetcher(&args.registry);
+    let reader = CacheReader { records: &records, layers: &layers };
+    let inputs = InputReader { args: &args, store: &store, fetch: &fetch, caches: reader };
     let input = inputs.read()?;
     let secrets = input.request.secret_values();
     build_from(settings, inputs, input, call, &reports).map_err(|failure| failure.masked(&secrets))
@@ -108,7 +112,8 @@ fn build_from(
     }
     if let (false, BuildOutcome::Made(finished)) = (args.verify, &ended) {
         let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
-        cache_export::write(store, &caches, &cache_to, finished, now, is_quiet)?;
+        let exports = CacheExports { store, flags: &args.registry, caches: &caches, targets: &cache_to, now };
+        cache_export::write(&exports, finished, is_quiet)?;
     }
     lint.show(mode);
     Ok(ended.exit_code())

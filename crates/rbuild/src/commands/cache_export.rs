@@ -7,9 +7,22 @@ use rbuild_remedy::counted;
 use rbuild_store::Store;
 use rbuild_transport::{BlobSource, ImportedCaches, OwnSteps, WrittenCache, day_of, write_local_cache};
 
-use crate::exit::Failure;
-use crate::input::cache::CacheTarget;
+use crate::args::RegistryFlags;
+use crate::commands::fetcher;
+use crate::exit::{Failure, code};
+use crate::input::cache::{CachePlace, CacheTarget};
 use crate::ui::terminal;
+
+/// The caches of a build, and the places that have layers.
+#[derive(Clone, Copy)]
+pub struct CacheExports<'a> {
+    pub store: &'a Store,
+    pub flags: &'a RegistryFlags,
+    pub caches: &'a ImportedCaches,
+    pub targets: &'a [CacheTarget],
+    /// Start of the build, in seconds since 1970.
+    pub now: i64,
+}
 
 /// Writes all caches. The result of the build is complete, so it is not affected by failures.
 ///
@@ -17,21 +30,17 @@ use crate::ui::terminal;
 ///
 /// Fails after all caches if one of them was not written completely, unless its failures are
 /// ignored.
-pub fn write(
-    store: &Store,
-    caches: &ImportedCaches,
-    targets: &[CacheTarget],
-    finished: &BuildReport,
-    now: i64,
-    is_quiet: bool,
-) -> Result<(), Failure> {
+pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool) -> Result<(), Failure> {
     let mut failed = None;
-    for target in targets {
-        let place = quoted(target.to.dir.path()).to_string();
-        match write_one(store, caches, target, &finished.cached, now) {
+    for target in exports.targets {
+        let place = match &target.to {
+            CachePlace::Directory(to) => quoted(to.dir.path()).to_string(),
+            CachePlace::Registry(name) => format!("`{}`", name.familiar()),
+        };
+        match write_one(exports, target, &finished.cached) {
             Ok(written) if !is_quiet => terminal::err(&format!("{}\n", report(&place, &written))),
             Ok(_) => {}
-            Err(failure) if target.ignores_errors => {
+            Err(failure) if target.ignores_errors && failure.code != code::INTERRUPTED => {
                 terminal::warning(Warning { text: failure.message, help: None });
             }
             Err(failure) => failed = failed.or(Some(failure)),
@@ -41,26 +50,24 @@ pub fn write(
 }
 
 fn write_one(
-    store: &Store,
-    caches: &ImportedCaches,
+    exports: &CacheExports<'_>,
     target: &CacheTarget,
     cached: &ReportedSteps,
-    now: i64,
 ) -> Result<WrittenCache, Failure> {
+    let CacheExports { store, flags, caches, now, .. } = *exports;
     let named = |cause: &str| format!("--cache-to {}: cannot write the cache: {cause}", target.text);
-    let blobs = store.blobs();
-    let sources: Vec<&dyn BlobSource> = std::iter::once(&blobs as &dyn BlobSource).chain(caches.sources()).collect();
-    let steps = cached.of(target.export);
-    let lost = caches.lost();
+    let (steps, lost) = (cached.of(target.export), caches.lost());
     let own = OwnSteps { steps: &steps, lost: &lost, limits: target.limits, today: day_of(now) };
-    let written = write_local_cache(&target.to, &own, &sources);
-    let written = written.map_err(|e| {
-        let failure = Failure::new(named(&e.message())).because(&e);
-        match e.help() {
-            Some(help) => failure.help(help),
-            None => failure,
+    let written = match &target.to {
+        CachePlace::Directory(to) => {
+            let blobs = store.blobs();
+            let places = std::iter::once(&blobs as &dyn BlobSource).chain(caches.sources());
+            let places: Vec<&dyn BlobSource> = places.collect();
+            write_local_cache(to, &own, &places).map_err(Failure::from)
         }
-    })?;
+        CachePlace::Registry(name) => fetcher::caches::write(store, flags, name, &own),
+    };
+    let written = written.map_err(|failure| Failure { message: named(&failure.message), ..failure })?;
     match &cached.failure {
         Some(cause) => Err(Failure::new(named(cause))),
         None => Ok(written),

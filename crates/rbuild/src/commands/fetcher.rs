@@ -5,6 +5,7 @@
 //! communicate with registries. The launcher remains single-threaded. The builder, which is started
 //! later and handles hostile images, has no credentials in its memory.
 
+pub mod caches;
 pub mod downloads;
 pub mod early_push;
 pub mod pulls;

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use rbuild_engine::{CacheExport, CacheMode};
+use rbuild_image::Reference;
 use rbuild_layer::LayerForm;
-use rbuild_linux::Directory;
-use rbuild_transport::{CacheLimits, ImportedCache, ImportedCaches, LocalCache};
+use rbuild_remedy::ReportedError;
+use rbuild_transport::{CacheLimits, ImportedCache, ImportedCaches, LayerFetcher, LocalCache, RemoteSteps};
 
 use crate::exit::Failure;
 use crate::input::output::{self, csv_fields, layer_form};
+use crate::input::registry;
 use crate::input::value;
 use crate::ui::hints::{self, Hint, OutputRemedy, ValueRemedy, VerbRemedy};
 use crate::ui::terminal;
@@ -17,10 +19,11 @@ use crate::ui::terminal;
 const TAG: &str = "latest";
 /// Types of caches, with those of BuildKit that are not supported yet.
 const TYPES: [&str; 6] = ["local", "registry", "inline", "gha", "s3", "azblob"];
-const SOURCE_KEYS: [&str; 4] = ["type", "src", "tag", "required"];
-const TARGET_KEYS: [&str; 12] = [
+const SOURCE_KEYS: [&str; 5] = ["type", "src", "ref", "tag", "required"];
+const TARGET_KEYS: [&str; 13] = [
     "type",
     "dest",
+    "ref",
     "tag",
     "mode",
     "compression",
@@ -38,10 +41,28 @@ pub struct CacheTarget {
     /// The value of the flag.
     pub text: String,
     pub export: CacheExport,
-    pub to: LocalCache,
+    pub to: CachePlace,
     pub limits: CacheLimits,
     /// A failure is only a warning.
     pub ignores_errors: bool,
+}
+
+/// The place of a cache that is written.
+pub enum CachePlace {
+    Directory(LocalCache),
+    Registry(Reference),
+}
+
+/// The outcome of reading the records of a cache in a registry; `None` if there is no such cache.
+pub type ReadCache = Result<Option<RemoteSteps>, ReportedError>;
+
+/// The functions that read caches in registries.
+#[derive(Clone, Copy)]
+pub struct CacheReader<'a> {
+    /// Reads the records of caches, all at once.
+    pub records: &'a dyn Fn(&[Reference]) -> Result<Vec<ReadCache>, Failure>,
+    /// Returns the function that downloads layers.
+    pub layers: &'a dyn Fn() -> Box<LayerFetcher>,
 }
 
 /// A value of one of the flags, as pairs in lower case and values.
@@ -56,14 +77,14 @@ impl<'a> CacheFields<'a> {
     fn parse(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<Option<CacheFields<'a>>, Failure> {
         let bad = |problem: String| Failure::usage(format!("{flag} {text}: {problem}"));
         let fields = csv_fields(text).map_err(|e| bad(e.to_string()).help(form.clone()))?;
+        let mut pairs = Vec::new();
         // As in BuildKit, a single word is the name of an image.
         if let [only] = &fields[..]
             && !only.contains('=')
         {
-            unsupported(flag, "registry");
-            return Ok(None);
+            pairs = vec![("type".to_string(), "registry".to_string()), ("ref".to_string(), only.clone())];
+            return Ok(Some(CacheFields { flag, text, pairs }));
         }
-        let mut pairs = Vec::new();
         for field in &fields {
             let (key, value) = field.split_once('=').unwrap_or((field, "true"));
             pairs.push((key.trim().to_lowercase(), value.to_string()));
@@ -71,7 +92,7 @@ impl<'a> CacheFields<'a> {
         let fields = CacheFields { flag, text, pairs };
         match fields.get("type") {
             None => Err(bad("the type is missing".into()).help(form)),
-            Some("local") => Ok(Some(fields)),
+            Some("local" | "registry") => Ok(Some(fields)),
             Some(known) if TYPES.contains(&known) => {
                 unsupported(flag, known);
                 Ok(None)
@@ -100,6 +121,16 @@ impl<'a> CacheFields<'a> {
     fn switch(&self, key: &str) -> Result<bool, Failure> {
         let switch = self.get(key).map(value::switch).transpose();
         Ok(switch.map_err(|e| self.bad(format!("`{key}`: {}", e.problem), e.hint))?.unwrap_or(false))
+    }
+
+    /// Returns the name of a cache in a registry; `None` for a cache in a directory.
+    fn name(&self) -> Result<Option<Reference>, Failure> {
+        if self.get("type") != Some("registry") {
+            return Ok(None);
+        }
+        let name = self.get("ref").filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| self.bad("`ref` is missing", ValueRemedy::CacheRefForm))?;
+        registry::full_name(name).map(Some)
     }
 
     fn tag(&self) -> String {
@@ -149,41 +180,63 @@ fn seconds(text: &str) -> Option<u64> {
     text.parse::<jiff::SignedDuration>().ok()?.as_secs().try_into().ok()
 }
 
+/// A cache of `--cache-from`, before it is opened.
+struct CacheSource<'a> {
+    text: &'a str,
+    /// The place, for messages.
+    place: String,
+    is_required: bool,
+    /// `None` for a cache in a registry.
+    opened: Option<Result<Option<ImportedCache>, String>>,
+    name: Option<Reference>,
+}
+
 /// Opens the caches of `--cache-from`. One that cannot be read is left out with a warning, unless
 /// it is required. One that does not exist yet is left out silently.
 ///
 /// # Errors
 ///
 /// Fails if a value is invalid, or if a required cache cannot be read.
-pub fn sources(given: &[String]) -> Result<ImportedCaches, Failure> {
-    let mut caches = Vec::new();
+pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCaches, Failure> {
+    let mut sources = Vec::new();
     for text in given {
         let Some(fields) = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)? else { continue };
         fields.check_keys(&SOURCE_KEYS)?;
-        let src = fields.get("src").filter(|src| !src.is_empty());
-        let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
-        let is_required = fields.switch("required")?;
-        match ImportedCache::local(Path::new(src), &fields.tag()) {
-            Ok(Some(cache)) => caches.push(cache),
+        let (name, is_required) = (fields.name()?, fields.switch("required")?);
+        let (mut opened, mut place) = (None, name.as_ref().map(Reference::familiar).unwrap_or_default());
+        if name.is_none() {
+            let src = fields.get("src").filter(|src| !src.is_empty());
+            let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
+            place = fields.tag();
+            opened = Some(ImportedCache::local(Path::new(src), &place).map_err(|e| e.message()));
+        }
+        sources.push(CacheSource { text, place, is_required, opened, name });
+    }
+    let names: Vec<Reference> = sources.iter().filter_map(|source| source.name.clone()).collect();
+    let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names)? };
+    let mut read = read.into_iter();
+    let mut found = Vec::new();
+    for CacheSource { text, place, is_required, opened, name } in sources {
+        let remote = || {
+            let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message)?;
+            Ok(answer.zip(name).map(|(steps, name)| ImportedCache::remote(name, steps)))
+        };
+        match opened.unwrap_or_else(remote) {
+            Ok(Some(cache)) => found.push(cache),
             Ok(None) if is_required => {
-                return Err(Failure::new(format!(
-                    "--cache-from {text}: there is no cache with the tag `{}`",
-                    fields.tag()
-                )));
+                return Err(Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")));
             }
             Ok(None) => {}
-            Err(e) if is_required => {
-                return Err(
-                    Failure::new(format!("--cache-from {text}: cannot read the cache: {}", e.message())).because(&e)
-                );
+            Err(cause) if is_required => {
+                return Err(Failure::new(format!("--cache-from {text}: cannot read the cache: {cause}")));
             }
-            Err(e) => {
-                let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {}", e.message());
+            Err(cause) => {
+                let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {cause}");
                 terminal::warning(rbuild_engine::Warning { text, help: None });
             }
         }
     }
-    Ok(ImportedCaches::new(caches))
+    Ok(ImportedCaches::new(found).fetched_by((reader.layers)()))
 }
 
 /// Parses the values of `--cache-to`, and finds the directories.
@@ -196,15 +249,19 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
     for text in given {
         let Some(fields) = CacheFields::parse("--cache-to", text, ValueRemedy::CacheTargetForm)? else { continue };
         fields.check_keys(&TARGET_KEYS)?;
-        let dest = fields.get("dest").filter(|dest| !dest.is_empty());
-        let dest = dest.ok_or_else(|| fields.bad("`dest` is missing", ValueRemedy::CacheTargetForm))?;
         let modes = [("min", CacheMode::Min), ("max", CacheMode::Max)];
         let mode = value::choice("mode", &modes, fields.get("mode").unwrap_or("min"));
         let mode = mode.map_err(|e| fields.bad(e.problem, e.hint))?;
         let ignores_errors = fields.switch("ignore-error")?;
         let (form, limits) = (fields.form()?, fields.limits()?);
-        let dir: Directory = output::directory(Path::new(dest))?;
-        let to = LocalCache { dir, tag: fields.tag() };
+        let to = match fields.name()? {
+            Some(name) => CachePlace::Registry(name),
+            None => {
+                let dest = fields.get("dest").filter(|dest| !dest.is_empty());
+                let dest = dest.ok_or_else(|| fields.bad("`dest` is missing", ValueRemedy::CacheTargetForm))?;
+                CachePlace::Directory(LocalCache { dir: output::directory(Path::new(dest))?, tag: fields.tag() })
+            }
+        };
         let export = CacheExport { form, mode };
         targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors });
     }
@@ -230,17 +287,25 @@ mod tests {
             "type=local,dest={},mode=max,compression=zstd,compression-level=5,ignore-error=true,max-size=1g,max-age=2d",
             dest.display()
         );
-        let [target] = &targets(&[text, "type=registry,ref=a/b".into(), "a/b".into()]).unwrap()[..] else { panic!() };
+        let [target] = &targets(&[text, "type=gha".into()]).unwrap()[..] else { panic!() };
         assert_eq!((target.export.form.name().as_str(), target.export.mode), ("zstd-5", CacheMode::Max));
-        assert_eq!((target.to.tag.as_str(), target.ignores_errors), (TAG, true));
+        let CachePlace::Directory(to) = &target.to else { panic!() };
+        assert_eq!((to.tag.as_str(), target.ignores_errors), (TAG, true));
         assert_eq!(target.limits.age, 172_800);
         let text = format!("\"type=local\",DEST={},tag=main", dest.display());
         let [target] = &targets(&[text]).unwrap()[..] else { panic!() };
         assert_eq!((target.export.form, target.export.mode), (LayerForm::default(), CacheMode::Min));
-        assert_eq!((target.to.tag.as_str(), target.limits), ("main", CacheLimits::default()));
+        let CachePlace::Directory(to) = &target.to else { panic!() };
+        assert_eq!((to.tag.as_str(), target.limits), ("main", CacheLimits::default()));
+        for text in ["a.io/b", "type=registry,ref=a.io/b", "ref=a.io/b:latest,type=registry,oci-mediatypes=true"] {
+            let [target] = &targets(&[text.to_string()]).unwrap()[..] else { panic!() };
+            let CachePlace::Registry(name) = &target.to else { panic!() };
+            assert!(name.familiar().starts_with("a.io/b"), "{text}");
+        }
         assert!(!dest.exists(), "nothing is created before the build");
         let src = format!("type=local,src={}", dest.display());
-        assert!(sources(std::slice::from_ref(&src)).unwrap().is_empty());
-        assert!(sources(&[format!("{src},required")]).is_err());
+        let reader = CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Box::new(|_, _| None) };
+        assert!(sources(std::slice::from_ref(&src), reader).unwrap().is_empty());
+        assert!(sources(&[format!("{src},required")], reader).is_err());
     }
 }

@@ -13,7 +13,7 @@ use rbuild_store::{BuildId, Download, Store, Workspace};
 
 use crate::args::BuildArgs;
 use crate::exit::Failure;
-use crate::input::cache::{self, CacheTarget};
+use crate::input::cache::{self, CacheReader, CacheTarget};
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
 use crate::input::{network, output, registry, value};
@@ -41,6 +41,8 @@ pub struct InputReader<'a> {
     pub store: &'a Store,
     /// Downloads inputs at URLs.
     pub fetch: &'a FetchInput<'a>,
+    /// Reads caches in registries.
+    pub caches: CacheReader<'a>,
 }
 
 impl InputReader<'_> {
@@ -58,7 +60,7 @@ impl InputReader<'_> {
     }
 
     fn read_others(&self, secrets: Vec<(String, Vec<u8>)>) -> Result<BuildInput, Failure> {
-        let InputReader { args, store, fetch } = *self;
+        let InputReader { args, store, fetch, caches } = *self;
         let fetch = |url: &SourceUrl| fetch(url, &secrets);
         let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store, &fetch)?;
         let platforms = flags::platforms(&args.platform, flags::default_platform().as_deref())?;
@@ -106,7 +108,7 @@ impl InputReader<'_> {
             resolv_conf: network::resolv_conf(carrier.as_ref()),
             carrier,
             now,
-            caches: Arc::new(cache::sources(&args.cache_from)?),
+            caches: Arc::new(cache::sources(&args.cache_from, caches)?),
             cache_exports: cache_to.iter().map(|target| target.export).collect(),
             build_id: build_id(now)?,
         };

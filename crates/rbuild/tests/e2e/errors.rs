@@ -68,7 +68,8 @@ fn errors_on_the_command_line_name_the_argument() {
     lab.rbuild(["build", "--target", "nope"]).fails(2, &["stage `nope` does not exist"]);
     // Options that scripts often pass to docker are accepted, with a warning if they have no
     // effect.
-    let habits = ["build", "--rm", "--force-rm", "--compress", "--provenance=false", "-m", "1g", "--cache-from", "x"];
+    let habits =
+        ["build", "--rm", "--force-rm", "--compress", "--provenance=false", "-m", "1g", "--cache-from", "type=gha"];
     let ran = lab.rbuild(habits).ok();
     assert!(ran.stderr.contains("--memory is not supported") && ran.stderr.contains("--cache-from is not supported"));
     assert!(!ran.stderr.contains("--provenance"), "{}", ran.stderr);

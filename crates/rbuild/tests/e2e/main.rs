@@ -51,6 +51,7 @@ mod pushes;
 mod random_kills;
 mod registries;
 mod registry_settings;
+mod remote_caches;
 mod remote_inputs;
 mod removing;
 mod run_command;

@@ -71,6 +71,8 @@ pub enum ValueRemedy {
     CacheTargetForm,
     /// Use a number of processors.
     CpusForm,
+    /// Add the name of a cache in a registry.
+    CacheRefForm,
     /// Use a number of seconds.
     SecondsForm,
     /// Use a number above zero.
@@ -165,6 +167,7 @@ impl ValueRemedy {
             ValueRemedy::CacheSourceForm => "use a form such as type=local,src=DIR".into(),
             ValueRemedy::CacheTargetForm => "use a form such as type=local,dest=DIR,mode=max".into(),
             ValueRemedy::CpusForm => "use a number, such as 1.5".into(),
+            ValueRemedy::CacheRefForm => "add the name of the cache, such as ref=ghcr.io/me/app:cache".into(),
             ValueRemedy::SecondsForm => "use a number, such as 60".into(),
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
             ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),

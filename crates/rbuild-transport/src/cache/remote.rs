@@ -1,0 +1,279 @@
+//! Caches in repositories of registries.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Cursor, Read};
+use std::sync::Arc;
+
+use rbuild_image::{BlobDigest, Reference, digest_of, parse_manifest};
+use rbuild_linux::parallel::try_map;
+use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, ResolvedTag};
+use rbuild_store::{Store, Workspace};
+
+use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource};
+use crate::cache::artifact::{CacheDocuments, CachedSteps, RemoteSteps, check_type, read_steps};
+use crate::cache::imported::{WantedLayer, fetch_layer};
+use crate::cache::merge::{OwnSteps, WrittenCache, merged};
+use crate::error::{Result, TransportError};
+use crate::registry::{CONNECTIONS, Upload};
+
+/// Maximum size of a document in bytes.
+const MAX_DOCUMENT: u64 = 64 << 20;
+/// Number of times that the steps are merged again because another machine wrote meanwhile.
+const MERGES: usize = 3;
+
+/// Reads the records of a cache in a registry, without its layers. Documents that the store kept
+/// from the last time are not requested again. Returns `None` if there is no such cache.
+///
+/// # Errors
+///
+/// Fails if the registry fails or refuses, or if a document is damaged.
+#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(%name))]
+pub fn read_remote_cache(store: &Store, client: &Client, name: &Reference) -> Result<Option<RemoteSteps>> {
+    let repository = client.repository(name)?;
+    let found = current(store, &repository, name)?;
+    Ok(found.map(|(_, steps)| RemoteSteps(steps.into_values().collect())))
+}
+
+/// Returns the digest of the cache's manifest and its steps, `None` if there is no such cache.
+fn current(store: &Store, repository: &Repository, name: &Reference) -> Result<Option<(BlobDigest, CachedSteps)>> {
+    let Some(digest) = resolved(repository, name)? else { return Ok(None) };
+    let documents = RemoteDocuments { store, repository, work: &Workspace::open(store)? };
+    let manifest = documents.manifest(&digest)?;
+    Ok(Some((digest, read_steps(&manifest, &documents.prefetched(&manifest)?)?)))
+}
+
+fn resolved(repository: &Repository, name: &Reference) -> Result<Option<BlobDigest>> {
+    match repository.resolve(tag_of(name)) {
+        Ok(ResolvedTag::Digest(digest)) => Ok(Some(digest)),
+        Ok(ResolvedTag::Manifest(manifest)) => Ok(Some(manifest.digest)),
+        Err(e) if is_missing(&e) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn is_missing(e: &RegistryError) -> bool {
+    matches!(&*e.problem, RegistryProblem::Missing { .. })
+}
+
+fn tag_of(name: &Reference) -> &str {
+    name.tag().unwrap_or("latest")
+}
+
+/// The documents of a cache, which the store keeps for the next build.
+struct RemoteDocuments<'a> {
+    store: &'a Store,
+    repository: &'a Repository,
+    work: &'a Workspace,
+}
+
+impl RemoteDocuments<'_> {
+    fn manifest(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.kept(digest) {
+            return Ok(bytes);
+        }
+        let bytes = self.repository.document(digest)?.bytes;
+        self.store.blobs().put_blob(self.work, &bytes[..])?;
+        Ok(bytes)
+    }
+
+    /// Reads the configuration and the records of a manifest, all at once.
+    fn prefetched(&self, manifest: &[u8]) -> Result<Prefetched> {
+        let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
+        let is_document = |kind: String| kind.starts_with("application/vnd.rbuild.cache.");
+        let wanted = std::iter::once(parsed.config()).chain(parsed.layers());
+        let wanted = wanted.filter(|part| is_document(part.media_type().to_string()));
+        let parts = wanted.map(|part| {
+            let digest = digest_of(part).map_err(TransportError::document("the cache's manifest"))?;
+            Ok(BlobInfo { digest, size: part.size() })
+        });
+        let parts = parts.collect::<Result<Vec<BlobInfo>>>()?;
+        let read = try_map(CONNECTIONS, &parts, |part| Ok::<_, TransportError>((part.digest, self.blob(part)?)))?;
+        Ok(Prefetched(read.into_iter().collect()))
+    }
+
+    fn blob(&self, part: &BlobInfo) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.kept(&part.digest) {
+            return Ok(bytes);
+        }
+        if part.size > MAX_DOCUMENT {
+            return Err(TransportError::other("its records exceed 64 MiB"));
+        }
+        let mut bytes = Vec::new();
+        let mut blob = BlobSource::open(self.repository, part)?;
+        (&mut blob)
+            .take(part.size)
+            .read_to_end(&mut bytes)
+            .map_err(TransportError::reading("cannot read the cache"))?;
+        match BlobDigest::of(&bytes) {
+            found if found == part.digest => {
+                self.store.blobs().put_blob(self.work, &bytes[..])?;
+                Ok(bytes)
+            }
+            found => Err(blob.wrong_digest(&found)),
+        }
+    }
+
+    /// Returns a document of an earlier build, if it is undamaged.
+    fn kept(&self, digest: &BlobDigest) -> Option<Vec<u8>> {
+        self.store.blobs().read_document(digest).ok()
+    }
+}
+
+/// Documents in memory.
+struct Prefetched(HashMap<BlobDigest, Vec<u8>>);
+
+impl BlobSource for Prefetched {
+    fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+        Ok(self.0.get(digest).map(|bytes| bytes.len() as u64))
+    }
+
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        self.0.get(digest).cloned().ok_or_else(|| TransportError::other("a document of the cache is missing"))
+    }
+
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
+        let bytes =
+            self.0.get(&part.digest).ok_or_else(|| TransportError::other("a document of the cache is missing"))?;
+        Ok(Box::new(DocumentBlob(Cursor::new(&bytes[..]))))
+    }
+}
+
+/// A document in memory that is uploaded.
+struct DocumentBlob<'a>(Cursor<&'a [u8]>);
+
+impl Read for DocumentBlob<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl BlobRead for DocumentBlob<'_> {
+    fn start_at(&mut self, at: u64) -> io::Result<()> {
+        self.0.set_position(at);
+        Ok(())
+    }
+
+    fn wrong_digest(&self, found: &BlobDigest) -> TransportError {
+        TransportError::other(format!("a document of the cache has the digest {found}"))
+    }
+}
+
+/// Downloads layers of caches into the store. Returns for each the reason why it cannot be used, if
+/// it cannot.
+///
+/// # Errors
+///
+/// Fails if the store cannot be written.
+pub fn fetch_remote_layers(store: &Store, client: &Client, wanted: &[WantedLayer]) -> Result<Vec<Option<String>>> {
+    let work = Workspace::open(store)?;
+    try_map(CONNECTIONS, wanted, |layer| {
+        let fetched = client
+            .repository(&layer.name)
+            .map_err(TransportError::from)
+            .and_then(|repository| fetch_layer(store, &work, &repository, &layer.layer()));
+        Ok(fetched.err().map(|e| e.message()))
+    })
+}
+
+/// Adds the steps of a build to a cache in a registry: uploads the layers that the repository
+/// lacks, and the documents if they change. If another machine writes meanwhile, its steps stay.
+/// Layers that neither the store nor the repository has are left out with their steps.
+///
+/// # Errors
+///
+/// Fails if the registry fails or refuses.
+#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(%name))]
+pub fn write_remote_cache(
+    store: &Store,
+    client: &Client,
+    name: &Reference,
+    ours: &OwnSteps<'_>,
+) -> Result<WrittenCache> {
+    let repository = client.repository(name)?;
+    let upload = Upload { repository: &repository, elsewhere: HashMap::new() };
+    let (mut written, mut there) = (WrittenCache::default(), BTreeSet::new());
+    let mut failed = BTreeSet::new();
+    let mut known = current_or_none(store, &repository, name)?;
+    for _ in 0..MERGES {
+        let (before, theirs) = match &known {
+            Some((digest, steps)) => (Some(*digest), steps.clone()),
+            None => (None, CachedSteps::new()),
+        };
+        // Several steps may have the layer that is lost.
+        let (lost, usable): (Vec<_>, Vec<_>) = theirs.values().partition(|step| ours.lost.contains(&step.key));
+        let lost: BTreeSet<BlobDigest> = lost.into_iter().map(|step| step.layer.blob).collect();
+        there.extend(usable.into_iter().map(|step| step.layer.blob).filter(|blob| !lost.contains(blob)));
+        let mut all = merged(theirs, ours);
+        let new: Vec<BlobInfo> = {
+            let layers = all.values().map(|step| BlobInfo { digest: step.layer.blob, size: step.layer.size });
+            let mut listed = BTreeSet::new();
+            layers.filter(|part| !there.contains(&part.digest) && listed.insert(part.digest)).collect()
+        };
+        let outcomes = try_map(CONNECTIONS, &new, |part| {
+            Ok::<_, TransportError>(match upload.copy(&store.blobs(), part, &Arc::default()) {
+                Ok(origin) => Ok((*part, origin)),
+                // The registry refuses everything, or the store lacks this layer.
+                Err(TransportError::Registry(e)) => return Err(e.into()),
+                Err(_) => Err(part.digest),
+            })
+        })?;
+        for outcome in outcomes {
+            match outcome {
+                Ok((part, origin)) => {
+                    there.insert(part.digest);
+                    if origin == BlobOrigin::Source {
+                        written.layers += 1;
+                        written.bytes += part.size;
+                    }
+                }
+                Err(lacking) => drop(failed.insert(lacking)),
+            }
+        }
+        all.retain(|_, step| !failed.contains(&step.layer.blob));
+        written.steps = all.len();
+        let documents = CacheDocuments::of(&all)?;
+        if before == Some(documents.manifest.digest()) {
+            written.is_unchanged = true;
+            return Ok(written);
+        }
+        // Uploads take time, in which another machine may have written.
+        if !new.is_empty() && resolved(&repository, name)? != before {
+            known = current_or_none(store, &repository, name)?;
+            continue;
+        }
+        put(&upload, &documents, tag_of(name))?;
+        // The next build reads them from the store.
+        let work = Workspace::open(store)?;
+        for bytes in documents.blobs.iter().chain([&documents.manifest.bytes]) {
+            store.blobs().put_blob(&work, &bytes[..])?;
+        }
+        return Ok(written);
+    }
+    Err(TransportError::other(format!("other machines wrote to `{}` all the time", name.familiar())))
+}
+
+/// Returns the cache as [`current`] does. One that cannot be read is replaced, but nothing else.
+fn current_or_none(
+    store: &Store,
+    repository: &Repository,
+    name: &Reference,
+) -> Result<Option<(BlobDigest, CachedSteps)>> {
+    let Some(digest) = resolved(repository, name)? else { return Ok(None) };
+    let documents = RemoteDocuments { store, repository, work: &Workspace::open(store)? };
+    let manifest = documents.manifest(&digest)?;
+    check_type(&manifest)?;
+    let steps = documents.prefetched(&manifest).and_then(|blobs| read_steps(&manifest, &blobs));
+    Ok(Some((digest, steps.unwrap_or_default())))
+}
+
+/// Uploads the documents of a cache, and then its tag.
+fn put(upload: &Upload<'_>, documents: &CacheDocuments, tag: &str) -> Result<()> {
+    let blobs: HashMap<BlobDigest, Vec<u8>> =
+        documents.blobs.iter().map(|bytes| (BlobDigest::of(bytes), bytes.clone())).collect();
+    let parts: Vec<BlobInfo> =
+        blobs.iter().map(|(digest, bytes)| BlobInfo { digest: *digest, size: bytes.len() as u64 }).collect();
+    let source = Prefetched(blobs);
+    try_map(CONNECTIONS, &parts, |part| upload.copy(&source, part, &Arc::default()))?;
+    let manifest = &documents.manifest;
+    Ok(upload.repository.push_document(tag, &manifest.media_type, &manifest.bytes)?)
+}

@@ -1,0 +1,58 @@
+//! Caches in registries: records are read before the build, layers when they are needed, and steps
+//! are written after it.
+
+use rbuild_image::Reference;
+use rbuild_linux::parallel::try_map;
+use rbuild_store::Store;
+use rbuild_transport::{
+    LayerFetcher, OwnSteps, WantedLayer, WrittenCache, fetch_remote_layers, read_remote_cache, write_remote_cache,
+};
+
+use crate::args::RegistryFlags;
+use crate::commands::fetcher::task::in_fetcher;
+use crate::exit::{Failure, code, reported};
+use crate::input::cache::ReadCache;
+use crate::input::registry;
+
+/// Reads the records of caches, all at once. The caller must have one thread.
+pub fn read(store: &Store, flags: &RegistryFlags, names: &[Reference]) -> Result<Vec<ReadCache>, Failure> {
+    in_fetcher(|| {
+        let client = registry::client_of(flags, &[], true)?;
+        let read = |name: &Reference| read_remote_cache(store, &client, name).map_err(|e| reported(&e, e.help()));
+        try_map(names.len().max(1), names, |name| Ok(read(name)))
+    })?
+}
+
+/// Returns the function that downloads layers of caches into the store. Its caller must have one
+/// thread.
+pub fn layer_fetcher(flags: &RegistryFlags) -> Box<LayerFetcher> {
+    let flags = flags.clone();
+    Box::new(move |store, wanted| fetch_layers(store, &flags, wanted))
+}
+
+/// Downloads layers of caches into the store. Returns for each the reason why it cannot be used, if
+/// it cannot; `None` if a signal interrupted it.
+fn fetch_layers(store: &Store, flags: &RegistryFlags, wanted: &[WantedLayer]) -> Option<Vec<Option<String>>> {
+    let fetched: Result<Result<Vec<Option<String>>, Failure>, Failure> = in_fetcher(|| {
+        let client = registry::client_of(flags, &[], true)?;
+        fetch_remote_layers(store, &client, wanted).map_err(Failure::from)
+    });
+    match fetched.and_then(|fetched| fetched) {
+        Ok(causes) => Some(causes),
+        Err(failure) if failure.code == code::INTERRUPTED => None,
+        Err(failure) => Some(wanted.iter().map(|_| Some(failure.message.clone())).collect()),
+    }
+}
+
+/// Adds the steps of a build to a cache.
+pub fn write(
+    store: &Store,
+    flags: &RegistryFlags,
+    name: &Reference,
+    steps: &OwnSteps<'_>,
+) -> Result<WrittenCache, Failure> {
+    in_fetcher(|| {
+        let client = registry::client_of(flags, &[], true)?;
+        write_remote_cache(store, &client, name, steps).map_err(Failure::from)
+    })?
+}
