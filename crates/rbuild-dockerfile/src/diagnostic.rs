@@ -26,7 +26,8 @@ impl Span {
 /// An error or warning about a range of a Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Range of the affected text; empty if no text is the cause.
+    /// Range of the affected text; the default if no text is the cause. An empty range elsewhere
+    /// marks a position, such as an empty line.
     pub span: Span,
     /// Problem, without a full stop.
     pub message: String,

@@ -8,6 +8,7 @@
 mod attached;
 mod client;
 mod detached;
+mod entrance;
 mod error;
 mod id_emulation;
 mod inside;
@@ -19,8 +20,9 @@ mod seccomp;
 pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
 pub use detached::run_detached;
+pub use entrance::{ENTRANCE, entrance_main};
 pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
-pub use inside::{FirstProcess, InnerRequest, SEALED, is_sealed, run_inside, seal};
+pub use inside::{FirstProcess, InnerRequest, run_inside};
 pub use namespace::checks::{Check, checks};
 pub use namespace::enter::{Builder, BuilderConfig, GRACE, STORE, enter};
 pub use namespace::isolation::{Isolation, IsolationRequest, isolation};

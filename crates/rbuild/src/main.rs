@@ -39,10 +39,10 @@ fn main() -> ExitCode {
     if let Some(shell) = std::env::var_os(cli::completion::VARIABLE) {
         return ExitCode::from(cli::completion::answer(&shell, argv));
     }
+    if argv.get(1).is_some_and(|arg| arg == rbuild_sandbox::ENTRANCE) {
+        std::process::exit(rbuild_sandbox::entrance_main());
+    }
     rbuild_linux::accept_withheld();
-    // The word is for this process only.
-    let argv = argv.into_iter().enumerate().filter(|(at, arg)| *at != 1 || arg != rbuild_sandbox::SEALED);
-    let argv = argv.map(|(_, arg)| arg).collect();
     let result = std::panic::catch_unwind(|| run(argv));
     ExitCode::from(result.unwrap_or(code::BUG))
 }

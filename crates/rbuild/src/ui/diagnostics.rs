@@ -123,7 +123,7 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bo
     let span = inside(d.span, source.text);
     let message = plain(&d.message);
     let title = level.primary_title(message.as_ref());
-    let group = if span.start == span.end {
+    let group = if d.span == Span::default() {
         Group::with_title(title)
     } else {
         let (number, start, lines) = source.excerpt(span);

@@ -274,6 +274,27 @@ fn commands_are_executed_in_a_running_container() {
     }
 }
 
+/// The process of `exec` must not offer what it has of the machine to root of the container, in the
+/// moment between dropping its privileges and executing the command (CVE-2016-9962).
+#[test]
+fn exec_shows_the_container_nothing_of_the_machine() {
+    if is_bare() {
+        return;
+    }
+    let host = Host::new();
+    let file = host.0.path("file-of-the-machine");
+    std::fs::write(&file, "content-of-the-machine\n").unwrap();
+    let spy = "while :; do for p in /proc/[2-9]* /proc/1?*; do grep -q VALUE_OF_THE_MACHINE $p/environ && echo variable
+        for n in 3 4 5 6 7 8 9 10 11 12; do
+            read -r x <$p/fd/$n/..FILE && echo \"$x\"
+        done
+    done; done 2>/dev/null";
+    host.start("--name spy", &spy.replace("FILE", file.to_str().unwrap()));
+    let ran = host.0.sh("for n in $(seq 40); do NAME=VALUE_OF_THE_MACHINE $RB exec spy true || exit 1; done");
+    ran.ok();
+    assert_eq!(host.line("logs spy").ok().stdout, "");
+}
+
 fn is_single_id() -> bool {
     std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "single-id")
 }

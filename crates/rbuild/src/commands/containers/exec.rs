@@ -3,7 +3,7 @@
 use rbuild_engine::{InnerCommand, invoke_inside};
 use rbuild_linux::join_group_of;
 use rbuild_remedy::sentence;
-use rbuild_sandbox::{CommandOutcome, FirstProcess, RunnerMode, is_sealed, seal};
+use rbuild_sandbox::{CommandOutcome, FirstProcess, RunnerMode};
 use rbuild_store::OwnerMode;
 
 use crate::args::ExecArgs;
@@ -15,12 +15,6 @@ use crate::ui::hints::VerbRemedy;
 use crate::ui::terminal;
 
 pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
-    // A process of the container could change this program through /proc, so another file is
-    // executed first.
-    if !is_sealed() {
-        let Err(e) = seal();
-        return Err(e.into());
-    }
     let store = settings.open()?;
     let container = lookup::find(&store, &args.words[0])?;
     let started = lookup::running(&store, &container)?;
