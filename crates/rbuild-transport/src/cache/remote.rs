@@ -14,8 +14,10 @@ use crate::cache::artifact::{CacheDocuments, CachedSteps, RemoteSteps, check_typ
 use crate::cache::imported::{WantedLayer, fetch_layer};
 use crate::cache::merge::{OwnSteps, WrittenCache, merged};
 use crate::error::{Result, TransportError};
-use crate::registry::{CONNECTIONS, Upload};
+use crate::registry::Upload;
 
+/// Number of connections.
+const CONNECTIONS: usize = 6;
 /// Maximum size of a document in bytes.
 const MAX_DOCUMENT: u64 = 64 << 20;
 /// Number of times that the steps are merged again because another machine wrote meanwhile.
@@ -275,5 +277,6 @@ fn put(upload: &Upload<'_>, documents: &CacheDocuments, tag: &str) -> Result<()>
     let source = Prefetched(blobs);
     try_map(CONNECTIONS, &parts, |part| upload.copy(&source, part, &Arc::default()))?;
     let manifest = &documents.manifest;
-    Ok(upload.repository.push_document(tag, &manifest.media_type, &manifest.bytes)?)
+    upload.repository.push_document(tag, &manifest.media_type, &manifest.bytes)?;
+    Ok(())
 }
