@@ -56,11 +56,13 @@ pub enum CachePlace {
 /// The outcome of reading the records of a cache in a registry; `None` if there is no such cache.
 pub type ReadCache = Result<Option<RemoteSteps>, ReportedError>;
 
+/// Reads the records of caches in registries, all at once.
+pub type RecordReader<'a> = dyn Fn(&[Reference]) -> Result<Vec<ReadCache>, Failure> + 'a;
+
 /// The functions that read caches in registries.
 #[derive(Clone, Copy)]
 pub struct CacheReader<'a> {
-    /// Reads the records of caches, all at once.
-    pub records: &'a dyn Fn(&[Reference]) -> Result<Vec<ReadCache>, Failure>,
+    pub records: &'a RecordReader<'a>,
     /// Returns the function that downloads layers.
     pub layers: &'a dyn Fn() -> Box<LayerFetcher>,
 }
