@@ -20,8 +20,7 @@ use rbuild_linux::{UidGid, credentials, described, terminal};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
-use crate::inside::InnerRequest;
-use crate::protocol::{Input, RunnerMode};
+use crate::protocol::{InnerRequest, Input, RunnerMode};
 use crate::runner::chroot::enter_working_directory;
 use crate::runner::exec::CommandExecutor;
 use crate::runner::privileges::{bound_capabilities, confine, confine_bare, keep_for_the_filter};
@@ -48,8 +47,9 @@ pub(crate) struct Entering<'a> {
     pub(crate) answers: Option<BorrowedFd<'a>>,
 }
 
+/// The request to an entrance.
 #[derive(Serialize, Deserialize)]
-struct Wanted {
+struct EntranceRequest {
     /// ID of the container's first process.
     pid: u32,
     request: InnerRequest,
@@ -100,16 +100,16 @@ impl Entering<'_> {
         for group in groups {
             send_fds(control, &group).map_err(RunnerProblem::of_call("sendmsg", entrance()))?;
         }
-        let wanted = serde_json::to_vec(&Wanted { pid, request: request.clone() }).map_err(library)?;
+        let wanted = serde_json::to_vec(&EntranceRequest { pid, request: request.clone() }).map_err(library)?;
         let mut writer = control;
         writer.write_all(&wanted).map_err(RunnerProblem::of_call("send", entrance()))?;
         control.shutdown(Shutdown::Write).map_err(RunnerProblem::of_call("shutdown", entrance()))
     }
 }
 
-/// What an entrance has received.
+/// The received request and its descriptors.
 struct Received {
-    wanted: Wanted,
+    wanted: EntranceRequest,
     process: OwnedFd,
     root: OwnedFd,
     guide: OwnedFd,
@@ -127,7 +127,7 @@ impl Received {
         let groups = [receive_fds(control).ok()?, receive_fds(control).ok()?, receive_fds(control).ok()?];
         let mut bytes = Vec::new();
         control.read_to_end(&mut bytes).ok()?;
-        let wanted: Wanted = serde_json::from_slice(&bytes).ok()?;
+        let wanted: EntranceRequest = serde_json::from_slice(&bytes).ok()?;
         let mut fds = groups.into_iter().flatten();
         let mut next = || fds.next();
         let (process, root, guide, failure) = (next()?, next()?, next()?, next()?);
@@ -180,7 +180,8 @@ fn enter(mut received: Received, control: UnixStream) -> Result<(), RunnerError>
         Cloned::Child => {
             drop(control);
             let Ok(failure) = received.failure.try_clone() else { std::process::exit(70) };
-            // The end of this socket would tell the guide that there is no listener, before the reason.
+            // The guide takes the end of this socket for a missing listener, before it gets the
+            // reason.
             let answers = received.answers.take();
             let why = match become_inner(received, answers.as_ref(), &own) {
                 Ok(command) => command.execute().during(Phase::Command),
@@ -225,7 +226,7 @@ fn become_inner(
         enter_rest_of(received.process.as_fd(), received.wanted.pid).during(Phase::Namespaces)?;
         take_streams(&received).during(Phase::Terminal)?;
     }
-    let Received { wanted: Wanted { request, .. }, .. } = received;
+    let Received { wanted: EntranceRequest { request, .. }, .. } = received;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     enter_working_directory(&request.cwd).during(Phase::Files)?;
     restrict(&request, answers.map(|socket| socket.as_fd())).during(Phase::Command)?;

@@ -16,7 +16,6 @@ use rbuild_linux::fd_passing::{receive_fds, receive_with_byte};
 use rbuild_linux::namespaces::enter_outer_of;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{OwnerRecords, UidGid, credentials, described, sealed_program};
-use serde::{Deserialize, Serialize};
 
 use crate::SandboxError;
 use crate::attached::Streams;
@@ -24,28 +23,7 @@ use crate::client::fail;
 use crate::entrance::{ENTRANCE, Entering, EntranceReport};
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{Credentials, SharedProc, SupervisedContainer, Supervisor};
-use crate::protocol::{CommandEnd, CommandOutcome, Input, Report, RunnerMode};
-
-/// A command to run in a container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct InnerRequest {
-    /// The program and its arguments.
-    pub args: Vec<String>,
-    /// `NAME=value`, each name once.
-    pub env: Vec<String>,
-    /// Working directory in the container.
-    pub cwd: String,
-    /// User ID.
-    pub uid: u32,
-    /// Group ID.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Standard input.
-    pub input: Input,
-    /// The way in which the container runs.
-    pub mode: RunnerMode,
-}
+use crate::protocol::{CommandEnd, CommandOutcome, InnerRequest, Input, Report, RunnerMode};
 
 /// The first process of a running container.
 #[derive(Clone, Copy)]
@@ -185,7 +163,7 @@ impl Entrance {
         Ok(serde_json::from_str(&line).ok())
     }
 
-    /// Waits until it has ended. Returns the reason why the command was not executed, if it was not.
+    /// Waits until it has ended. Returns the reason if the command was not executed.
     fn end(mut self) -> Result<Option<RunnerError>, RunnerError> {
         process::wait(self.pid).during(Phase::Command)?;
         let mut why = Vec::new();

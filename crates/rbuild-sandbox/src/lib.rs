@@ -22,12 +22,14 @@ pub use client::{Cancel, Stream, run};
 pub use detached::run_detached;
 pub use entrance::{ENTRANCE, entrance_main};
 pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
-pub use inside::{FirstProcess, InnerRequest, run_inside};
+pub use inside::{FirstProcess, run_inside};
 pub use namespace::checks::{Check, checks};
 pub use namespace::enter::{Builder, BuilderConfig, GRACE, STORE, enter};
 pub use namespace::isolation::{Isolation, IsolationRequest, isolation};
 pub use namespace::network::Carrier;
-pub use protocol::{CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, RunnerMode};
+pub use protocol::{
+    CommandEnd, CommandOutcome, InnerRequest, Input, MountRequest, MountSource, RootFiles, RunRequest, RunnerMode,
+};
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_mount_points;
 pub use runner::terminal::Restore;

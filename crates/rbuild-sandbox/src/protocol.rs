@@ -156,6 +156,27 @@ pub enum Input {
     Terminal,
 }
 
+/// A command to run in a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InnerRequest {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<String>,
+    /// Working directory in the container.
+    pub cwd: String,
+    /// User ID.
+    pub uid: u32,
+    /// Group ID.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Standard input.
+    pub input: Input,
+    /// The way in which the container runs.
+    pub mode: RunnerMode,
+}
+
 /// A mount of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
