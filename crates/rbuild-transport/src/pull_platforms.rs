@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, Platform, Reference, digest_of};
+use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, Platform, Reference, digest_of, parse_index};
 use rbuild_registry::{Client, image_entries};
 use rbuild_remedy::ServerRemedy;
 use rbuild_store::{Image, Lock, LostPlatforms, Once, Pulled, Staging, Store, Workspace};
@@ -60,11 +60,10 @@ pub fn pull_platforms(
 ) -> Result<PulledPlatforms> {
     let (remote, document) = RemoteImage::resolve(client, name, &Platform::host(), NameUse::ThisImage)?;
     let bytes = remote.top(document, store)?;
-    let images = match wanted {
-        [] => remote.all_images(store, bytes)?,
-        wanted => remote.images_for(store, &bytes, wanted)?,
+    let found = match wanted {
+        [] => PlatformImages::of(&remote, remote.all_images(store, bytes.clone())?, Some(bytes))?,
+        wanted => PlatformImages::of(&remote, remote.images_for(store, &bytes, wanted)?, None)?,
     };
-    let found = PlatformImages::of(&remote, images)?;
     let lock = Lock::pull(&format!("{name} *"));
     store.once(lock, || found.find(store), || found.download(store, progress)).map(Once::into_inner)
 }
@@ -151,8 +150,21 @@ impl IndexImages<'_, '_> {
     }
 }
 
+/// Returns true if an index lists these images and nothing else, so that it can be stored as it is.
+fn lists_only(index: &[u8], images: &[Image]) -> bool {
+    let Ok(parsed) = parse_index(index) else { return false };
+    let listed: Option<HashSet<BlobDigest>> = parsed.manifests().iter().map(|entry| digest_of(entry).ok()).collect();
+    let known: HashSet<BlobDigest> = images.iter().map(|image| image.manifest_digest.blob()).collect();
+    is_index(index) && listed.is_some_and(|listed| listed == known)
+}
+
 impl PlatformImages<'_> {
-    fn of(remote: &RemoteImage, images: Vec<(Platform, ImageDocuments)>) -> Result<PlatformImages<'_>> {
+    /// `document` is that of the registry, if all images were requested.
+    fn of(
+        remote: &RemoteImage,
+        images: Vec<(Platform, ImageDocuments)>,
+        document: Option<Vec<u8>>,
+    ) -> Result<PlatformImages<'_>> {
         let mut seen = HashSet::new();
         let mut listed = Vec::new();
         for (_, documents) in &images {
@@ -162,7 +174,11 @@ impl PlatformImages<'_> {
                 listed.push(image);
             }
         }
-        let index = if listed.len() > 1 { Some(index_of_images(&listed)?) } else { None };
+        let index = match document.filter(|document| lists_only(document, &listed)) {
+            Some(index) => Some(index),
+            None if listed.len() > 1 => Some(index_of_images(&listed)?),
+            None => None,
+        };
         let single = listed.first().map(|image| image.manifest_digest);
         let top = index.as_ref().map(|bytes| ManifestDigest::of(bytes)).or(single);
         let top = top.ok_or_else(|| TransportError::other("no platform was requested"))?;

@@ -4,7 +4,7 @@ use rbuild_remedy::ServerRemedy;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
+use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of, parse_index};
 use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, PackingWatch, RepoDigest, Store, StoreError, Workspace};
@@ -41,6 +41,8 @@ pub struct OutgoingForm {
     pub as_is: bool,
     /// Format of the manifests.
     pub format: ManifestFormat,
+    /// The stored index of the images, which is pushed as it is if its manifests are.
+    pub index: Option<ManifestDigest>,
 }
 
 /// Prepares an image for registries, given by the images of its platforms. The compressed layers
@@ -72,16 +74,31 @@ fn prepared(
         entries.push(index_entry(&document.media_type, &digest, size, image));
         below.push(document);
     }
-    let top = match below.pop() {
-        Some(only) if below.is_empty() => only,
-        last => {
+    let is_same = |(document, image): (&Document, &Image)| document.digest() == image.manifest_digest.blob();
+    let kept = form.index.filter(|_| form.format == ManifestFormat::default());
+    let kept = kept.filter(|_| below.iter().zip(platforms).all(is_same));
+    let top = match (kept, below.pop()) {
+        (None, Some(only)) if below.is_empty() => only,
+        (kept, last) => {
             below.extend(last);
-            let media_type = form.format.index_type().to_string();
-            Document { bytes: index_of_type(&media_type, entries)?, media_type }
+            match kept {
+                Some(index) => index_document(store.blobs().read_document(&index.blob())?)?,
+                None => {
+                    let media_type = form.format.index_type().to_string();
+                    Document { bytes: index_of_type(&media_type, entries)?, media_type }
+                }
+            }
         }
     };
     let images = platforms.iter().map(|image| image.manifest_digest).collect();
     Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs, images, early: None })
+}
+
+/// Returns a stored index with its media type.
+fn index_document(bytes: Vec<u8>) -> Result<Document> {
+    let parsed = parse_index(&bytes).map_err(TransportError::document("the image index"))?;
+    let media_type = parsed.media_type().as_ref().map_or(MediaType::ImageIndex.to_string(), ToString::to_string);
+    Ok(Document { media_type, bytes })
 }
 
 /// Returns the manifest of an image for registries, and adds its blobs to `blobs`.
@@ -89,7 +106,7 @@ fn packed(
     store: &Store,
     watch: Option<&dyn PackingWatch>,
     image: &Image,
-    OutgoingForm { as_is, format }: OutgoingForm,
+    OutgoingForm { as_is, format, .. }: OutgoingForm,
     blobs: &mut Vec<BlobInfo>,
 ) -> Result<Document> {
     let mut bytes = store.blobs().read_document(&image.manifest_digest.blob())?;

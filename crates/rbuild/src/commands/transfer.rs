@@ -232,6 +232,8 @@ pub struct PushedImage<'a> {
     pub platforms: &'a [Image],
     pub layers: PushedLayers,
     pub format: ManifestFormat,
+    /// The stored index of several platforms.
+    pub index: Option<ManifestDigest>,
 }
 
 /// Prepares an image that is pushed under several names.
@@ -242,8 +244,8 @@ fn prepare(
     names: &[Reference],
     display: TransferDisplay,
 ) -> Result<Outgoing, TransportError> {
-    let PushedImage { platforms, layers, format } = image;
-    let form = |as_is| OutgoingForm { as_is, format };
+    let PushedImage { platforms, layers, format, index } = image;
+    let form = |as_is| OutgoingForm { as_is, format, index };
     match (layers, names.first()) {
         (PushedLayers::Compressed, Some(first)) => {
             names.iter().try_for_each(check_name)?;
@@ -423,7 +425,11 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     for Pushed { artifact, names } in &pushed {
         let images = store.images().images_of(artifact)?;
         let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
-        let image = PushedImage { platforms: &images, layers, format };
+        let index = match artifact {
+            Artifact::Index { digest, .. } => Some(*digest),
+            Artifact::Image(_) => None,
+        };
+        let image = PushedImage { platforms: &images, layers, format, index };
         let digest = push_all(&store, &client, image, names, TransferDisplay::new(args.quiet))?;
         for name in names {
             terminal::out(&format!("{}@{digest}\n", name.familiar_name()));

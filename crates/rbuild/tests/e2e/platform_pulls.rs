@@ -91,6 +91,41 @@ fn all_platforms_are_pulled_without_attestations() {
     scene.rbuild(&["pull", "--all-platforms", "--platform", "linux/s390x", &single]).fails(2, &["cannot be used with"]);
 }
 
+/// An index keeps its digest, as tools that copy images expect: signatures refer to it.
+#[test]
+fn an_index_that_was_pulled_as_a_whole_is_pushed_unchanged() {
+    for list in [INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"] {
+        for architectures in [&["amd64", "s390x"][..], &["arm64"]] {
+            let (scene, name) = scene(&["amd64", "s390x", "arm64"]);
+            let mut index = scene.document("multi", "1");
+            index["mediaType"] = json!(list);
+            index["annotations"] = json!({"a": "b"});
+            index["manifests"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|entry| architectures.iter().any(|arch| entry["platform"]["architecture"] == *arch));
+            // Not in the form in which rbuild writes it.
+            let bytes = serde_json::to_vec_pretty(&index).unwrap();
+            scene.registry.add_manifest("multi", "1", list, &bytes);
+            scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+            let copy = scene.name("copy:1");
+            scene.rbuild(&["tag", &name, &copy]).ok();
+            let pushed = scene.rbuild(&["push", &copy]).ok().stdout;
+            let digest = rbuild_image::BlobDigest::of(&bytes);
+            assert!(pushed.contains(&digest.to_string()), "{pushed}");
+            let state = scene.registry.state();
+            let (media_type, stored) = &state.manifests[&("copy".to_string(), "1".to_string())];
+            assert_eq!((media_type.as_str(), stored), (list, &bytes));
+            drop(state);
+            scene.rbuild(&["fsck"]).ok();
+            // Another format is another index.
+            scene.rbuild(&["push", "--format", "docker", &copy]).ok();
+            let other = scene.document("copy", "1");
+            assert!(other.get("annotations").is_none(), "{other}");
+        }
+    }
+}
+
 #[test]
 fn commands_find_every_platform_that_was_pulled() {
     let (scene, name) = scene(&["amd64", "s390x", "arm64"]);

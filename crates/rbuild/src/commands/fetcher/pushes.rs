@@ -43,7 +43,7 @@ pub fn push(
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
             let (layers, format) = (PushedLayers::Built(uploaded), ManifestFormat::Stored);
-            let image = PushedImage { platforms: &images, layers, format };
+            let image = PushedImage { platforms: &images, layers, format, index: None };
             push_all(store, &client, image, names, display)
         });
         pushed.err()
