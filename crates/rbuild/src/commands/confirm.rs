@@ -41,7 +41,7 @@ fn removed(verb: &Verb) -> Option<&'static str> {
         Verb::BuilderPrune(args) => (args.force, "unused build cache"),
         Verb::ImagePrune(args) if args.all => (args.force, "all images that no container uses"),
         Verb::ImagePrune(args) => (args.force, "all dangling images"),
-        Verb::ContainerPrune(args) => (args.force, "all containers"),
+        Verb::ContainerPrune(args) => (args.force, "all containers that are not running"),
         _ => return None,
     };
     (!forced).then_some(removed)

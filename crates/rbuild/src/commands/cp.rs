@@ -125,6 +125,12 @@ fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>,
             continue;
         }
         if let Some(container) = store.containers().find_container(name)? {
+            // Its files differ from those of the image, and are removed at its end.
+            if store.containers().settings(&container.id)?.is_some() {
+                let failure = Failure::new(format!("cp cannot read the files that container `{name}` changed"));
+                let (container, path) = (name.to_string(), path.to_string());
+                return Err(failure.help(VerbRemedy::ReadInContainer { container, path }));
+            }
             return Ok(Some((container.image, path.to_string())));
         }
         // A tag contains no slash, so text after a colon that starts with one is a path.

@@ -259,6 +259,7 @@ fn commands_are_executed_in_a_running_container() {
     let script = "touch /f && chown 33:50 /f && stat -c '%u %g' /f";
     assert_eq!(host.rbuild(["exec", "a", "sh", "-c", script]).ok().stdout, "33 50\n");
     assert_eq!(host.line("exec a stat -c %u /f").ok().stdout, "33\n");
+    host.line("cp a:/f here").fails(1, &["cannot read the files that container `a` changed", "rbuild exec a cat /f"]);
     let piped = host.0.sh("echo through | $RB exec -i a cat");
     assert_eq!(piped.ok().stdout, "through\n");
     host.line("exec -it a sh").fails(2, &["-it: standard input is not a terminal"]);

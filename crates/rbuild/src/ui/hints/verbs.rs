@@ -45,6 +45,8 @@ pub enum VerbRemedy {
     RaiseMemory,
     /// Show the output of a container.
     ShowOutput { name: String },
+    /// Read a file of a container, or copy one of its image.
+    ReadInContainer { container: String, path: String },
     /// List the published ports of a container.
     ListPorts { name: String },
     /// Stop a container before it is removed.
@@ -108,6 +110,9 @@ impl VerbRemedy {
             }
             VerbRemedy::PassBuildId => "pass the complete ID of the build to see its output".into(),
             VerbRemedy::ListRunning => "run `rbuild ps` to list the running containers".into(),
+            VerbRemedy::ReadInContainer { container, path } => {
+                format!("run `rbuild exec {container} cat {path}` while it runs, or copy from its image").into()
+            }
             VerbRemedy::ShowOutput { name } => format!("run `rbuild logs {name}` for its output").into(),
             VerbRemedy::ListPorts { name } => format!("run `rbuild port {name}` to list its ports").into(),
             VerbRemedy::StopFirst { name } => format!("run `rbuild stop {name}` first, or pass -f").into(),
