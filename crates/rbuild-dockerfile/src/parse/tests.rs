@@ -218,9 +218,11 @@ fn possible_shifts_take_linear_time() {
         |n| format!("FROM a\nRUN true{} c\n{}", " << b \\\n".repeat(n), "b\n".repeat(n)),
     ];
     for (i, shape) in shapes.into_iter().enumerate() {
-        let (small, large) = (parse_time(&shape(2_000)), parse_time(&shape(16_000)));
-        // Eight times the lines take 64 times as long if the time is quadratic.
-        assert!(large < small * 24, "shape {i}: {small:?}, {large:?}");
+        let (small, large) = (shape(2_000), shape(16_000));
+        // Eight times the lines take 64 times as long if the time is quadratic. On a busy machine,
+        // a linear time may look longer once.
+        let is_linear = || parse_time(&large) < parse_time(&small) * 24;
+        assert!((0..5).any(|_| is_linear()), "shape {i}");
     }
 }
 
