@@ -72,16 +72,17 @@ impl Planner<'_> {
         for (name, _) in &self.params.build_args {
             let known = PROXY_ARGS.contains(&name.as_str()) || BUILT_IN_ARGS.contains(&name.as_str());
             if !known && !self.used_args.contains(name) {
-                let span = self.file.stages[target].span;
-                let d = Diagnostic::new(
-                    Span::new(span.start, span.start),
-                    format!("build argument `{name}` is not declared by any ARG"),
-                );
                 let declared: Vec<String> = args::declared_args(self);
-                self.warnings.push(d.suggest(name, declared.iter().map(String::as_str)));
+                let warning = |text: String| Diagnostic::new(Span::default(), text);
+                self.warnings.push(if declared.contains(name) {
+                    warning(format!("build argument `{name}` is declared only in stages that are not built"))
+                } else {
+                    let d = warning(format!("build argument `{name}` is not declared by any ARG"));
+                    d.suggest(name, declared.iter().map(String::as_str))
+                });
             }
         }
-        self.warn_of_unknown_filters(target);
+        self.warn_of_unknown_filters();
         Ok(BuildGraph {
             vertices: std::mem::take(&mut self.vertices),
             target: state.vertex,
@@ -108,13 +109,13 @@ impl Planner<'_> {
     }
 
     /// Warns about values of `--no-cache-filter` that are not stages.
-    fn warn_of_unknown_filters(&mut self, target: usize) {
+    fn warn_of_unknown_filters(&mut self) {
         let NoCache::Stages(names) = &self.params.no_cache else { return };
-        let (span, known) = (self.file.stages[target].span, self.stage_names());
+        let known = self.stage_names();
         let unknown = names.iter().filter(|name| self.find_stage(name, self.file.stages.len()).is_none());
         let warning = |name: &String| {
             let message = format!("stage `{name}` does not exist; disabling its cache has no effect");
-            let d = Diagnostic::new(Span::new(span.start, span.start), message);
+            let d = Diagnostic::new(Span::default(), message);
             d.suggest(name, known.iter().map(String::as_str))
         };
         let warnings: Vec<Diagnostic> = unknown.map(warning).collect();

@@ -137,7 +137,8 @@ fn nothing_about_a_cache_fails_a_build_unless_it_is_required() {
     std::fs::create_dir(&junk).unwrap();
     let build = |args: &[&str]| lab.build("FROM busybox\nRUN true\n", args);
     let quiet = build(&["--cache-from", &from(&lab.path("none"), "")]).ok();
-    assert!(!quiet.stderr.contains("warning"), "{}", quiet.stderr);
+    // The `chroot` mode has a warning of its own.
+    assert_eq!(quiet.stderr.matches("warning").count(), usize::from(is_bare()), "{}", quiet.stderr);
     build(&["--cache-from", &from(&lab.path("none"), ",required")])
         .fails(1, &["there is no cache with the tag `latest`"]);
     std::fs::write(junk.join("index.json"), "[[").unwrap();
@@ -242,7 +243,7 @@ fn commands_with_volumes_are_not_shared() {
     let one = machine();
     let cache = one.path("cache");
     std::fs::create_dir(one.path("volume")).unwrap();
-    let volume = format!("{}:/v", one.path("volume").display());
+    let volume = format!("{}:/v:ro", one.path("volume").display());
     let file = "FROM busybox\nWORKDIR /w\nRUN ls /v > /w/list\n";
     let ran = one.build(file, &["-t", "x", "-v", &volume, "--cache-to", &to(&cache, ",mode=max")]).ok();
     assert!(ran.stderr.contains(": 1 step, "), "{}", ran.stderr);

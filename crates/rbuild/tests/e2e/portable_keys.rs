@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use crate::lab::{Lab, base};
+use crate::lab::{Lab, base, is_bare};
 
 /// Returns the keys of all steps that were built in the store of a lab.
 fn keys(lab: &Lab) -> BTreeSet<String> {
@@ -42,7 +42,9 @@ fn equal_steps_have_equal_keys_on_all_machines() {
         for target in ["a", "b", "c", ""] {
             let args =
                 ["--target", target, "--build-arg", "WHO=me", "--secret", "id=s,src=secret", "-o", "type=cacheonly"];
-            lab.build(FILE, &[&args, more].concat()).ok();
+            // The `chroot` mode cannot separate networks.
+            let file = if is_bare() { FILE.replace("--network=none ", "") } else { FILE.into() };
+            lab.build(&file, &[&args, more].concat()).ok();
         }
     };
     build(&one, &["--add-host", "h:1.2.3.4"]);

@@ -2,7 +2,7 @@
 
 use rbuild_image::BlobDigest;
 
-use crate::lab::{Lab, Ran};
+use crate::lab::{Lab, Ran, is_bare};
 use crate::registries::Scene;
 use crate::registries::server::Access;
 
@@ -126,7 +126,8 @@ fn a_registry_that_fails_is_no_obstacle_unless_the_cache_is_required() {
     let build = |args: &[&str]| machine.build("FROM busybox\nRUN true\n", args);
     let missing = format!("type=registry,ref={}", scene.name("none:cache"));
     let ran = build(&["--cache-from", &missing]).ok();
-    assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
+    // The `chroot` mode has a warning of its own.
+    assert_eq!(ran.stderr.matches("warning").count(), usize::from(is_bare()), "{}", ran.stderr);
     build(&["--cache-from", &format!("{missing},required")]).fails(1, &["there is no cache with the tag"]);
     let dead = "type=registry,ref=127.0.0.1:9/none:cache";
     let ran = build(&["--cache-from", dead]).ok();
