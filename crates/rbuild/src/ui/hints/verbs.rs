@@ -106,7 +106,7 @@ impl VerbRemedy {
             VerbRemedy::HidePassword => "use --password-stdin".into(),
             VerbRemedy::ConfigureHelper => "configure a credential helper (credsStore)".into(),
             VerbRemedy::ListLogs => {
-                "run `rbuild ps -a` to list the containers, or `rbuild logs` to list recent builds".into()
+                "run `rbuild logs` to list recent builds, or `rbuild ps -a` to list the containers".into()
             }
             VerbRemedy::PassBuildId => "pass the complete ID of the build to see its output".into(),
             VerbRemedy::ListRunning => "run `rbuild ps` to list the running containers".into(),
