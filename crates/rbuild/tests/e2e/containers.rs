@@ -148,6 +148,22 @@ fn a_command_that_cannot_start_leaves_no_container() {
     assert_eq!(std::fs::read_dir(host.0.store().join("runs")).unwrap().count(), 0);
 }
 
+/// The command may be interrupted before it knows about the start: nobody would remove the
+/// container.
+#[test]
+fn an_interrupted_start_leaves_no_container() {
+    let host = Host::new();
+    for delay in (4..24).map(|step| step * 5) {
+        let run = format!("timeout -s INT 0.{delay:03} $RB run -d --name a busybox sleep 1000");
+        host.0.sh(&run);
+        // It may also have been interrupted after the start.
+        let is_settled = |states: &str| states.is_empty() || states == "running\n";
+        wait_until("the container runs or is gone", || is_settled(&host.line("ps -a --format {{.State}}").ok().stdout));
+        host.line("rm -f a").ok();
+    }
+    assert_eq!(std::fs::read_dir(host.0.store().join("runs")).unwrap().count(), 0);
+}
+
 #[test]
 fn signals_reach_the_command_and_a_deaf_one_is_killed() {
     let host = Host::new();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rbuild_engine::{BuildError, DetachedCommand, Invocation, invoke_detached};
 use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
+use rbuild_linux::{ControlGroup, ProcessStamp, StopSignals, Timestamp};
 use rbuild_sandbox::{Builder, BuilderConfig, Cancel, CommandOutcome, SandboxError, enter};
 use rbuild_store::{Container, Ended, Image, NewContainer, RunLock, RunSettings, Started, Store};
 
@@ -29,7 +29,7 @@ use crate::input::settings::Settings;
 /// followed by a failure as JSON.
 const STARTED: u8 = b's';
 const FAILED: u8 = b'f';
-/// The answer to [`STARTED`].
+/// The answer to [`STARTED`], once to the builder and once to the supervisor.
 const RECORDED: u8 = b'r';
 
 /// A container to start.
@@ -46,7 +46,8 @@ pub struct NewRun<'a> {
     pub builder: &'a BuilderConfig,
 }
 
-/// Starts a container, and returns it once its command is started.
+/// Starts a container, and returns it once its command is started. If this process is ended before
+/// that, the supervisor removes the container.
 ///
 /// # Errors
 ///
@@ -61,18 +62,23 @@ pub fn start(settings: &Settings, store: Store, run: &NewRun<'_>) -> Result<Cont
         command: run.command,
         salt: &salt(now),
     };
+    // A container exists with its supervisor, or not at all.
+    let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
     let (container, lock) = store.containers().create_running(&new, &run.settings)?;
     let failed = |e: std::io::Error| Failure::caused("cannot create a pair of sockets", &e);
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let supervisor = match process::fork().map_err(|e| Failure::caused("cannot start the container", &e))? {
         Cloned::Child => {
             drop(ours);
+            let _ = leave_caller();
+            // Those of the caller's terminal are for the caller. `enter` receives later ones.
+            signals.take_all();
             supervise(settings, &store, run, &Supervised { container: &container, lock, socket: theirs });
             std::process::exit(i32::from(code::OK))
         }
         Cloned::Parent { child } => child,
     };
-    drop((lock, theirs));
+    drop((lock, theirs, signals));
     match await_start(&store, &container, ours) {
         Ok(()) => Ok(container),
         Err(failure) => {
@@ -96,7 +102,7 @@ fn await_start(store: &Store, container: &Container, mut socket: UnixStream) -> 
                 store.containers().record_start(&container.id, &started)?;
             }
             // If the supervisor has been killed meanwhile, the container is shown as dead.
-            let _ = socket.write_all(&[RECORDED]);
+            let _ = socket.write_all(&[RECORDED; 2]);
             Ok(())
         }
         Ok((_, FAILED)) => {
@@ -116,11 +122,10 @@ struct Supervised<'a> {
     socket: UnixStream,
 }
 
-/// Runs the container to its end in this process, which leaves the session and the files of its
-/// caller.
+/// Runs the container to its end in this process. Removes the container afterwards if its settings
+/// specify it, or if nobody has recorded its start.
 fn supervise(settings: &Settings, store: &Store, run: &NewRun<'_>, supervised: &Supervised<'_>) {
     let Supervised { container, lock, socket } = supervised;
-    let _ = leave_caller();
     let builder = |builder| in_builder(builder, store, run, supervised);
     let (code, error) = match enter(run.builder, settings.isolation, builder) {
         Ok(exit) => (exit.code, None),
@@ -135,11 +140,16 @@ fn supervise(settings: &Settings, store: &Store, run: &NewRun<'_>, supervised: &
     group.into_iter().for_each(ControlGroup::remove);
     // Readers of the end treat a container without one as dead.
     let _ = lock.record_end(&Ended { code, error, memory_exceeded, at: Timestamp::now().sec });
-    if run.settings.remove
+    if (run.settings.remove || !is_recorded(socket))
         && let Ok(store) = settings.open()
     {
         let _ = store.containers().remove_container(container);
     }
+}
+
+/// Returns true if the start of the container is recorded. Does not wait for that.
+fn is_recorded(mut socket: &UnixStream) -> bool {
+    socket.set_nonblocking(true).is_ok() && socket.read_exact(&mut [0]).is_ok()
 }
 
 /// Detaches this process from the terminal, the streams and the directory of its caller.
