@@ -3,8 +3,9 @@
 //! A frame is a header of 13 bytes, followed by the output: the time in nanoseconds since the Unix
 //! epoch (8 bytes), the stream (1 byte), and the length of the output (4 bytes), all in
 //! little-endian order. One process appends frames, each with one write; readers ignore an
-//! incomplete frame at the end. A file that reaches [`MAX_FILE`] replaces the previous one, so that
-//! the end of the output is kept.
+//! incomplete frame at the end. A frame that cannot be written completely, because the disk is
+//! full, is removed again. A file that reaches [`MAX_FILE`] replaces the previous one, so that the
+//! end of the output is kept.
 
 use std::fs::{File, Metadata};
 use std::io::{self, BufReader, Read, Write};
@@ -92,17 +93,25 @@ impl OutputWriter {
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be written completely.
+    /// Fails if it cannot be written completely. Then no part of it remains.
     pub fn append(&mut self, stream: OutputStream, bytes: &[u8]) -> io::Result<()> {
         let now = Timestamp::now();
         let time = now.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(now.nsec));
         let frame = frame(time, stream, bytes);
         if self.length > 0 && self.length + frame.len() as u64 > self.max {
+            // The file is created first: there may be no space for it.
+            let new = self.path.with_extension("new");
+            let file = open_for_appending(&new)?;
             std::fs::rename(&self.path, &self.previous)?;
-            (self.file, self.length) = (open_for_appending(&self.path)?, 0);
+            std::fs::rename(&new, &self.path)?;
+            (self.file, self.length) = (file, 0);
+        }
+        if let Err(e) = self.file.write_all(&frame) {
+            self.file.set_len(self.length)?;
+            return Err(e);
         }
         self.length += frame.len() as u64;
-        self.file.write_all(&frame)
+        Ok(())
     }
 }
 
@@ -138,7 +147,7 @@ impl OutputReader {
     ///
     /// # Errors
     ///
-    /// Fails if a file cannot be read.
+    /// Fails if a file cannot be read or is damaged.
     pub fn next_frame(&mut self) -> io::Result<Option<OutputFrame>> {
         loop {
             if let Some(frame) = self.next_in_file()? {
@@ -169,7 +178,11 @@ impl OutputReader {
             return Ok(None);
         }
         let time = i64::from_le_bytes(array(&self.pending[..8]));
-        let stream = if self.pending[8] == 2 { OutputStream::Stderr } else { OutputStream::Stdout };
+        let stream = match self.pending[8] {
+            1 => OutputStream::Stdout,
+            2 => OutputStream::Stderr,
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "its file is damaged")),
+        };
         let length = u32::from_le_bytes(array(&self.pending[9..HEADER])) as usize;
         if !self.fill(HEADER + length)? {
             return Ok(None);
@@ -229,6 +242,18 @@ mod tests {
         }
         let expected = frames.map(|(time, stream, bytes)| OutputFrame { time, stream, bytes: bytes.to_vec() });
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn frames_of_unknown_streams_are_refused() {
+        let dir = Scratch::new();
+        let path = dir.join("output");
+        let mut damaged = frame(1, OutputStream::Stdout, b"one");
+        damaged.extend_from_slice(b"the middle of another frame");
+        std::fs::write(&path, damaged).unwrap();
+        let mut reader = OutputReader::open(path, dir.join("previous")).unwrap().unwrap();
+        assert_eq!(reader.next_frame().unwrap().unwrap().bytes, b"one");
+        assert_eq!(reader.next_frame().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -30,6 +30,10 @@ const STARTED: &str = "started.json";
 const TREES: &str = "trees.json";
 const LOCK: &str = "lock";
 
+/// Bytes that are reserved for the description of an end: it must be written even if the disk is
+/// full.
+const RESERVED: usize = 4 << 10;
+
 /// Maximum size of the description of an end.
 const MAX_END: u64 = 64 << 10;
 
@@ -135,13 +139,17 @@ impl ContainerState {
 pub struct RunLock(File);
 
 impl RunLock {
-    /// Records the end of the container. Readers see it once the lock is released.
+    /// Records the end of the container. Readers see it once the lock is released. A reason for
+    /// which no space is reserved is omitted.
     ///
     /// # Errors
     ///
     /// Fails if it cannot be written.
     pub fn record_end(&self, end: &Ended) -> std::io::Result<()> {
-        let text = serde_json::to_vec(end).map_err(std::io::Error::other)?;
+        let mut text = serde_json::to_vec(end).map_err(std::io::Error::other)?;
+        if text.len() > RESERVED {
+            text = serde_json::to_vec(&Ended { error: None, ..end.clone() }).map_err(std::io::Error::other)?;
+        }
         self.0.write_all_at(&text, 0)
     }
 }
@@ -197,7 +205,10 @@ impl Containers<'_> {
             self.store.root.create_dir_all(DIR, modes::private_dir(), None, |_| ())?;
             self.store.root.create_dir_all(&dir, modes::private_dir(), None, |_| ())?;
             let lock = self.store.open_lock(&format!("{dir}/{LOCK}"))?;
-            lock.lock().map_err(|e| rbuild_linux::Error::new("flock", described("the lock of a container"), e))?;
+            let failed = |call| move |e| rbuild_linux::Error::new(call, described("the lock of a container"), e);
+            lock.lock().map_err(failed("flock"))?;
+            // JSON may be followed by whitespace.
+            lock.write_all_at(&[b' '; RESERVED], 0).map_err(failed("pwrite64"))?;
             self.store.write_durable(&dir, SETTINGS, settings)?;
             Ok(RunLock(lock))
         })
@@ -384,7 +395,11 @@ mod tests {
         assert_eq!(containers.pinned_trees().unwrap(), names);
         let watch = containers.watch(&ended.id).unwrap().unwrap();
         let end = Ended { code: 7, error: None, memory_exceeded: false, at: 5 };
-        lock.record_end(&end).unwrap();
+        // The disk may be full.
+        let length = || std::fs::metadata(containers.file_of(&ended.id, LOCK)).unwrap().len();
+        let reserved = length();
+        lock.record_end(&Ended { error: Some("x".repeat(RESERVED)), ..end.clone() }).unwrap();
+        assert_eq!((length(), reserved), (RESERVED as u64, RESERVED as u64));
         drop(lock);
         assert_eq!((state(&ended), watch.wait().unwrap()), (ContainerState::Exited(end.clone()), Some(end)));
         let (killed, lock) = containers.create_running(&new("killed"), &settings()).unwrap();

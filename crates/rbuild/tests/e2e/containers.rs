@@ -125,6 +125,19 @@ fn output_is_followed_until_the_end() {
     assert!(follow.wait().unwrap().success());
 }
 
+/// On a full disk, output is lost, but neither that before and after it nor the end.
+#[test]
+fn output_that_cannot_be_kept_does_not_destroy_the_rest() {
+    let host = Host::new();
+    let script = "echo first; head -c 12000000 /dev/zero | tr '\\0' x; sleep 0.3; echo; echo last; exit 3";
+    // The limit, of a few MiB in units of the shell, stands for the size of the disk.
+    host.0.sh(&format!("trap '' XFSZ; ulimit -f 8000; $RB run -d --name a busybox sh -c \"{script}\"")).ok();
+    assert_eq!(host.line("wait a").ok().stdout, "3\n");
+    let logs = host.line("logs a").ok().stdout;
+    assert!(logs.starts_with("first\nxx") && logs.len() < 12_000_000, "{}", logs.len());
+    assert_eq!(host.line("logs -n 1 a").ok().stdout, "last\n");
+}
+
 #[test]
 fn names_are_unique_and_checked() {
     let host = Host::new();

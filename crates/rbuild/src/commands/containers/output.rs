@@ -22,16 +22,16 @@ pub fn show(store: Store, container: &Container, args: &LogsArgs) -> Result<u8, 
     // Others must not wait for this command, which may follow the output for long.
     store.release_lock()?;
     let mut printer = Printer { timestamps: args.timestamps, at_start: [true; 2] };
-    let shown: io::Result<()> = (|| {
+    let shown: Result<(), OutputError> = (|| {
         if let Some(lines) = args.tail.and_then(|tail| tail.0) {
             let frames = last_lines(all_frames(&mut output)?, lines);
-            frames.iter().try_for_each(|frame| printer.print(frame))?;
+            frames.iter().try_for_each(|frame| printer.print(frame)).map_err(OutputError::Write)?;
         }
         loop {
             // What was written before the end is read after the check.
             let is_over = !args.follow || !watch.is_running();
-            while let Some(frame) = output.next_frame()? {
-                printer.print(&frame)?;
+            while let Some(frame) = output.next_frame().map_err(OutputError::Read)? {
+                printer.print(&frame).map_err(OutputError::Write)?;
             }
             if is_over {
                 return Ok(());
@@ -41,14 +41,25 @@ pub fn show(store: Store, container: &Container, args: &LogsArgs) -> Result<u8, 
     })();
     match shown {
         Ok(()) => Ok(code::OK),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(code::OK),
-        Err(e) => Err(Failure::lost_output(&e)),
+        Err(OutputError::Write(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(code::OK),
+        Err(OutputError::Write(e)) => Err(Failure::lost_output(&e)),
+        Err(OutputError::Read(e)) => {
+            Err(Failure::caused(format!("cannot read the output of container `{}`", container.name), &e))
+        }
     }
 }
 
-fn all_frames(output: &mut OutputReader) -> io::Result<Vec<OutputFrame>> {
+/// The reason why output is not shown.
+enum OutputError {
+    /// The file of the container cannot be read.
+    Read(io::Error),
+    /// Standard output or error cannot be written.
+    Write(io::Error),
+}
+
+fn all_frames(output: &mut OutputReader) -> Result<Vec<OutputFrame>, OutputError> {
     let mut frames = Vec::new();
-    while let Some(frame) = output.next_frame()? {
+    while let Some(frame) = output.next_frame().map_err(OutputError::Read)? {
         frames.push(frame);
     }
     Ok(frames)
