@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 
 use rbuild_image::{Hasher, ManifestDigest};
+use rbuild_linux::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
@@ -25,6 +26,9 @@ pub struct Container {
     /// Time of its creation in seconds since the Unix epoch; `None` as above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<i64>,
+    /// Nanoseconds of that time within the second; 0 in containers made by older versions.
+    #[serde(default)]
+    pub created_nanos: u32,
     /// The command that it would run, with the entry point; `None` as above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
@@ -39,8 +43,8 @@ pub struct NewContainer<'a> {
     pub image: &'a ManifestDigest,
     /// Name by which the image was specified.
     pub image_name: &'a str,
-    /// The time in seconds since the Unix epoch.
-    pub created: i64,
+    /// The time.
+    pub created: Timestamp,
     /// The command that it would run, with the entry point.
     pub command: &'a [String],
     /// A text that no other container has.
@@ -87,7 +91,9 @@ impl Containers<'_> {
         }
         let prepared = prepare(&id)?;
         let (image_name, command) = (Some(image_name.to_string()), Some(command.to_vec()));
-        let container = Container { id, name, image: *image, image_name, created: Some(created), command };
+        let Timestamp { sec, nsec } = created;
+        let container =
+            Container { id, name, image: *image, image_name, created: Some(sec), created_nanos: nsec, command };
         self.store.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
         Ok((container, prepared))
     }

@@ -373,7 +373,8 @@ mod tests {
     fn new(name: &str) -> NewContainer<'_> {
         static IMAGE: std::sync::OnceLock<rbuild_image::ManifestDigest> = std::sync::OnceLock::new();
         let image = IMAGE.get_or_init(|| rbuild_image::ManifestDigest::of(b"{}"));
-        NewContainer { name: Some(name), image, image_name: "x", created: 1, command: &[], salt: name }
+        let created = rbuild_linux::Timestamp { sec: 1, nsec: 0 };
+        NewContainer { name: Some(name), image, image_name: "x", created, command: &[], salt: name }
     }
 
     #[test]

@@ -357,7 +357,8 @@ fn fill_images(scene: &Scene) -> Vec<Row> {
     let [dangling, _, dangling_layer] = scene.image("dangling", None);
     let [held, ..] = scene.image("held", None);
     let image = held.of_manifest();
-    let new = NewContainer { name: None, image: &image, image_name: "held", created: 0, command: &[], salt: "salt" };
+    let created = rbuild_linux::Timestamp::default();
+    let new = NewContainer { name: None, image: &image, image_name: "held", created, command: &[], salt: "salt" };
     store.containers().create_container(&new).unwrap();
     let (live_tree, dead_tree) = (scene.layer("named"), scene.layer("dangling"));
     let [live_note, dead_note] = [&named_layer, &dangling_layer].map(|layer| {

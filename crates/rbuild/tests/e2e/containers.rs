@@ -78,6 +78,39 @@ fn a_container_goes_on_after_its_command_and_ends_by_stop() {
 }
 
 #[test]
+fn containers_are_listed_by_their_age_name_image_and_labels() {
+    let host = Host::new();
+    host.0.build("FROM busybox\nENV E=1 F=1\nLABEL a=1 b=1\n", &["-q", "-t", "app"]).ok();
+    for name in ["a1", "a12", "b1"] {
+        host.rbuild(["run", "-d", "--name", name, "busybox", "true"]).ok();
+    }
+    host.line("run -d --name c -l a=2 -e E=2 -e E=3 app true").ok();
+    let listed = |flags: &str| {
+        let names = host.line(&format!("ps -a --format {{{{.Names}}}} {flags}")).ok().stdout;
+        names.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for (flags, names) in [
+        ("", "c b1 a12 a1"),
+        ("-l", "c"),
+        ("-n 2", "c b1"),
+        ("-n 1 -f name=a1", "a12"),
+        ("-f name=^a1$", "a1"),
+        ("-f name=^/a1$ -f name=c", "c a1"),
+        ("-f ancestor=busybox", "b1 a12 a1"),
+        ("-f ancestor=busybox:latest", "b1 a12 a1"),
+        ("-f ancestor=app", "c"),
+        ("-f label=a=1", ""),
+        ("-f label=a=2 -f label=b=1", "c"),
+    ] {
+        assert_eq!(listed(flags), names, "{flags}");
+    }
+    assert_eq!(host.line("ps -a -f name=c --format {{.Labels}}").ok().stdout, "a=2,b=1\n");
+    let env = host.state("c", "{{json .Config.Env}}");
+    assert!(env.contains("\"E=3\"") && env.contains("\"F=1\"") && !env.contains("E=1"), "{env}");
+    host.line("ps -f name=a*").fails(2, &["--filter name=a*: not a supported pattern of names"]);
+}
+
+#[test]
 fn the_caller_does_not_wait_for_the_streams_of_a_container() {
     let host = Host::new();
     // The output and an inherited descriptor are a pipe, which the container must not hold open.
@@ -99,7 +132,9 @@ fn containers_end_by_themselves_with_their_code_and_output() {
     let status = host.line("ps -a --format {{.Status}} --filter exited=3").ok().stdout;
     assert!(status.starts_with("Exited (3) "), "{status}");
     assert_eq!(host.line("ps -aq --filter status=running").ok().stdout, "");
-    assert_eq!(host.line("ps -aq --filter name=a --filter label=x").ok().stdout, "");
+    let count = |filters: &str| host.line(&format!("ps -aq {filters}")).ok().stdout.lines().count();
+    assert_eq!(["name=a", "name=b", "label=x"].map(|filter| count(&format!("--filter {filter}"))), [1, 0, 0]);
+    assert_eq!(count("--filter name=a --filter label=x"), 0);
     host.line("kill a").fails(1, &["container `a` is not running", "rbuild logs a"]);
     host.line("exec a true").fails(1, &["container `a` is not running"]);
     // Containers that are removed at their end can be awaited, too.

@@ -103,6 +103,19 @@ pub fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, Str
     Ok(all)
 }
 
+/// Returns values by name, in the order of the names. Of several values of a name, the last one
+/// remains.
+pub fn merged(all: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
+    let mut merged: Vec<(String, String)> = Vec::new();
+    for (name, value) in all {
+        match merged.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => merged.push((name, value)),
+        }
+    }
+    merged
+}
+
 /// An invalid variable.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum VariableError {
@@ -144,6 +157,13 @@ mod tests {
     use rbuild_testkit::{Scratch, assert_recorded, no_remedy, variants};
 
     use super::*;
+
+    #[test]
+    fn the_last_value_of_a_name_remains() {
+        let pairs = |all: &[(&str, &str)]| all.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect::<Vec<_>>();
+        let all = pairs(&[("a", "1"), ("b", "2"), ("a", "3")]);
+        assert_eq!(merged(all), pairs(&[("a", "3"), ("b", "2")]));
+    }
 
     #[test]
     fn invalid_variables_are_as_recorded() {

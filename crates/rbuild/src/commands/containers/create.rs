@@ -25,7 +25,7 @@ pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
         name: args.name.as_deref(),
         image: &image.manifest_digest,
         image_name: &args.words[0],
-        created: now.sec,
+        created: now,
         command: &command,
         salt: &salt(now),
     })?;

@@ -3,6 +3,7 @@
 use rbuild_store::{Container, ContainerState, Ended, RunSettings, Started, Store};
 use serde_json::{Map, Value, json};
 
+use crate::commands::containers::command::merged;
 use crate::commands::containers::list::state_word;
 use crate::commands::containers::lookup::image_name;
 use crate::commands::containers::signals::KILLED;
@@ -79,8 +80,10 @@ fn config(
     image: &str,
     of_image: Option<&rbuild_image::RunConfig>,
 ) -> Value {
-    let env = of_image.iter().flat_map(|config| config.env.iter().cloned());
-    let given = settings.iter().flat_map(|settings| settings.env.iter().map(|(name, value)| format!("{name}={value}")));
+    let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.to_string(), value.to_string()));
+    let env = of_image.iter().flat_map(|config| config.env.iter().filter_map(pair));
+    let given = settings.iter().flat_map(|settings| settings.env.iter().cloned());
+    let env: Vec<String> = merged(env.chain(given)).iter().map(|(name, value)| format!("{name}={value}")).collect();
     let labels = settings.iter().flat_map(|settings| settings.labels.iter());
     let labels: Map<String, Value> = labels.map(|(name, value)| (name.clone(), json!(value))).collect();
     let exposed = settings.iter().flat_map(|settings| settings.exposed.iter());
@@ -90,7 +93,7 @@ fn config(
         "User": settings.map_or("", |settings| settings.user.as_str()),
         "ExposedPorts": exposed,
         "Tty": settings.is_some_and(|settings| settings.terminal),
-        "Env": env.chain(given).collect::<Vec<_>>(),
+        "Env": env,
         "Cmd": command,
         "Image": image,
         "WorkingDir": settings.map_or("", |settings| settings.cwd.as_str()),

@@ -1,6 +1,6 @@
 //! The verb `ps`: lists containers.
 
-use rbuild_image::{human_duration, quote};
+use rbuild_image::{Reference, human_duration, quote};
 use rbuild_linux::Timestamp;
 use rbuild_store::{Container, ContainerState, RunSettings, Store};
 use serde_json::{Value, json};
@@ -36,9 +36,9 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     let selects_states = filters.iter().any(|f| matches!(f, ContainerFilter::Status(_) | ContainerFilter::Exited(_)));
     let all = args.all || last.is_some() || selects_states;
     let mut listed = listed(&store)?;
-    listed.sort_by_key(|row| std::cmp::Reverse(row.container.created));
-    listed.truncate(last.unwrap_or(usize::MAX));
+    listed.sort_by_key(|row| std::cmp::Reverse((row.container.created, row.container.created_nanos)));
     listed.retain(|row| (all || row.state.is_running()) && ContainerFilter::all_pass(&filters, row));
+    listed.truncate(last.unwrap_or(usize::MAX));
     let rows: Vec<Value> = listed.iter().map(|row| row_of(row, args.no_trunc)).collect();
     let headings = json!({
         "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "CreatedAt": "CREATED AT",
@@ -119,7 +119,7 @@ fn shown_command(command: &[String], whole: bool) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum ContainerFilter {
     Id(String),
-    Name(String),
+    Name(NamePattern),
     Status(String),
     Exited(i32),
     Ancestor(String),
@@ -134,7 +134,11 @@ impl ContainerFilter {
         let owned = value.to_string();
         Ok(match name {
             "id" => ContainerFilter::Id(owned),
-            "name" => ContainerFilter::Name(owned),
+            "name" => {
+                let pattern = NamePattern::parse(value);
+                let hint = || hints::use_one_of(&["name=PART", "name=^BEGINNING", "name=END$", "name=^NAME$"]);
+                ContainerFilter::Name(pattern.ok_or_else(|| bad("not a supported pattern of names").help(hint()))?)
+            }
             "status" if STATES.contains(&value) => ContainerFilter::Status(owned),
             "status" => return Err(bad("unknown state").help(hints::suggestion(value, &STATES))),
             "exited" => {
@@ -166,15 +170,54 @@ impl ContainerFilter {
     fn passes(&self, Listed { container, state, settings, image }: &Listed) -> bool {
         match self {
             ContainerFilter::Id(id) => container.id.hex().starts_with(id.as_str()),
-            ContainerFilter::Name(name) => container.name.contains(name.trim_start_matches('/')),
+            ContainerFilter::Name(pattern) => pattern.matches(&container.name),
             ContainerFilter::Status(word) => state_word(state) == word,
             ContainerFilter::Exited(code) => matches!(state, ContainerState::Exited(ended) if ended.code == *code),
-            ContainerFilter::Ancestor(name) => image == name || image.strip_suffix(":latest") == Some(name),
+            ContainerFilter::Ancestor(name) => image == name || is_one_image(image, name),
             ContainerFilter::Label(name, value) => settings
                 .iter()
                 .flat_map(|settings| &settings.labels)
                 .any(|(known, known_value)| known == name && value.as_ref().is_none_or(|value| value == known_value)),
         }
+    }
+}
+
+/// Returns true if two texts are the same name of an image, for example with and without its tag.
+fn is_one_image(a: &str, b: &str) -> bool {
+    let reference = |text: &str| text.parse::<Reference>().ok();
+    reference(a).is_some_and(|a| reference(b) == Some(a))
+}
+
+/// The names that a filter selects. In docker, it is a regular expression, which may match any part
+/// of the name, with or without a leading slash. `^`, `$` and `.` are supported.
+#[derive(Debug, PartialEq, Eq)]
+struct NamePattern {
+    at_start: bool,
+    at_end: bool,
+    /// A `.` stands for any byte.
+    text: String,
+}
+
+impl NamePattern {
+    /// Returns `None` if the expression is not supported.
+    fn parse(expression: &str) -> Option<NamePattern> {
+        let (at_start, rest) = expression.strip_prefix('^').map_or((false, expression), |rest| (true, rest));
+        let (at_end, text) = rest.strip_suffix('$').map_or((false, rest), |rest| (true, rest));
+        let is_supported = !text.contains(|c| "*+?()[]{}|\\^$".contains(c));
+        is_supported.then(|| NamePattern { at_start, at_end, text: text.to_string() })
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        self.matches_bytes(name.as_bytes()) || self.matches_bytes(format!("/{name}").as_bytes())
+    }
+
+    fn matches_bytes(&self, name: &[u8]) -> bool {
+        let text = self.text.as_bytes();
+        let Some(last) = name.len().checked_sub(text.len()) else { return false };
+        let first = if self.at_end { last } else { 0 };
+        let last = if self.at_start { 0 } else { last };
+        let is_at = |at: usize| name[at..].iter().zip(text).all(|(byte, wanted)| [byte, &b'.'].contains(&wanted));
+        (first..=last).any(is_at)
     }
 }
 
@@ -210,11 +253,43 @@ mod tests {
     }
 
     #[test]
+    fn names_are_matched_as_in_docker() {
+        for (expression, matching, others) in [
+            ("p1", &["p1", "ap12"][..], &["p2", "p"][..]),
+            ("^p1$", &["p1"], &["p12", "ap1"]),
+            ("^/p1$", &["p1"], &["p12", "ap1"]),
+            ("/p1", &["p1", "p12"], &["ap1"]),
+            ("^p1", &["p1", "p12"], &["ap1"]),
+            ("p1$", &["p1", "ap1"], &["p12"]),
+            ("^p.2$", &["p12", "p.2"], &["p2", "p122"]),
+            ("", &["p1"], &[]),
+            ("^longer-than-it$", &[], &["it"]),
+        ] {
+            let pattern = NamePattern::parse(expression).unwrap();
+            assert!(matching.iter().all(|name| pattern.matches(name)), "{expression}");
+            assert!(!others.iter().any(|name| pattern.matches(name)), "{expression}");
+        }
+        for expression in ["a*", "(a)", "[ab]", "a|b", "a^b", "a\\.b", "a+", "a?"] {
+            assert_eq!(NamePattern::parse(expression), None, "{expression}");
+        }
+    }
+
+    #[test]
+    fn names_of_images_are_compared_with_their_tags() {
+        for (a, b) in [("busybox", "busybox:latest"), ("docker.io/library/a:1", "a:1")] {
+            assert!(is_one_image(a, b) && is_one_image(b, a) && is_one_image(a, a), "{a} {b}");
+        }
+        for (a, b) in [("a:1", "a:2"), ("a", "b"), ("host:1/a", "a"), ("A", "A")] {
+            assert!(!is_one_image(a, b), "{a} {b}");
+        }
+    }
+
+    #[test]
     fn filters_are_parsed() {
         let parse = |text| ContainerFilter::parse(text);
         assert_eq!(parse("status=exited").unwrap(), ContainerFilter::Status("exited".into()));
         assert_eq!(parse("label=a=b=c").unwrap(), ContainerFilter::Label("a".into(), Some("b=c".into())));
-        let refused = ["status=up", "exited=x", "nam=x", "x"].map(|text| parse(text).unwrap_err().text());
+        let refused = ["status=up", "exited=x", "name=a*", "nam=x", "x"].map(|text| parse(text).unwrap_err().text());
         rbuild_testkit::assert_recorded!("container-filters", refused.concat());
     }
 }

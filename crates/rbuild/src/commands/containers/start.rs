@@ -58,7 +58,7 @@ pub fn start(settings: &Settings, store: Store, run: &NewRun<'_>) -> Result<Cont
         name: run.name,
         image: &run.image.manifest_digest,
         image_name: run.image_name,
-        created: now.sec,
+        created: now,
         command: run.command,
         salt: &salt(now),
     };

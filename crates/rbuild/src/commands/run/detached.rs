@@ -9,6 +9,7 @@ use rbuild_sandbox::{BuilderConfig, Input};
 use rbuild_store::{Image, RunSettings, Store};
 
 use crate::args::RunArgs;
+use crate::commands::containers::command::merged;
 use crate::commands::containers::create::check_name;
 use crate::commands::containers::signals::STOP_TIMEOUT;
 use crate::commands::containers::start::{NewRun, start};
@@ -71,8 +72,8 @@ fn run_settings(
         remove: args.rm,
         stop_signal: args.stop_signal.map(|signal| signal.0).or_else(of_image).unwrap_or(SIGTERM),
         stop_timeout: args.stop_timeout.unwrap_or(STOP_TIMEOUT),
-        labels: labels.chain(given).collect(),
-        env: invocation.env.clone(),
+        labels: merged(labels.chain(given)),
+        env: merged(invocation.env.clone()),
         user: invocation.user.clone().unwrap_or_else(|| config.user.clone()),
         cwd: invocation.cwd.clone().unwrap_or_else(|| config.working_dir.clone()),
         hostname: invocation.hostname.clone(),
