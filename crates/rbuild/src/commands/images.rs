@@ -412,7 +412,7 @@ pub fn fill_in(image: &mut Value) {
 pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
     let name = value::new_image_name(&args.name)?;
     let store = settings.open()?;
-    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Use))?;
+    let found = named::find_entry(&store, &args.image)?;
     store.images().tag(found.artifact.digest(), Some(&name))?;
     Ok(code::OK)
 }

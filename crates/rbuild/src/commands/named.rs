@@ -2,9 +2,10 @@
 
 use rbuild_image::{Platform, Reference};
 use rbuild_remedy::{ImageRemedy, Remedy};
-use rbuild_store::{Image, Store, StoreError};
+use rbuild_store::{FoundImage, Image, Store, StoreError};
 
 use crate::exit::Failure;
+use crate::input::registry;
 use crate::ui::hints::{self, VerbRemedy};
 
 /// Purpose of a lookup, which determines the hint if there is no such image.
@@ -22,7 +23,7 @@ pub enum Purpose {
 ///
 /// Fails if there is no such image, with the nearest name as the hint.
 pub fn find(store: &Store, wanted: &str, purpose: Purpose) -> Result<(Option<Reference>, Image), Failure> {
-    store.images().find_image(wanted).map_err(missing(store, wanted, purpose))
+    with_full_name(wanted, |name| store.images().find_image(name)).map_err(missing(store, wanted, purpose))
 }
 
 /// Returns the image that `wanted` names, which is used: that of `platform`, or if there is none,
@@ -33,7 +34,7 @@ pub fn find(store: &Store, wanted: &str, purpose: Purpose) -> Result<(Option<Ref
 /// Fails if there is no such image, with the nearest name as the hint, or if it is not for
 /// `platform`.
 pub fn find_for(store: &Store, wanted: &str, platform: Option<&Platform>) -> Result<Image, Failure> {
-    let found = store.images().find(wanted).map_err(missing(store, wanted, Purpose::Use))?;
+    let found = find_entry(store, wanted)?;
     let Some(platform) = platform else { return Ok(found.image) };
     let mut others = Vec::new();
     for image in store.images().images_of(&found.artifact)? {
@@ -61,6 +62,45 @@ pub fn find_for(store: &Store, wanted: &str, platform: Option<&Platform>) -> Res
         Some(platform) => failure.help(Remedy::Image(ImageRemedy::SelectPlatform { platform })),
         None => failure,
     })
+}
+
+/// Returns the entry of the image that `wanted` names, which is used.
+///
+/// # Errors
+///
+/// Fails as [`find`] does.
+pub fn find_entry(store: &Store, wanted: &str) -> Result<FoundImage, Failure> {
+    with_full_name(wanted, |name| store.images().find(name)).map_err(missing(store, wanted, Purpose::Use))
+}
+
+/// Looks up an image by name. If a short name is not found, the settings may determine its
+/// registry, under which it was pulled.
+///
+/// # Errors
+///
+/// Fails with the error for `wanted` if neither name is found.
+pub fn with_full_name<T>(
+    wanted: &str,
+    mut look_up: impl FnMut(&str) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let missing = match look_up(wanted) {
+        Err(e @ StoreError::NoImage(_)) => e,
+        other => return other,
+    };
+    match registry::configured_name(wanted).map(|full| look_up(&full)) {
+        Some(Err(StoreError::NoImage(_))) | None => Err(missing),
+        Some(found) => found,
+    }
+}
+
+/// Returns the full name of the image that a short name names, if the store has it only under the
+/// full name.
+pub fn pulled_name(store: &Store, wanted: &str) -> Option<Reference> {
+    let full: Reference = registry::configured_name(wanted)?.parse().ok()?;
+    match store.images().find(wanted) {
+        Err(StoreError::NoImage(_)) => Some(full),
+        _ => None,
+    }
 }
 
 /// Returns a conversion of the errors of a lookup, with the hint of [`find`].

@@ -24,7 +24,7 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut failed = false;
     for wanted in &args.images {
-        let (names, gone) = match store.images().untag(wanted, args.force) {
+        let (names, gone) = match named::with_full_name(wanted, |name| store.images().untag(name, args.force)) {
             Ok(done) => done,
             // As in Docker, every name is tried, and with -f a missing image is ignored.
             Err(StoreError::NoImage(_)) if args.force => continue,

@@ -193,7 +193,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut images: Vec<NamedArtifact> = Vec::new();
     for wanted in &args.images {
-        let found = store.images().find(wanted).map_err(named::missing(&store, wanted, Purpose::Use))?;
+        let found = named::find_entry(&store, wanted)?;
         let FoundImage { name, artifact, .. } = found;
         let name = name.filter(|n| n.digest().is_none());
         let is_it =

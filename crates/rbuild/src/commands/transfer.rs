@@ -374,7 +374,7 @@ struct Pushed {
 
 /// Returns the image of a push without `--all-tags`.
 fn pushed_image(store: &Store, args: &PushArgs, names: &[Reference]) -> Result<Pushed, Failure> {
-    let found = store.images().find(&args.image).map_err(named::missing(store, &args.image, Purpose::Use))?;
+    let found = named::find_entry(store, &args.image)?;
     Ok(Pushed { artifact: found.artifact, names: names.to_vec() })
 }
 
@@ -409,13 +409,16 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     if args.all_tags {
         check_repository(&args.image)?;
     }
-    let names = match &args.target[..] {
+    let mut names = match &args.target[..] {
         [] => vec![value::image_name(&args.image)?],
         targets => targets.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?,
     };
     let format = manifest_format(args.format.as_deref())?;
     let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
     let store = settings.open()?;
+    if args.target.is_empty() && !args.all_tags {
+        names = named::pulled_name(&store, &args.image).map_or(names, |name| vec![name]);
+    }
     let pushed = if args.all_tags {
         tagged_images(&store, &args, &names[0])?
     } else {

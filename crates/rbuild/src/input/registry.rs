@@ -58,6 +58,12 @@ pub fn full_name(text: &str) -> Result<Reference, Failure> {
     Ok(short_names.map_or(Ok(None), |names| names.full(text))?.unwrap_or(name))
 }
 
+/// Returns the name that the settings determine for a short one; `None` if they determine none.
+pub fn configured_name(text: &str) -> Option<String> {
+    let short_names = ShortNames::read(&ProcessEnvironment::of_process()).ok().flatten()?;
+    short_names.full(text).ok().flatten().map(|full| full.to_string())
+}
+
 /// Returns the image that a name in a Dockerfile stands for, if that is not the one of docker.io.
 pub fn full_name_in_dockerfile(text: &str) -> Result<Option<Reference>, ReportedError> {
     let read = ShortNames::read(&ProcessEnvironment::of_process());

@@ -226,6 +226,16 @@ fn short_names_have_the_meaning_of_podman_on_request() {
     assert!(scene.registry.requests().is_empty(), "the store has the image");
     scene.forget(&format!("{full}:1"));
     assert_eq!(rbuild(&["pull", "-q", "box:1"], "podman").ok().stdout, format!("{full}:1\n"));
+    // Other commands find the image by the same short name.
+    for args in [&["inspect", "box:1"][..], &["create", "box:1"], &["run", "box:1", "true"], &["tag", "box:1", "x"]] {
+        rbuild(args, "podman").ok();
+        rbuild(args, "docker").fails(1, &["box:1"]);
+    }
+    rbuild(&["push", "-q", "box:1"], "podman").ok();
+    scene.rbuild(&["container", "prune", "-f"]).ok();
+    rbuild(&["rmi", "box:1"], "podman").ok();
+    rbuild(&["rmi", "box:1"], "podman").fails(1, &["box:1"]);
+    rbuild(&["pull", "-q", "box:1"], "podman").ok();
     // An image of the store comes first.
     scene.rbuild(&["tag", &format!("{full}:1"), "other"]).ok();
     scene.lab.write("Dockerfile", "FROM other\n");
