@@ -183,15 +183,28 @@ pub fn kill_pidfd(pidfd: &OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
 }
 
+/// Numbers of the real-time signals. The two before them are reserved by the C library
+/// (signal(7)).
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
 /// Returns the number of a signal, given by its name, with or without `SIG`, or its number.
-/// Real-time signals have no names.
+/// Real-time signals are named `RTMIN`, `RTMAX`, `RTMIN+n` and `RTMAX-n`.
 pub fn signal_number(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
-        return Signal::try_from(number).ok().map(|signal| signal as i32);
+        return Some(number).filter(|number| Signal::try_from(*number).is_ok() || REAL_TIME.contains(number));
     }
     let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    name.parse::<Signal>().ok().map(|signal| signal as i32)
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let distance = |text: &str, sign| match text.strip_prefix(sign) {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse::<i32>().ok(),
+        _ => Some(0).filter(|_| text.is_empty()),
+    };
+    let real_time = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => distance(rest, '+').and_then(|distance| REAL_TIME.start().checked_add(distance)),
+        (_, Some(rest)) => distance(rest, '-').map(|distance| REAL_TIME.end() - distance),
+        _ => return format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32),
+    };
+    real_time.filter(|number| REAL_TIME.contains(number))
 }
 
 /// Sends the signal with that number through a pidfd.
@@ -201,7 +214,12 @@ pub fn signal_number(text: &str) -> Option<i32> {
 /// Fails if the process has ended, or if the caller may not signal it.
 pub fn signal_pidfd(pidfd: &OwnedFd, number: i32) -> Result<()> {
     let fail = |e| Error::new("pidfd_send_signal", described("the process of the container"), e);
-    let signal = rustix::process::Signal::from_named_raw(number).ok_or_else(|| fail(rustix::io::Errno::INVAL))?;
+    let signal = if REAL_TIME.contains(&number) {
+        // SAFETY: the number is that of a signal which the C library does not reserve.
+        unsafe { rustix::process::Signal::from_raw_unchecked(number) }
+    } else {
+        rustix::process::Signal::from_named_raw(number).ok_or_else(|| fail(rustix::io::Errno::INVAL))?
+    };
     rustix::process::pidfd_send_signal(pidfd, signal).map_err(fail)
 }
 
@@ -525,6 +543,14 @@ mod tests {
     fn signals_have_names_and_numbers() {
         for (text, number) in [("TERM", 15), ("SIGTERM", 15), ("sigterm", 15), ("9", 9), ("HUP", 1)] {
             assert_eq!(signal_number(text), Some(number), "{text}");
+        }
+        for (text, number) in
+            [("37", 37), ("64", 64), ("RTMIN", 34), ("SIGRTMIN+3", 37), ("rtmax-14", 50), ("RTMAX", 64)]
+        {
+            assert_eq!(signal_number(text), Some(number), "{text}");
+        }
+        for text in ["32", "65", "RTMIN-1", "RTMAX+1", "RTMIN+31", "RTMAX-31", "RTMIN+", "RTMIN++1", "RTMIN3"] {
+            assert_eq!(signal_number(text), None, "{text}");
         }
         for text in ["", "SIG", "0", "-1", "99", "TERMINATE"] {
             assert_eq!(signal_number(text), None, "{text}");

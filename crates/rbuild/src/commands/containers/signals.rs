@@ -1,5 +1,6 @@
 //! The verbs `stop`, `kill` and `wait`.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rbuild_linux::process::signal_pidfd;
@@ -33,7 +34,7 @@ pub fn stop(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
 
 pub fn kill(settings: &Settings, args: KillArgs) -> Result<u8, Failure> {
     each(settings, &args.containers, |store, container| {
-        let started = lookup::running(store, container)?;
+        let started = lookup::running(&store, container)?;
         // A container that ends in this moment needs no signal.
         let process = started.open().ok_or_else(|| not_running(&container.name))?;
         signal_pidfd(&process, args.signal.0).map_err(|e| Failure::caused("cannot send the signal", &e))
@@ -58,16 +59,17 @@ pub fn wait(settings: &Settings, args: WaitArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Applies an action to each container, and prints the names of those for which it succeeded.
-pub fn each(
+/// Applies an action to each container, and prints the names of those for which it succeeded. The
+/// action may release the lock of the store.
+fn each(
     settings: &Settings,
     names: &[String],
-    mut action: impl FnMut(&Store, &Container) -> Result<(), Failure>,
+    mut action: impl FnMut(Store, &Container) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
-    let store = settings.open()?;
     let mut worst = code::OK;
     for wanted in names {
-        match lookup::find(&store, wanted).and_then(|container| action(&store, &container)) {
+        let store = settings.open()?;
+        match lookup::find(&store, wanted).and_then(|container| action(store, &container)) {
             Ok(()) => terminal::out(&format!("{wanted}\n")),
             Err(failure) => worst = worst.max(failure.report()),
         }
@@ -81,48 +83,64 @@ fn not_running(name: &str) -> Failure {
 
 /// Requests the end of a container, and kills it if it has not ended in time. Does nothing if it
 /// does not run.
-fn stop_one(store: &Store, container: &Container, signal: Option<i32>, time: Option<u64>) -> Result<(), Failure> {
+fn stop_one(store: Store, container: &Container, signal: Option<i32>, time: Option<u64>) -> Result<(), Failure> {
     let settings = store.containers().settings(&container.id)?;
     let (usual, usual_time) =
         settings.map_or((TERM, STOP_TIMEOUT), |settings| (settings.stop_signal, settings.stop_timeout));
-    end(store, container, signal.unwrap_or(usual), Duration::from_secs(time.unwrap_or(usual_time)))
+    let Some(ending) = Ending::of(&store, container)? else { return Ok(()) };
+    // Builds and other commands must not wait for this one.
+    store.release_lock()?;
+    ending.end(signal.unwrap_or(usual), Duration::from_secs(time.unwrap_or(usual_time)))
 }
 
 /// Kills a container, and waits for its end. Does nothing if it does not run.
 pub fn kill_and_wait(store: &Store, container: &Container) -> Result<(), Failure> {
-    end(store, container, KILL, Duration::ZERO)
+    Ending::of(store, container)?.map_or(Ok(()), |ending| ending.end(KILL, Duration::ZERO))
 }
 
-/// Sends the signal to a container, waits, kills the container unless it has ended, and waits for
-/// its end.
-fn end(store: &Store, container: &Container, signal: i32, time: Duration) -> Result<(), Failure> {
-    let Some(watch) = store.containers().watch(&container.id)? else { return Ok(()) };
-    let began = Instant::now();
-    let process = loop {
-        match store.containers().state(&container.id)? {
-            ContainerState::Running(started) => break started.open(),
-            ContainerState::Starting if began.elapsed() < MAX_START => std::thread::sleep(INTERVAL),
-            ContainerState::Starting => {
-                let failure = Failure::new(format!("container `{}` does not start", container.name));
-                return Err(failure.help(VerbRemedy::RunAgain));
+/// A running container that is to end.
+struct Ending {
+    watch: RunWatch,
+    /// The first process; `None` if that has ended meanwhile.
+    process: Option<OwnedFd>,
+}
+
+impl Ending {
+    /// Waits until the command of the container is started. Returns `None` if it does not run.
+    fn of(store: &Store, container: &Container) -> Result<Option<Ending>, Failure> {
+        let Some(watch) = store.containers().watch(&container.id)? else { return Ok(None) };
+        let began = Instant::now();
+        loop {
+            match store.containers().state(&container.id)? {
+                ContainerState::Running(started) => return Ok(Some(Ending { watch, process: started.open() })),
+                ContainerState::Starting if began.elapsed() < MAX_START => std::thread::sleep(INTERVAL),
+                ContainerState::Starting => {
+                    let failure = Failure::new(format!("container `{}` does not start", container.name));
+                    return Err(failure.help(VerbRemedy::RunAgain));
+                }
+                _ => return Ok(None),
             }
-            _ => return Ok(()),
-        }
-    };
-    if let Some(process) = &process {
-        // The process may have ended meanwhile.
-        let _ = signal_pidfd(process, signal);
-        if !ends_within(&watch, time) {
-            let _ = signal_pidfd(process, KILL);
         }
     }
-    watch.wait().map(drop).map_err(Failure::from)
+
+    /// Sends the signal, waits, kills the container unless it has ended, and waits for its end.
+    fn end(self, signal: i32, time: Duration) -> Result<(), Failure> {
+        if let Some(process) = &self.process {
+            // The process may have ended meanwhile.
+            let _ = signal_pidfd(process, signal);
+            if !ends_within(&self.watch, time) {
+                let _ = signal_pidfd(process, KILL);
+            }
+        }
+        self.watch.wait().map(drop).map_err(Failure::from)
+    }
 }
 
 fn ends_within(watch: &RunWatch, time: Duration) -> bool {
-    let end = Instant::now() + time;
+    // There is no limit if the clock does not reach it.
+    let end = Instant::now().checked_add(time);
     while watch.is_running() {
-        if Instant::now() >= end {
+        if end.is_some_and(|end| Instant::now() >= end) {
             return false;
         }
         std::thread::sleep(INTERVAL);
