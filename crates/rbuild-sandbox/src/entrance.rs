@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::protocol::{InnerRequest, Input, RunnerMode};
 use crate::runner::chroot::enter_working_directory;
-use crate::runner::exec::CommandExecutor;
+use crate::runner::exec::{CommandExecutor, reserve_limits, set_limits};
 use crate::runner::privileges::{bound_capabilities, confine, confine_bare, keep_for_the_filter};
 
 /// First argument that makes the program an entrance.
@@ -232,6 +232,8 @@ fn become_inner(
     restrict(&request, answers.map(|socket| socket.as_fd())).during(Phase::Command)?;
     process::die_with(entrance).during(Phase::Command)?;
     process::reset_signals().during(Phase::Command)?;
+    // Those may be too low for the work before.
+    set_limits(&request.ulimits).during(Phase::Command)?;
     Ok(command)
 }
 
@@ -255,6 +257,7 @@ fn restrict(request: &InnerRequest, answers: Option<BorrowedFd<'_>>) -> Result<(
         // The kernel knows only root; the supervisor emulates the user.
         RunnerMode::Emulated => {
             keep_for_the_filter()?;
+            reserve_limits(&request.ulimits)?;
             confine(0, answers)
         }
     }

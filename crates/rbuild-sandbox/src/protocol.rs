@@ -171,6 +171,8 @@ pub struct InnerRequest {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Limits on the resources of its processes.
+    pub ulimits: Vec<Ulimit>,
     /// Standard input.
     pub input: Input,
     /// The way in which the container runs.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use rbuild_image::RunConfig;
 use rbuild_linux::{OwnerRecords, RootDir};
+use rbuild_plan::Ulimit;
 use rbuild_remedy::CommandRemedy;
 use rbuild_sandbox::{CommandOutcome, FirstProcess, InnerRequest, Input, RunnerMode, run_inside};
 
@@ -24,6 +25,8 @@ pub struct InnerCommand {
     pub cwd: String,
     /// Host name of the container.
     pub hostname: String,
+    /// Limits on the resources of its processes.
+    pub ulimits: Vec<Ulimit>,
     /// Standard input.
     pub input: Input,
     /// The way in which the container runs.
@@ -47,7 +50,7 @@ pub fn invoke_inside(
     let who = users::identity(&users::in_root(&files), &command.user)
         .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(CommandRemedy::OtherAccount.into()) })?;
     drop(files);
-    let InnerCommand { args, env, cwd, hostname, input, mode, .. } = command;
+    let InnerCommand { args, env, cwd, hostname, ulimits, input, mode, .. } = command;
     let request = InnerRequest {
         args,
         env: variables(&config.env, &env, who.home.as_deref(), &hostname, input),
@@ -55,6 +58,7 @@ pub fn invoke_inside(
         uid: who.uid,
         gid: who.gid,
         groups: who.groups,
+        ulimits,
         input,
         mode,
     };

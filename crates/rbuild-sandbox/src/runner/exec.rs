@@ -140,6 +140,17 @@ impl Executor for CommandExecutor {
     }
 }
 
+/// Sets those limits on the calling process that cannot be set once calls about owners are
+/// emulated.
+pub(crate) fn reserve_limits(limits: &[Ulimit]) -> Result<(), RunnerProblem> {
+    // The difference of the two limits encodes the IDs of a process. Once the filter is installed,
+    // changes of the limits only appear to succeed.
+    for limit in limits.iter().filter(|limit| limit.resource == Resource::Msgqueue) {
+        resource_limits::set_limit(&Ulimit { soft: limit.hard, ..*limit })?;
+    }
+    Ok(())
+}
+
 /// Sets the limits of the command on the calling process.
 pub(crate) fn set_limits(limits: &[Ulimit]) -> Result<(), RunnerProblem> {
     for limit in limits {
@@ -152,12 +163,7 @@ impl CommandExecutor {
     fn drop_privileges(&self) -> Result<(), RunnerProblem> {
         let answers = self.answers.as_ref().map(|socket| socket.as_fd());
         if answers.is_some() {
-            // The difference of the two limits encodes the IDs of a process. Once the filter is
-            // installed, changes of the limits only appear to succeed.
-            let reserved = self.limits.iter().filter(|limit| limit.resource == Resource::Msgqueue);
-            for limit in reserved {
-                resource_limits::set_limit(&Ulimit { soft: limit.hard, ..*limit })?;
-            }
+            reserve_limits(&self.limits)?;
         }
         match (self.confined_user, answers) {
             (Some(uid), answers) => confine(uid, answers)?,

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_container::{ContainerPort, GroupLimits, PublishedPort};
+use rbuild_container::{ContainerPort, GroupLimits, PublishedPort, Ulimit};
 use rbuild_linux::{ProcessStamp, described};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,9 @@ pub struct RunSettings {
     /// Limits that apply; none in containers made by older versions.
     #[serde(default)]
     pub limits: GroupLimits,
+    /// Limits on the resources of each process, as above.
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
 }
 
 /// The start of the command of a container.
@@ -367,6 +370,7 @@ mod tests {
             hostname: String::new(),
             network: String::new(),
             limits: GroupLimits::default(),
+            ulimits: Vec::new(),
         }
     }
 

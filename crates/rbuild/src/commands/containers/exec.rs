@@ -40,6 +40,7 @@ pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
         user: args.user.unwrap_or(run.user),
         cwd: args.workdir.map_or(run.cwd, |dir| if dir.starts_with('/') { dir } else { format!("/{dir}") }),
         hostname: run.hostname,
+        ulimits: run.ulimits,
         input,
         mode,
     };

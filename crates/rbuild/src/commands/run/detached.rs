@@ -84,6 +84,7 @@ fn run_settings(
 
 /// Returns the ports that the image and the command line declare.
 pub fn exposed_ports(args: &RunArgs, image: &Image) -> Result<BTreeSet<ContainerPort>, Failure> {
+        ulimits: invocation.ulimits.clone(),
     ports::exposed(image.config.config.exposed_ports.keys().chain(&args.expose))
 }
 
