@@ -21,7 +21,7 @@ use crate::commands::named;
 use crate::exit::{Failure, interrupted};
 use crate::input::settings::Settings;
 use crate::input::{flags, network, ports};
-use crate::ui::hints::{Hint, VerbRemedy};
+use crate::ui::hints::{Hint, UsageRemedy, VerbRemedy};
 use crate::ui::terminal;
 
 /// The note while a command that has received a signal has not ended.
@@ -90,6 +90,11 @@ fn detached_input(args: &RunArgs) -> Input {
 fn warn_of_flags(args: &RunArgs, image: &Image) {
     for flag in args.ignored.given() {
         terminal::warning(format!("{flag} is not supported yet and has no effect"));
+    }
+    let of_detached =
+        [("--name", args.name.is_some()), ("--label", !args.label.is_empty()), ("--cidfile", args.cidfile.is_some())];
+    for (flag, _) in of_detached.iter().filter(|(_, is_given)| *is_given && !args.detach) {
+        terminal::warning(format!("{flag} has no effect without -d"));
     }
     let (host, platform) = (Platform::host(), image.config.platform());
     if !host.runs(&platform) {
@@ -177,7 +182,9 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
             limits::report(128 + signal, invocation);
             128 + signal
         }
-        Ok(CommandOutcome::NotStarted(error)) => i32::from(not_started(&error, &invocation.args).report()),
+        Ok(CommandOutcome::NotStarted(error)) => {
+            i32::from(not_started(&error, &invocation.args, UsageRemedy::PutFlagsFirst).report())
+        }
         Err(_) if cancel.is_canceled() => i32::from(interrupted()),
         Err(e) => i32::from(Failure::from(e).report()),
     }

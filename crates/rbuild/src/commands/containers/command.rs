@@ -72,10 +72,10 @@ pub fn input(interactive: bool, tty: bool) -> Result<Input, Failure> {
 }
 
 /// Returns the failure for a command that was not started. `given` are the words after the image or
-/// the container.
-pub fn not_started(error: &RunnerError, given: &[String]) -> Failure {
+/// the container, and `flags_first` is the remedy if they begin with a flag.
+pub fn not_started(error: &RunnerError, given: &[String], flags_first: UsageRemedy) -> Failure {
     let is_flag = error.is_no_program() && given.first().is_some_and(|word| word.starts_with('-'));
-    let help = if is_flag { Some(UsageRemedy::PutFlagsFirst.into()) } else { error.remedy().as_ref().map(Hint::from) };
+    let help = if is_flag { Some(flags_first.into()) } else { error.remedy().as_ref().map(Hint::from) };
     let code = if error.is_no_program() { NOT_FOUND } else { CANNOT_RUN };
     Failure { code, message: format!("cannot start the command: {}", sentence(error)), help }
 }

@@ -11,7 +11,7 @@ use crate::commands::containers::command::{input, not_started, variables};
 use crate::commands::containers::lookup;
 use crate::exit::Failure;
 use crate::input::settings::Settings;
-use crate::ui::hints::VerbRemedy;
+use crate::ui::hints::{UsageRemedy, VerbRemedy};
 use crate::ui::terminal;
 
 pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
@@ -54,6 +54,6 @@ pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
     Ok(match outcome {
         CommandOutcome::Exited(code) => code as u8,
         CommandOutcome::Signaled(signal) => (128 + signal) as u8,
-        CommandOutcome::NotStarted(error) => not_started(&error, &words).report(),
+        CommandOutcome::NotStarted(error) => not_started(&error, &words, UsageRemedy::PutExecFlagsFirst).report(),
     })
 }

@@ -23,6 +23,7 @@ use crate::commands::containers::create::salt;
 use crate::commands::in_builder::{killed, store_in};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
+use crate::ui::hints::UsageRemedy;
 
 /// Messages of the supervisor and its builder: the command is started, with a descriptor of its
 /// process, and followed by the name of the isolation mode on a line; or nothing is started,
@@ -194,7 +195,7 @@ fn in_builder(
     let failure = match outcome {
         Ok(CommandOutcome::Exited(code)) => return code,
         Ok(CommandOutcome::Signaled(signal)) => return 128 + signal,
-        Ok(CommandOutcome::NotStarted(error)) => not_started(&error, &run.invocation.args),
+        Ok(CommandOutcome::NotStarted(error)) => not_started(&error, &run.invocation.args, UsageRemedy::PutFlagsFirst),
         Err(e) => e.into(),
     };
     if !is_started {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rbuild_engine::{Invocation, command_line};
 use rbuild_linux::process::signal_number;
+use rbuild_linux::quoted;
 use rbuild_plan::{ContainerPort, NetworkMode};
 use rbuild_sandbox::{BuilderConfig, Input};
 use rbuild_store::{Image, RunSettings, Store};
@@ -17,6 +18,7 @@ use crate::commands::run::limits::limits;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{output, ports};
+use crate::ui::hints::OutputRemedy;
 use crate::ui::terminal;
 
 /// Signal that requests the end of a container, unless its image specifies another one.
@@ -32,6 +34,10 @@ pub fn run(
     builder: &BuilderConfig,
 ) -> Result<u8, Failure> {
     check_name(args.name.as_deref())?;
+    if let Some(path) = args.cidfile.as_ref().filter(|path| path.exists()) {
+        let failure = Failure::new(format!("--cidfile {}: the file exists", quoted(path)));
+        return Err(failure.help(OutputRemedy::RemoveIdFile));
+    }
     let id_file = args.cidfile.as_ref().map(|path| output::file("the file for the ID", path)).transpose()?;
     let command = command_line(&image.config.config, invocation.entrypoint.as_deref(), &invocation.args);
     let run = NewRun {
@@ -78,13 +84,13 @@ fn run_settings(
         cwd: invocation.cwd.clone().unwrap_or_else(|| config.working_dir.clone()),
         hostname: invocation.hostname.clone(),
         network: network_word(invocation.network).into(),
+        ulimits: invocation.ulimits.clone(),
         limits: invocation.group.as_ref().map(|_| limits(args)).unwrap_or_default(),
     })
 }
 
 /// Returns the ports that the image and the command line declare.
 pub fn exposed_ports(args: &RunArgs, image: &Image) -> Result<BTreeSet<ContainerPort>, Failure> {
-        ulimits: invocation.ulimits.clone(),
     ports::exposed(image.config.config.exposed_ports.keys().chain(&args.expose))
 }
 

@@ -33,6 +33,8 @@ pub enum OutputRemedy {
     CreateFirst,
     /// Pass the path of a file.
     PassFile,
+    /// Remove the file with the ID of a container, or choose another path.
+    RemoveIdFile,
     /// Pass the path of a directory.
     PassDirectory,
     /// Use a path that this user can write.
@@ -69,6 +71,9 @@ impl OutputRemedy {
             OutputRemedy::LeaveTerminal => "pass a file, or redirect standard output".into(),
             OutputRemedy::CreateParent => "create that directory, or choose another path".into(),
             OutputRemedy::CreateFirst => "create it first".into(),
+            OutputRemedy::RemoveIdFile => {
+                "remove it if that container is no longer needed, or choose another path".into()
+            }
             OutputRemedy::PassFile => "pass the path of a file".into(),
             OutputRemedy::PassDirectory => "pass the path of a directory, existing or new".into(),
             OutputRemedy::OtherPath => "choose another path, or change the owner or mode of the directory".into(),

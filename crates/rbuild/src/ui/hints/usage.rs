@@ -17,6 +17,8 @@ pub enum UsageRemedy {
     PutFirst { verb: String },
     /// Write flags of `run` before the image.
     PutFlagsFirst,
+    /// Write flags of `exec` before the container.
+    PutExecFlagsFirst,
     /// Write the value of a flag after an equals sign.
     AttachValue { flag: String, value: String },
     /// Use a command of the group.
@@ -45,6 +47,7 @@ impl UsageRemedy {
             UsageRemedy::UseForm { form } => format!("use the form: {form}").into(),
             UsageRemedy::PutFirst { verb } => format!("put the command first: rbuild {verb} …").into(),
             UsageRemedy::PutFlagsFirst => "write the flags of `rbuild run` before the image".into(),
+            UsageRemedy::PutExecFlagsFirst => "write the flags of `rbuild exec` before the container".into(),
             UsageRemedy::AttachValue { flag, value } => format!("write {flag}={value}").into(),
             UsageRemedy::UseWordOfGroup { group, words } => {
                 format!("use `{group}` with one of {}", words.join(", ")).into()
