@@ -238,6 +238,52 @@ fn signals_reach_the_command_and_a_deaf_one_is_killed() {
 }
 
 #[test]
+fn signals_without_names_are_sent_as_well() {
+    let host = Host::new();
+    host.0.build("FROM busybox\nSTOPSIGNAL SIGRTMIN+3\n", &["-q", "-t", "rt"]).ok();
+    let script = "trap 'echo 40' 40; trap 'exit 6' 37; echo up; while :; do sleep 0.1; done";
+    host.rbuild(["run", "-d", "--name", "a", "rt", "sh", "-c", script]).ok();
+    wait_until("the container is up", || host.line("logs a").ok().stdout == "up\n");
+    host.line("kill -s RTMIN+6 a").ok();
+    wait_until("the signal arrives", || host.line("logs a").ok().stdout == "up\n40\n");
+    // A time beyond the range of the clock is no limit.
+    host.line("stop -t 18446744073709551615 a").ok();
+    assert_eq!(host.state("a", "{{.State.ExitCode}}"), "6");
+}
+
+/// Builds and other commands do not wait for `stop`, which waits for the container.
+#[test]
+fn the_store_is_not_locked_while_a_container_stops() {
+    let host = Host::new();
+    let script = "trap 'echo asked; sleep 8; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    host.start("--name a", script);
+    wait_until("the container is up", || host.line("logs a").ok().stdout == "up\n");
+    let mut stop = host.0.command(["stop", "-t", "30", "a"]);
+    let mut stop = stop.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("the signal arrives", || host.line("logs a").ok().stdout == "up\nasked\n");
+    host.line("--lock-timeout 1 prune").ok();
+    assert_eq!(stop.try_wait().unwrap(), None, "it has been pruned before the end");
+    assert!(stop.wait().unwrap().success());
+}
+
+#[test]
+fn files_for_ids_are_new_and_of_containers_in_the_background() {
+    let host = Host::new();
+    let file = host.0.path("cid");
+    let flag = format!("--cidfile={}", file.display());
+    let ran = host.rbuild(["run", &flag, "--name", "a", "-l", "x", "busybox", "true"]).ok();
+    for flag in ["--cidfile", "--name", "--label"] {
+        assert!(ran.stderr.contains(&format!("warning: {flag} has no effect without -d\n")), "{}", ran.stderr);
+    }
+    assert!(!file.exists());
+    let id = host.rbuild(["run", "-d", &flag, "busybox", "true"]).ok().stdout;
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), id.trim());
+    host.rbuild(["run", "-d", &flag, "busybox", "true"]).fails(1, &["the file exists", "remove it"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), id.trim());
+    assert_eq!(host.line("ps -aq").ok().stdout.lines().count(), 1);
+}
+
+#[test]
 fn killed_supervisors_leave_dead_containers_and_no_processes() {
     let host = Host::new();
     host.start("--name a", FOREVER);
@@ -308,6 +354,7 @@ fn commands_are_executed_in_a_running_container() {
     assert_eq!(ran.stdout, format!("made\n1 2\n/etc\n{name}0\n"));
     let out = host.line("exec -u web -w / a sh -c id;pwd").ok().stdout;
     assert_eq!(out, "uid=33(web) gid=33(web) groups=33(web),50(extra)\n/\n");
+    host.line("exec a --help").fails(127, &["write the flags of `rbuild exec` before the container"]);
     host.line("exec a nosuch").fails(127, &["cannot start the command", "`nosuch`"]);
     host.line("exec -w /nowhere a true").fails(126, &["the working directory `/nowhere` does not exist"]);
     host.line("exec -u nobody-here a true").fails(1, &["no user `nobody-here`"]);
@@ -319,6 +366,9 @@ fn commands_are_executed_in_a_running_container() {
         let seen = host.rbuild(["exec", "a", "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true"]).ok().stdout;
         assert!(!seen.contains("rbuild"), "{seen}");
     }
+    host.start("--name limited --ulimit nofile=77:88", FOREVER);
+    let limits = host.rbuild(["exec", "limited", "sh", "-c", "ulimit -Sn; ulimit -Hn"]).ok().stdout;
+    assert_eq!(limits, "77\n88\n");
     // Files have the owners that the command set.
     let script = "touch /f && chown 33:50 /f && stat -c '%u %g' /f";
     assert_eq!(host.rbuild(["exec", "a", "sh", "-c", script]).ok().stdout, "33 50\n");
