@@ -21,6 +21,14 @@ pub struct Verdict {
     pub absent: Vec<SecretHash>,
     /// Secrets that were found.
     pub held: Vec<SecretHash>,
+    /// True if a command with secrets made the tree, and none of the secrets that it was given was
+    /// too short to search for.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_complete: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 pub(crate) const NOTE: &str = "secrets.json";
@@ -33,6 +41,11 @@ impl Verdict {
     /// Returns true if all of these were searched for and none was found.
     pub fn clears(&self, hashes: &[SecretHash]) -> bool {
         hashes.iter().all(|hash| self.absent.contains(hash)) && !self.held.iter().any(|hash| hashes.contains(hash))
+    }
+
+    /// Returns true if all of these were searched for, with any result.
+    pub fn covers(&self, hashes: &[SecretHash]) -> bool {
+        hashes.iter().all(|hash| self.absent.contains(hash) || self.held.contains(hash))
     }
 
     fn add(&mut self, more: &Verdict) {
@@ -136,15 +149,16 @@ mod tests {
 
     #[test]
     fn the_last_search_applies_and_found_secrets_are_kept() {
-        let mut verdict = Verdict { absent: vec![hash(1)], held: vec![hash(2)] };
+        let mut verdict = Verdict { absent: vec![hash(1)], held: vec![hash(2)], is_complete: true };
+        assert!(verdict.covers(&[hash(1), hash(2)]) && !verdict.covers(&[hash(3)]));
         assert!(verdict.clears(&[hash(1)]) && !verdict.clears(&[hash(1), hash(2)]) && !verdict.clears(&[hash(3)]));
         for n in 10..100 {
-            verdict.add(&Verdict { absent: vec![hash(n)], held: Vec::new() });
+            verdict.add(&Verdict { absent: vec![hash(n)], ..Verdict::default() });
         }
         assert_eq!((verdict.absent.len(), &verdict.held[..]), (MAX_ABSENT, &[hash(2)][..]));
         assert!(verdict.clears(&[hash(99)]) && !verdict.clears(&[hash(10)]));
-        verdict.add(&Verdict { absent: Vec::new(), held: vec![hash(99)] });
-        assert!(!verdict.clears(&[hash(99)]));
+        verdict.add(&Verdict { held: vec![hash(99)], ..Verdict::default() });
+        assert!(!verdict.clears(&[hash(99)]) && verdict.is_complete);
     }
 
     #[test]

@@ -5,12 +5,13 @@
 //! image.
 
 use rbuild_image::{BlobDigest, DiffId, Hasher, MediaType};
-use rbuild_layer::{LayerForm, Packed, Remainder};
+use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, examine};
 use rbuild_linux::UidGid;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::records::{Record, RecordedStep};
-use crate::error::Result;
+use crate::contents::{compare, compare_content};
+use crate::error::{Result, StoreError};
 use crate::ids::{CacheKey, ResultId};
 use crate::layers::{LayerVariant, PackedLayer, REMAINDER};
 use crate::modes;
@@ -91,6 +92,27 @@ impl StepLayer {
         is_word.then(|| format!("layer-{}.json", self.form))
     }
 
+    /// Returns the media type of layers in this form. Levels do not matter.
+    fn media_type_of_form(&self) -> Option<MediaType> {
+        match self.compression() {
+            "uncompressed" => Some(MediaType::ImageLayer),
+            "gzip" => Some(MediaType::ImageLayerGzip),
+            "zstd" => Some(MediaType::ImageLayerZstd),
+            _ => None,
+        }
+    }
+
+    fn compression(&self) -> &str {
+        self.form.split('-').next().unwrap_or_default()
+    }
+
+    /// Returns everything that the record states about the content of the blob. Equal statements
+    /// need to be checked only once.
+    pub fn statement(&self) -> String {
+        let StepLayer { blob, diff_id, media_type, form, size, highest_ids, .. } = self;
+        format!("{blob} {diff_id} {media_type} {form} {size} {highest_ids:?}")
+    }
+
     fn packed(&self) -> PackedLayer {
         let StepLayer { blob, diff_id, size, unpacked, ref media_type, .. } = *self;
         PackedLayer::of_other_store(&Packed { diff_id, digest: blob, size, unpacked }, media_type.clone())
@@ -134,6 +156,32 @@ impl LazyTrees<'_> {
         Ok(self.store.layers().packed_layer(&format!("trees/{}/{document}", tree.name()))?.is_some())
     }
 
+    /// Reads the layer of a cached step, which is a blob of the store, to its end, and compares it
+    /// with the statements of its record.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob is missing or cannot be read, if it cannot be unpacked here, or if a
+    /// statement is wrong.
+    pub fn check_cached_layer(&self, layer: &StepLayer) -> Result<()> {
+        let StepLayer { blob, diff_id, media_type, highest_ids, .. } = layer;
+        let bad = |problem: String| StoreError::InvalidLayer { blob: *blob, source: LayerError::Damaged(problem) };
+        let found = examine(self.store.blobs().open_blob(blob)?, self.store.limits())
+            .map_err(|e| if e.is_of_content() { self.store.blobs().invalid_layer(blob, e) } else { e.into() })?;
+        compare(blob, found.digest)?;
+        compare_content(blob, diff_id, found.diff_id)?;
+        if layer.compression() != found.compression.name() || layer.media_type_of_form().as_ref() != Some(media_type) {
+            let (form, is) = (&layer.form, found.compression.name());
+            return Err(bad(format!("its record states the form {form:?} and the type {media_type}; it is {is}")));
+        }
+        let UidGid { uid, gid } = found.highest_ids;
+        let is_as_stated = highest_ids.is_none_or(|(most_uid, most_gid)| uid <= most_uid && gid <= most_gid);
+        if !is_as_stated || (highest_ids.is_none() && !self.store.can_own_up_to(found.highest_ids)) {
+            return Err(bad(format!("its files have owners up to {uid}:{gid}, which its record does not state")));
+        }
+        self.store.blobs().note_layer(blob, diff_id)
+    }
+
     /// Makes the tree of a cached step whose layer is a blob of the store, and stores its record.
     /// The tree is unpacked when its files are needed. Returns `None` if the builder cannot use the
     /// layer. The caller holds the lock of the step.
@@ -153,7 +201,11 @@ impl LazyTrees<'_> {
         let (path, made) = session.work.new_dir_with(modes::dir())?;
         self.store.trees().put_note(&made, &name, &document(&name, &step.layer.packed())?)?;
         if step.is_searched {
-            self.store.trees().put_note(&made, NOTE, &document(NOTE, &Verdict::default())?)?;
+            self.store.trees().put_note(
+                &made,
+                NOTE,
+                &document(NOTE, &Verdict { is_complete: true, ..Verdict::default() })?,
+            )?;
         }
         // The kind of the file is not part of the mode.
         let root = RootMeta { mode: root.mode & 0o7777, ..root };
@@ -233,6 +285,41 @@ mod tests {
         assert_eq!(packed.digest, step.layer.diff_id.plain_blob());
         assert_eq!(step.layer.packed().descriptor().size(), step.layer.size);
         assert!(to.gc().check(false).unwrap().damage.is_empty());
+    }
+
+    /// Bytes that are no archive, and wrong statements of the record.
+    #[test]
+    fn a_layer_must_be_as_its_record_states() {
+        let place = Scratch::new();
+        let store = Store::open(&place)
+            .unwrap()
+            .with_builder_owners(rbuild_linux::OwnerMode::Given, Some(UidGid { uid: 65_535, gid: 65_535 }));
+        let work = Workspace::open(&store).unwrap();
+        let layer_of = |bytes: &[u8], form: &str, ids: Option<(u32, u32)>| {
+            let (blob, size) = store.blobs().put_blob(&work, bytes).unwrap();
+            let media_type = if form == "gzip" { MediaType::ImageLayerGzip } else { MediaType::ImageLayer };
+            let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
+            let (diff_id, form) = (blob.of_plain_layer(), form.to_string());
+            let layer =
+                StepLayer { blob, diff_id, media_type, form, size, unpacked: 5, root, mtime: (0, 0), highest_ids: ids };
+            store.lazy_trees().check_cached_layer(&layer).map_err(|e| rbuild_remedy::sentence(&e))
+        };
+        let archive = |uid: u64| {
+            let mut tar = rbuild_layer::TarWriter::new(Vec::new());
+            tar.entry(&rbuild_layer::TarEntry { uid, ..rbuild_layer::TarEntry::plain_file("f", 0) }).unwrap();
+            tar.finish().unwrap()
+        };
+        layer_of(&archive(7), "uncompressed", Some((7, 0))).unwrap();
+        layer_of(&archive(7), "uncompressed", None).unwrap();
+        for (bytes, form, ids, want) in [
+            (b"no archive".to_vec(), "uncompressed", None, "cannot be unpacked"),
+            (archive(7), "gzip", None, "states the form \"gzip\""),
+            (archive(5_000_000), "uncompressed", Some((0, 0)), "owners up to 5000000:0"),
+            (archive(5_000_000), "uncompressed", None, "owners up to 5000000:0"),
+        ] {
+            let e = layer_of(&bytes, form, ids).unwrap_err();
+            assert!(e.contains(want), "{want}: {e}");
+        }
     }
 
     #[test]
