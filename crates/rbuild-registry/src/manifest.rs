@@ -72,18 +72,7 @@ impl Repository {
     ///
     /// Fails if no endpoint has the tag.
     pub fn resolve(&self, tag: &str) -> Result<ResolvedTag> {
-        self.first(
-            |endpoint| endpoint.operations.tags,
-            |session| {
-                let reply = ask(session, "HEAD", tag)?;
-                let digest = reply.header("docker-content-digest").and_then(|digest| digest.parse().ok());
-                match (reply.status(), digest) {
-                    (200, Some(digest)) => Ok(ResolvedTag::Digest(digest)),
-                    // The answer to HEAD contains no text with the reason.
-                    _ => get(session, tag, None).map(ResolvedTag::Manifest),
-                }
-            },
-        )
+        self.first(|endpoint| endpoint.operations.tags, |session| resolve(session, tag))
     }
 
     /// Returns the manifest or index with that tag.
@@ -102,6 +91,17 @@ impl Repository {
     /// Fails if no endpoint has it.
     pub fn document(&self, digest: &BlobDigest) -> Result<ReceivedManifest> {
         self.first(|endpoint| endpoint.operations.digests, |session| get(session, &digest.to_string(), Some(digest)))
+    }
+}
+
+/// Returns the digest of a tag at one endpoint.
+pub(crate) fn resolve(session: &EndpointSession, tag: &str) -> std::result::Result<ResolvedTag, RegistryProblem> {
+    let reply = ask(session, "HEAD", tag)?;
+    let digest = reply.header("docker-content-digest").and_then(|digest| digest.parse().ok());
+    match (reply.status(), digest) {
+        (200, Some(digest)) => Ok(ResolvedTag::Digest(digest)),
+        // The answer to HEAD contains no text with the reason.
+        _ => get(session, tag, None).map(ResolvedTag::Manifest),
     }
 }
 

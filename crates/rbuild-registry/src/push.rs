@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::http::HttpReply;
-use crate::manifest::{self, ACCEPT, ReceivedManifest};
+use crate::manifest::{self, ACCEPT, ReceivedManifest, ResolvedTag};
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{is_temporary_status, may_be_temporary};
@@ -151,6 +151,29 @@ impl Repository {
             Err(RegistryProblem::Missing { .. }) => Ok(None),
             Err(problem) => Err(problem),
         })
+    }
+
+    /// Returns the digest of a tag as [`Repository::resolve`] does, in the repository that is pushed
+    /// to; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry fails or refuses.
+    pub fn resolve_pushed(&self, tag: &str) -> Result<Option<ResolvedTag>> {
+        self.pushing(|session| match manifest::resolve(session, tag) {
+            Ok(found) => Ok(Some(found)),
+            Err(RegistryProblem::Missing { .. }) => Ok(None),
+            Err(problem) => Err(problem),
+        })
+    }
+
+    /// Returns true if the repository that is pushed to has a blob.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry cannot be reached.
+    pub fn has_blob(&self, digest: &BlobDigest) -> Result<bool> {
+        self.pushing(|session| session.has(&format!("/blobs/{digest}"), "*/*"))
     }
 
     /// Pushes to the first endpoint that accepts pushes.
