@@ -1,6 +1,6 @@
 //! Outputs of a build, and the images and files that they require.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use rbuild_image::{ImageId, ManifestDigest};
@@ -54,9 +54,16 @@ pub struct ReportedStep {
     pub step: CachedStep,
     /// True if its layer is part of the result.
     pub is_in_result: bool,
+    /// True if it was run although the cache may have had it (`--no-cache`).
+    pub is_refreshed: bool,
 }
 
 impl ReportedSteps {
+    /// Returns the keys of the steps that were run although the cache may have had them.
+    pub fn refreshed(&self) -> BTreeSet<CacheKey> {
+        self.steps.iter().filter(|step| step.is_refreshed).map(|step| step.step.key).collect()
+    }
+
     /// Returns the steps that belong in a cache. A step that was read from another cache has the
     /// form that it has there.
     pub fn of(&self, export: CacheExport) -> Vec<CachedStep> {

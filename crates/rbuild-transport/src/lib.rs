@@ -39,7 +39,7 @@ pub use blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document, 
 pub use cache::artifact::{CachedSteps, RemoteSteps};
 pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LayerFetcher, LostLayer, WantedLayer};
 pub use cache::local::{LocalCache, write_local_cache};
-pub use cache::merge::{CacheLimits, OwnSteps, WrittenCache, day_of};
+pub use cache::merge::{CacheLimits, CacheNote, OwnSteps, WrittenCache, day_of};
 pub use cache::remote::{fetch_remote_layers, read_remote_cache, write_remote_cache};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};

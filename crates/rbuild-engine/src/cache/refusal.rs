@@ -76,7 +76,8 @@ pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Re
         // empty verdict records that no search is needed.
         return match &vertex.step {
             Step::Run(run) if !run.secrets.is_empty() => {
-                Ok(env.store.secrets().put_verdict(made, &Verdict::default())?)
+                let verdict = Verdict { is_complete: is_searchable(env, &vertex.step), ..Verdict::default() };
+                Ok(env.store.secrets().put_verdict(made, &verdict)?)
             }
             _ => Ok(()),
         };
@@ -85,8 +86,19 @@ pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Re
     let found = env.leaks.in_tree(&fs)?;
     match found.first().filter(|_| refuses) {
         Some(leak) => Err(refusal(env, id, &leak)),
-        None => Ok(env.store.secrets().put_verdict(made, &found.verdict())?),
+        None => {
+            let verdict = Verdict { is_complete: is_searchable(env, &vertex.step), ..found.verdict() };
+            Ok(env.store.secrets().put_verdict(made, &verdict)?)
+        }
     }
+}
+
+/// Returns true if a step is a command with secrets, and the values of those that it was given are
+/// long enough to be searched for.
+fn is_searchable(env: &StepEnv<'_>, step: &Step) -> bool {
+    let Step::Run(run) = step else { return false };
+    let is_given = |id: &str| env.request.secrets.iter().any(|(given, _)| given == id);
+    !run.secrets.is_empty() && run.secrets.iter().all(|secret| env.leaks.has(&secret.id) || !is_given(&secret.id))
 }
 
 /// The place of the result that contains the value of a secret.

@@ -4,6 +4,7 @@ use rbuild_layer::{LayerError, LayerForm};
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_plan::{BuildGraph, RunMountKind, Step, VertexId};
 use rbuild_store::{CacheKey, CachedStep, LayerVariant, ResultId, Store, StoreError, TreeId, Verdict};
+use rbuild_transport::ImportedStep;
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
@@ -51,6 +52,16 @@ fn belongs(graph: &BuildGraph, request: &BuildRequest, id: VertexId) -> bool {
     is_portable && (takes_all || is_in_result(graph, id))
 }
 
+fn passed_on(graph: &BuildGraph, vertex: VertexId, found: &ImportedStep) -> ReportedStep {
+    ReportedStep { step: found.step.clone(), is_in_result: is_in_result(graph, vertex), is_refreshed: false }
+}
+
+/// Returns true if steps whose layers were not read go from one cache to another. They have not
+/// been searched for the secrets of this build.
+fn passes_on(prepared: &Prepared) -> bool {
+    prepared.secret_hashes.is_empty()
+}
+
 fn is_in_result(graph: &BuildGraph, id: VertexId) -> bool {
     graph.chain(graph.target).any(|layer| layer == id)
 }
@@ -68,13 +79,13 @@ pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Stor
             continue;
         }
         match &prepared_vertex.state {
-            VertexState::Imported(_, found) => {
-                steps.push(ReportedStep { step: found.step.clone(), is_in_result: is_in_result(graph, vertex) });
+            VertexState::Imported(_, found) if passes_on(prepared) => {
+                steps.push(passed_on(graph, vertex, found));
             }
             VertexState::Hit(key, record) => {
                 let verdict = store.secrets().verdict(&record.tree)?;
-                let must_search = !request.allow_leaks && !prepared.secret_hashes.is_empty();
-                if must_search && !verdict.is_some_and(|verdict| verdict.clears(&prepared.secret_hashes)) {
+                let hashes = &prepared.secret_hashes;
+                if !hashes.is_empty() && !verdict.is_some_and(|verdict| verdict.covers(hashes)) {
                     return Ok(None);
                 }
                 let (tree, result, created) = (&record.tree, record.result, record.created);
@@ -86,7 +97,7 @@ pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Stor
                     steps.extend(reported(graph, store, &stored, *form)?);
                 }
             }
-            VertexState::Source(_) | VertexState::Foreign(..) | VertexState::Open => {}
+            VertexState::Source(_) | VertexState::Foreign(..) | VertexState::Imported(..) | VertexState::Open => {}
         }
     }
     Ok(Some(ReportedSteps { steps, failure: None }))
@@ -117,8 +128,8 @@ fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
                 let (result, created) = (done.result, done.created);
                 stored.push(StoredStep { vertex, key, result, created, tree });
             }
-            (None, _, VertexState::Imported(_, found)) => {
-                steps.push(ReportedStep { step: found.step.clone(), is_in_result: is_in_result(graph, vertex) });
+            (None, _, VertexState::Imported(_, found)) if passes_on(env.prepared) => {
+                steps.push(passed_on(graph, vertex, found));
             }
             _ => {}
         }
@@ -148,8 +159,8 @@ fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
 /// contain none now. Those of the result have been searched before.
 fn is_clear(env: &StepEnv<'_>, tree: &TreeId) -> Result<bool> {
     let verdict = env.store.secrets().verdict(tree)?;
-    let is_cleared = verdict.as_ref().is_some_and(|verdict| verdict.clears(&env.prepared.secret_hashes));
-    if env.leaks.is_empty() || is_cleared {
+    let is_searched = verdict.as_ref().is_some_and(|verdict| verdict.covers(&env.prepared.secret_hashes));
+    if env.leaks.is_empty() || is_searched {
         return Ok(holds_nothing(verdict.as_ref()));
     }
     let leaks: &Leaks<'_> = &env.leaks;
@@ -163,7 +174,7 @@ fn holds_nothing(verdict: Option<&Verdict>) -> bool {
 }
 
 /// Returns a step with its layer, unless the layer does not describe its files completely, or they
-/// contain the value of a secret.
+/// contain the value of a secret, or may contain one that is too short to search for.
 fn reported(
     graph: &BuildGraph,
     store: &Store,
@@ -172,10 +183,15 @@ fn reported(
 ) -> Result<Option<ReportedStep>> {
     let StoredStep { vertex, key, result, created, tree } = *stored;
     let verdict = store.secrets().verdict(tree)?;
+    let is_searched = verdict.as_ref().is_some_and(|verdict| verdict.is_complete);
+    if matches!(&graph.vertices[vertex].step, Step::Run(run) if !run.secrets.is_empty()) && !is_searched {
+        return Ok(None);
+    }
     let Some(layer) = store.lazy_trees().cached_layer(tree, form)?.filter(|_| holds_nothing(verdict.as_ref())) else {
         return Ok(None);
     };
     let shared = store.records().record(&key)?.and_then(|record| record.shared);
-    let step = CachedStep { key, shared, result, layer, created, used: 0, is_searched: verdict.is_some() };
-    Ok(Some(ReportedStep { step, is_in_result: is_in_result(graph, vertex) }))
+    let step = CachedStep { key, shared, result, layer, created, used: 0, is_searched };
+    let is_refreshed = graph.vertices[vertex].ignore_cache;
+    Ok(Some(ReportedStep { step, is_in_result: is_in_result(graph, vertex), is_refreshed }))
 }

@@ -39,6 +39,7 @@ pub struct RemoteSteps(pub Vec<CachedStep>);
 struct CacheConfig {
     version: u32,
     /// Format of the layers. Layers of another format are not used.
+    #[serde(default)]
     layer_format: u32,
     /// Number of steps, for people.
     #[serde(default)]
@@ -109,16 +110,14 @@ pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Cach
         Ok::<_, TransportError>(BlobInfo { digest, size: descriptor.size() })
     };
     let config = blobs.document(&info(parsed.config())?.digest)?;
-    let config: CacheConfig =
-        serde_json::from_slice(&config).map_err(TransportError::document("the cache's configuration"))?;
-    if config.version != 1 || config.layer_format != LAYER_FORMAT {
+    if has_other_format(&config)? {
         return Err(TransportError::other("it was written by a version of rbuild with another format"));
     }
     let mut steps = CachedSteps::new();
     let mut rest = MAX_RECORDS;
     for layer in parsed.layers().iter().filter(|layer| layer.media_type().to_string() == RECORDS) {
         let packed = blobs.document(&info(layer)?.digest)?;
-        let failed = || TransportError::io("cannot read the records of the cache");
+        let failed = || TransportError::document("cannot read the records of the cache");
         let mut lines = Vec::new();
         Decoder::new(&packed[..]).map_err(failed())?.take(rest + 1).read_to_end(&mut lines).map_err(failed())?;
         rest = rest.checked_sub(lines.len() as u64).ok_or_else(too_large)?;
@@ -133,6 +132,53 @@ pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Cach
         }
     }
     Ok(steps)
+}
+
+/// Returns true if the configuration is that of another format.
+fn has_other_format(config: &[u8]) -> Result<bool> {
+    let config: CacheConfig =
+        serde_json::from_slice(config).map_err(TransportError::document("the cache's configuration"))?;
+    Ok(config.version != 1 || config.layer_format != LAYER_FORMAT)
+}
+
+/// A cache that is extended.
+pub(crate) enum KnownSteps {
+    Whole(CachedSteps),
+    /// A document is missing, or has wrong bytes. The cache is replaced.
+    Damaged,
+    /// Another version of the program uses the cache.
+    OtherFormat,
+}
+
+/// Reads the steps of a cache before it is written. `blobs` returns the error
+/// [`TransportError::Document`] for documents that are missing or have the wrong digest.
+///
+/// # Errors
+///
+/// Fails if the manifest is that of something else, or if a document cannot be read now.
+pub(crate) fn steps_to_extend(manifest: &[u8], blobs: &dyn BlobSource) -> Result<KnownSteps> {
+    check_type(manifest)?;
+    let is_other = || -> Result<bool> {
+        let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
+        let digest = rbuild_image::digest_of(parsed.config()).map_err(TransportError::document("the manifest"))?;
+        has_other_format(&blobs.document(&digest)?)
+    };
+    match read_steps(manifest, blobs) {
+        Ok(steps) => Ok(KnownSteps::Whole(steps)),
+        Err(TransportError::Document { .. }) => Ok(KnownSteps::Damaged),
+        Err(e) => {
+            if is_other()? {
+                Ok(KnownSteps::OtherFormat)
+            } else {
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Returns the error for a document that is missing or has the wrong digest.
+pub(crate) fn damaged_document(problem: &str) -> TransportError {
+    TransportError::document("a document of the cache")(problem)
 }
 
 /// Checks that a manifest is that of a cache, so that the tag of something else is never read or

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
 
-use rbuild_image::{BlobDigest, DiffId, Reference};
+use rbuild_image::Reference;
 use rbuild_linux::parallel::{locked, try_map};
 use rbuild_store::{CacheKey, CachedStep, Store, StoreError, Workspace};
 
-use crate::blobs::{BlobInfo, BlobRead, BlobSource};
+use crate::blobs::{BlobInfo, BlobSource};
 use crate::cache::artifact::{CachedSteps, RemoteSteps};
-use crate::cache::local::open_local;
+use crate::cache::local::{LocalCache, open_local};
 use crate::error::{Result, TransportError};
 use crate::layout::LayoutSource;
 
@@ -29,7 +30,12 @@ pub struct ImportedCache {
 
 /// The place of the layers of a cache.
 enum LayerPlace {
-    Directory(LayoutSource),
+    Directory {
+        blobs: LayoutSource,
+        /// Device and inode of the directory.
+        identity: Option<(u64, u64)>,
+        tag: String,
+    },
     Registry(Reference),
 }
 
@@ -39,12 +45,11 @@ pub struct WantedLayer {
     /// Name of the cache.
     pub name: Reference,
     blob: BlobInfo,
-    diff_id: DiffId,
 }
 
 impl WantedLayer {
-    pub(crate) fn layer(&self) -> (BlobInfo, DiffId) {
-        (self.blob, self.diff_id)
+    pub(crate) fn layer(&self) -> &BlobInfo {
+        &self.blob
     }
 }
 
@@ -62,7 +67,7 @@ impl ImportedCache {
         let cache = |(steps, blobs)| ImportedCache {
             name: rbuild_linux::quoted(dir).to_string(),
             steps,
-            layers: LayerPlace::Directory(blobs),
+            layers: LayerPlace::Directory { blobs, identity: identity(dir), tag: tag.into() },
         };
         Ok(open_local(dir, tag)?.map(cache))
     }
@@ -82,6 +87,12 @@ impl ImportedCache {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
+}
+
+/// Returns the device and the inode of a directory.
+fn identity(dir: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(dir).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// A step in one of the caches.
@@ -128,9 +139,23 @@ impl ImportedCaches {
         ImportedCaches { fetcher: Some(fetcher), ..self }
     }
 
-    /// Returns the keys of the steps whose layers cannot be used.
-    pub fn lost(&self) -> BTreeSet<CacheKey> {
-        locked(&self.lost).iter().map(|(_, key)| *key).collect()
+    /// Returns the keys of the steps of a cache in a directory whose layers cannot be used.
+    pub fn lost_in_directory(&self, cache: &LocalCache) -> BTreeSet<CacheKey> {
+        let own = identity(&cache.dir.path());
+        self.lost_in(|place| match place {
+            LayerPlace::Directory { identity, tag, .. } => own.is_some() && *identity == own && *tag == cache.tag,
+            LayerPlace::Registry(_) => false,
+        })
+    }
+
+    /// Returns the keys of the steps of a cache in a registry whose layers cannot be used.
+    pub fn lost_in_registry(&self, cache: &Reference) -> BTreeSet<CacheKey> {
+        self.lost_in(|place| matches!(place, LayerPlace::Registry(name) if name == cache))
+    }
+
+    fn lost_in(&self, is_target: impl Fn(&LayerPlace) -> bool) -> BTreeSet<CacheKey> {
+        let lost = locked(&self.lost);
+        lost.iter().filter(|(cache, _)| is_target(&self.caches[*cache].layers)).map(|(_, key)| *key).collect()
     }
 
     /// Returns true if there are no caches.
@@ -151,7 +176,7 @@ impl ImportedCaches {
     /// Returns the places on this machine that have the layers of the steps.
     pub fn sources(&self) -> impl Iterator<Item = &dyn BlobSource> {
         self.caches.iter().filter_map(|cache| match &cache.layers {
-            LayerPlace::Directory(layout) => Some(layout as &dyn BlobSource),
+            LayerPlace::Directory { blobs, .. } => Some(blobs as &dyn BlobSource),
             LayerPlace::Registry(_) => None,
         })
     }
@@ -175,37 +200,31 @@ impl ImportedCaches {
         steps: &[&ImportedStep],
     ) -> std::result::Result<Vec<LostLayer>, StoreError> {
         let mut seen = HashSet::new();
-        let first: Vec<&&ImportedStep> =
-            steps.iter().filter(|step| seen.insert((step.cache, step.step.layer.blob))).collect();
+        let first: Vec<&ImportedStep> =
+            steps.iter().copied().filter(|step| seen.insert((step.cache, step.step.layer.statement()))).collect();
+        let lost = |step: &ImportedStep, cause: String| {
+            let cache = self.caches[step.cache].name.clone();
+            (step.cache, step.step.layer.statement(), LostLayer { cache, cause })
+        };
         let (mut here, mut elsewhere, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
-        for step in first {
-            let layer = &step.step.layer;
+        for step in &first {
+            let blob = BlobInfo { digest: step.step.layer.blob, size: step.step.layer.size };
             match &self.caches[step.cache].layers {
-                LayerPlace::Directory(layout) => here.push((*step, layout)),
+                LayerPlace::Directory { blobs, .. } => here.push((*step, blob, blobs)),
+                // What the store has needs no fetcher.
+                LayerPlace::Registry(_) if store.blobs().has_complete_blob(&blob.digest, blob.size)? => {}
                 LayerPlace::Registry(name) => {
-                    let blob = BlobInfo { digest: layer.blob, size: layer.size };
-                    // What the store has needs no fetcher.
-                    if fetch_layer(store, work, &Nowhere, &(blob, layer.diff_id)).is_err() {
-                        elsewhere.push(*step);
-                        wanted.push(WantedLayer { name: name.clone(), blob, diff_id: layer.diff_id });
-                    }
+                    elsewhere.push(*step);
+                    wanted.push(WantedLayer { name: name.clone(), blob });
                 }
             }
         }
-        let lost = |step: &ImportedStep, cause: String| {
-            let cache = self.caches[step.cache].name.clone();
-            (step.cache, step.step.layer.blob, LostLayer { cache, cause })
-        };
-        let copied = try_map(AT_ONCE, &here, |(step, layout)| {
-            let CachedStep { layer, .. } = &step.step;
-            let blob = BlobInfo { digest: layer.blob, size: layer.size };
-            match fetch_layer(store, work, *layout, &(blob, layer.diff_id)) {
-                Ok(()) => Ok(None),
-                Err(TransportError::Store(e)) if !is_of_layer(&e) => Err(e),
-                Err(e) => Ok(Some(lost(step, e.message()))),
-            }
+        let copied = try_map(AT_ONCE, &here, |(step, blob, layout)| match fetch_layer(store, work, *layout, blob) {
+            Ok(()) => Ok(None),
+            Err(TransportError::Store(e)) if !is_of_layer(&e) => Err(e),
+            Err(e) => Ok(Some(lost(step, e.message()))),
         })?;
-        let mut failed: Vec<(usize, BlobDigest, LostLayer)> = copied.into_iter().flatten().collect();
+        let mut failed: Vec<(usize, String, LostLayer)> = copied.into_iter().flatten().collect();
         if let (Some(fetcher), false) = (&self.fetcher, wanted.is_empty()) {
             let causes = fetcher(store, &wanted).ok_or(StoreError::Canceled)?;
             let causes = causes.into_iter().map(Some).chain(std::iter::repeat(None));
@@ -217,11 +236,19 @@ impl ImportedCaches {
                 }
             }
         }
-        for step in steps {
-            if failed.iter().any(|(cache, blob, _)| (*cache, *blob) == (step.cache, step.step.layer.blob)) {
-                self.give_up(step);
-            }
-        }
+        let is_failed = |failed: &[(usize, String, LostLayer)], step: &ImportedStep| {
+            let statement = step.step.layer.statement();
+            failed.iter().any(|(cache, known, _)| *cache == step.cache && *known == statement)
+        };
+        let unchecked: Vec<&ImportedStep> = first.into_iter().filter(|step| !is_failed(&failed, step)).collect();
+        let checked =
+            try_map(AT_ONCE, &unchecked, |step| match store.lazy_trees().check_cached_layer(&step.step.layer) {
+                Ok(()) => Ok(None),
+                Err(e) if is_of_layer(&e) => Ok(Some(lost(step, TransportError::from(e).message()))),
+                Err(e) => Err(e),
+            })?;
+        failed.extend(checked.into_iter().flatten());
+        steps.iter().filter(|step| is_failed(&failed, step)).for_each(|step| self.give_up(step));
         Ok(failed.into_iter().map(|(_, _, lost)| lost).collect())
     }
 }
@@ -239,40 +266,39 @@ fn is_of_layer(e: &StoreError) -> bool {
     )
 }
 
-/// A place without layers.
-struct Nowhere;
+/// The bytes of a layer, with a note if they could not be read.
+struct WatchedRead<R> {
+    bytes: R,
+    has_failed: bool,
+}
 
-impl BlobSource for Nowhere {
-    fn size(&self, _: &BlobDigest) -> Result<Option<u64>> {
-        Ok(None)
-    }
-    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
-        Err(StoreError::NoBlob(*digest).into())
-    }
-    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
-        Err(StoreError::NoBlob(part.digest).into())
+impl<R: Read> Read for WatchedRead<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read(buf);
+        self.has_failed |= matches!(&read, Err(e) if e.kind() != io::ErrorKind::Interrupted);
+        read
     }
 }
 
-/// Copies a layer into the store unless it is there, and verifies both digests.
-pub(crate) fn fetch_layer(
-    store: &Store,
-    work: &Workspace,
-    source: &dyn BlobSource,
-    layer: &(BlobInfo, DiffId),
-) -> Result<()> {
-    let (part, diff_id) = *layer;
-    if !store.blobs().has_complete_blob(&part.digest, part.size)? {
-        let mut blob = source.open(&part)?;
-        let (found, size) = store.blobs().put_blob(work, (&mut blob).take(part.size.saturating_add(1)))?;
-        if found != part.digest {
-            return Err(blob.wrong_digest(&found));
-        }
-        if size != part.size {
-            return Err(TransportError::other(format!("the layer {found} has another size than its record states")));
-        }
+/// Copies a layer into the store unless it is there, and verifies its digest. Only an error of the
+/// store itself is returned as one.
+pub(crate) fn fetch_layer(store: &Store, work: &Workspace, source: &dyn BlobSource, part: &BlobInfo) -> Result<()> {
+    if store.blobs().has_complete_blob(&part.digest, part.size)? {
+        return Ok(());
     }
-    Ok(store.blobs().check_layers(&[(part.digest, diff_id)])?)
+    let mut bytes = WatchedRead { bytes: source.open(part)?, has_failed: false };
+    let put = store.blobs().put_blob(work, (&mut bytes).take(part.size.saturating_add(1)));
+    let (found, size) = match put.map_err(TransportError::from) {
+        Err(e @ TransportError::Store(_)) if bytes.has_failed => return Err(TransportError::other(e.message())),
+        put => put?,
+    };
+    if found != part.digest {
+        return Err(bytes.bytes.wrong_digest(&found));
+    }
+    if size != part.size {
+        return Err(TransportError::other(format!("the layer {found} has another size than its record states")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

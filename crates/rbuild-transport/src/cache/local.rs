@@ -8,11 +8,13 @@ use rbuild_image::{BlobDigest, MediaType, REF_NAME};
 use rbuild_linux::{Directory, is_disk_full};
 use serde_json::{Value, json};
 
-use crate::blobs::{BlobInfo, BlobSource, copy_verified};
-use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps, check_type, read_steps};
-use crate::cache::merge::{OwnSteps, WrittenCache, merged};
+use crate::blobs::{BlobInfo, BlobRead, BlobSource, copy_verified};
+use crate::cache::artifact::{
+    ARTIFACT, CacheDocuments, CachedSteps, KnownSteps, damaged_document, read_steps, steps_to_extend,
+};
+use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
 use crate::error::{Result, TransportError};
-use crate::layout::{LayoutSource, LayoutWriter};
+use crate::layout::{LayoutSource, LayoutWriter, blob_path};
 
 /// A cache in a directory: the layout and the tag of the cache in it.
 #[derive(Debug)]
@@ -72,10 +74,16 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
         };
         let here = layout.source()?;
         let mut theirs = CachedSteps::new();
-        // A cache that cannot be read is replaced, but nothing else.
-        if let Some(manifest) = known.and_then(|manifest| here.document(&manifest).ok()) {
-            check_type(&manifest)?;
-            theirs = read_steps(&manifest, &here).unwrap_or_default();
+        if let Some(manifest) = known {
+            match known_steps(&manifest, &here)? {
+                KnownSteps::Whole(steps) => theirs = steps,
+                // A cache that is damaged is replaced, but nothing else.
+                KnownSteps::Damaged => written.note = CacheNote::Replaced,
+                KnownSteps::OtherFormat => {
+                    written.note = CacheNote::OtherFormat;
+                    return Ok(None);
+                }
+            }
         }
         let damaged: BTreeSet<BlobDigest> =
             ours.lost.iter().filter_map(|key| theirs.get(key)).map(|step| step.layer.blob).collect();
@@ -123,6 +131,36 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
         tagged_index(index, &to.tag, entry).map(Some)
     })?;
     Ok(written)
+}
+
+fn known_steps(manifest: &BlobDigest, here: &LayoutSource) -> Result<KnownSteps> {
+    let documents = WrittenDocuments(here);
+    match documents.document(manifest) {
+        Ok(manifest) => steps_to_extend(&manifest, &documents),
+        Err(TransportError::Document { .. }) => Ok(KnownSteps::Damaged),
+        Err(e) => Err(e),
+    }
+}
+
+/// The documents of a layout, with damage as an error of its own.
+struct WrittenDocuments<'a>(&'a LayoutSource);
+
+impl BlobSource for WrittenDocuments<'_> {
+    fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+        self.0.size(digest)
+    }
+
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        match self.0.read(&blob_path(digest))? {
+            Some(bytes) if BlobDigest::of(&bytes) == *digest => Ok(bytes),
+            Some(_) => Err(damaged_document("it has the wrong digest")),
+            None => Err(damaged_document("it is missing")),
+        }
+    }
+
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
+        self.0.open(part)
+    }
 }
 
 /// Copies a layer from the first of the sources that has it. Returns false if none has it, or if it

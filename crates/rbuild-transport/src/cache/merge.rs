@@ -35,6 +35,8 @@ pub struct OwnSteps<'a> {
     pub steps: &'a [CachedStep],
     /// Steps whose layers were found to be unusable. They are replaced.
     pub lost: &'a BTreeSet<CacheKey>,
+    /// Steps that were run although a cache may have had them. They are replaced, too.
+    pub refreshed: &'a BTreeSet<CacheKey>,
     /// Limits of the cache.
     pub limits: CacheLimits,
     /// The day of the build.
@@ -52,6 +54,20 @@ pub struct WrittenCache {
     pub bytes: u64,
     /// True if the cache had everything already.
     pub is_unchanged: bool,
+    /// A remark for the user.
+    pub note: CacheNote,
+}
+
+/// The state in which a written cache was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum CacheNote {
+    /// It was new, or its steps could be read.
+    #[default]
+    None,
+    /// Its documents were damaged, and it was replaced.
+    Replaced,
+    /// Another version of the program uses it, and it was not changed.
+    OtherFormat,
 }
 
 /// Returns the day of a time in seconds since the Unix epoch.
@@ -60,12 +76,14 @@ pub fn day_of(seconds: i64) -> i64 {
 }
 
 /// Returns the steps of a cache after a build has used or made the steps `ours`. A step that both
-/// have is that of the cache, unless it is lost, so that all machines continue with one result.
-/// Steps that were used last stay, within the limits.
+/// have is that of the cache, unless it is lost or refreshed, so that all machines continue with one
+/// result. Own steps and those that were used last stay, within the limits.
 pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
-    let OwnSteps { steps, lost, limits, today } = *ours;
+    let OwnSteps { steps, lost, refreshed, limits, today } = *ours;
     let mut all = theirs;
     all.retain(|key, _| !lost.contains(key));
+    let own: BTreeSet<CacheKey> = steps.iter().map(|step| step.key).collect();
+    own.intersection(refreshed).for_each(|key| drop(all.remove(key)));
     for step in steps {
         let step = CachedStep { used: today, ..step.clone() };
         all.entry(step.key).and_modify(|known| known.used = known.used.max(today)).or_insert(step);
@@ -73,7 +91,7 @@ pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
     let mut list: Vec<CachedStep> = all.into_values().collect();
     let oldest = today - day_of(i64::try_from(limits.age).unwrap_or(i64::MAX));
     list.retain(|step| step.used >= oldest);
-    list.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.key.cmp(&b.key)));
+    list.sort_by_key(|step| (!own.contains(&step.key), std::cmp::Reverse(step.used), step.key));
     let (mut bytes, mut layers) = (0u64, BTreeSet::new());
     let mut kept = CachedSteps::new();
     for step in list {
@@ -95,26 +113,49 @@ mod tests {
     use super::*;
     use crate::cache::artifact::tests::{step, steps};
 
+    const NONE: &BTreeSet<CacheKey> = &BTreeSet::new();
+
     #[test]
     fn the_first_result_of_a_step_stays_and_its_use_is_noted() {
         let theirs = step("a", b"their layer", 90);
         let ours = step("a", b"our layer", 0);
         let ours = [ours, step("b", b"new", 0)];
-        let mut own = OwnSteps { steps: &ours, lost: &BTreeSet::new(), limits: CacheLimits::default(), today: 100 };
+        let mut own =
+            OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits: CacheLimits::default(), today: 100 };
         let all = merged(steps([theirs.clone()]), &own);
         assert_eq!(all, steps([CachedStep { used: 100, ..theirs.clone() }, step("b", b"new", 100)]));
         // A lost step is replaced.
         let lost = BTreeSet::from([theirs.key]);
         own.lost = &lost;
-        let all = merged(steps([theirs]), &own);
-        assert_eq!(all, steps([step("a", b"our layer", 100), step("b", b"new", 100)]));
+        let all = merged(steps([theirs.clone()]), &own);
+        let replaced = steps([step("a", b"our layer", 100), step("b", b"new", 100)]);
+        assert_eq!(all, replaced);
+        // So is one that was run without looking for it, but not one that another export has.
+        let refreshed = BTreeSet::from([theirs.key, CacheKey::of(b"other")]);
+        let other = step("other", b"x", 99);
+        let own = OwnSteps { lost: NONE, refreshed: &refreshed, ..own };
+        let all = merged(steps([theirs, other.clone()]), &own);
+        assert_eq!(all, replaced.into_iter().chain([(other.key, other)]).collect());
+    }
+
+    /// Steps of other machines of the same day do not displace those of the build.
+    #[test]
+    fn own_steps_precede_others_of_the_day() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let limits = CacheLimits { bytes: 4, ..CacheLimits::default() };
+        for own_name in names {
+            let theirs = steps(names.map(|name| step(name, name.as_bytes(), 100)));
+            let ours = [step(&format!("own {own_name}"), b"4444", 0)];
+            let own = OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits, today: 100 };
+            assert_eq!(merged(theirs, &own), steps([CachedStep { used: 100, ..ours[0].clone() }]));
+        }
     }
 
     #[test]
     fn the_steps_used_last_stay_within_the_limits() {
         let old = [step("a", b"1234", 69), step("b", b"5678", 70), step("c", b"90", 99), step("d", b"90", 98)];
         let names = |limits: CacheLimits, ours: &[CachedStep]| {
-            let own = OwnSteps { steps: ours, lost: &BTreeSet::new(), limits, today: 100 };
+            let own = OwnSteps { steps: ours, lost: NONE, refreshed: NONE, limits, today: 100 };
             let all = merged(steps(old.clone()), &own);
             let known = ["a", "b", "c", "d", "new"];
             known.iter().filter(|name| all.contains_key(&step(name, b"", 0).key)).copied().collect::<String>()

@@ -10,9 +10,11 @@ use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, Resolv
 use rbuild_store::{Store, Workspace};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource};
-use crate::cache::artifact::{CacheDocuments, CachedSteps, RemoteSteps, check_type, read_steps};
+use crate::cache::artifact::{
+    CacheDocuments, CachedSteps, KnownSteps, RemoteSteps, check_type, damaged_document, read_steps, steps_to_extend,
+};
 use crate::cache::imported::{WantedLayer, fetch_layer};
-use crate::cache::merge::{OwnSteps, WrittenCache, merged};
+use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
 
@@ -38,10 +40,28 @@ pub fn read_remote_cache(store: &Store, client: &Client, name: &Reference) -> Re
 
 /// Returns the digest of the cache's manifest and its steps, `None` if there is no such cache.
 fn current(store: &Store, repository: &Repository, name: &Reference) -> Result<Option<(BlobDigest, CachedSteps)>> {
-    let Some(digest) = resolved(repository, name)? else { return Ok(None) };
+    let digest = match name.digest() {
+        Some(digest) => digest.blob(),
+        None => match resolved(repository, name)? {
+            Some(digest) => digest,
+            None => return Ok(None),
+        },
+    };
     let documents = RemoteDocuments { store, repository, work: &Workspace::open(store)? };
-    let manifest = documents.manifest(&digest)?;
+    let manifest = match documents.manifest(&digest) {
+        Err(TransportError::Registry(e)) if is_missing(&e) => return Ok(None),
+        manifest => manifest?,
+    };
     Ok(Some((digest, read_steps(&manifest, &documents.prefetched(&manifest)?)?)))
+}
+
+/// Returns the digest of the tag in the repository that is pushed to, never that of a mirror.
+fn resolved_for_push(repository: &Repository, name: &Reference) -> Result<Option<BlobDigest>> {
+    Ok(match repository.resolve_pushed(tag_of(name))? {
+        Some(ResolvedTag::Digest(digest)) => Some(digest),
+        Some(ResolvedTag::Manifest(manifest)) => Some(manifest.digest),
+        None => None,
+    })
 }
 
 fn resolved(repository: &Repository, name: &Reference) -> Result<Option<BlobDigest>> {
@@ -100,18 +120,24 @@ impl RemoteDocuments<'_> {
         if part.size > MAX_DOCUMENT {
             return Err(TransportError::other("its records exceed 64 MiB"));
         }
-        let mut bytes = Vec::new();
         let mut blob = BlobSource::open(self.repository, part)?;
-        (&mut blob)
-            .take(part.size)
-            .read_to_end(&mut bytes)
-            .map_err(TransportError::reading("cannot read the cache"))?;
-        match BlobDigest::of(&bytes) {
-            found if found == part.digest => {
+        loop {
+            let mut bytes = Vec::new();
+            let read = (&mut blob).take(part.size).read_to_end(&mut bytes);
+            match read.map_err(TransportError::reading("cannot read the cache")) {
+                Err(TransportError::Registry(e)) if is_missing(&e) => return Err(damaged_document("it is missing")),
+                read => read?,
+            };
+            let found = BlobDigest::of(&bytes);
+            if found == part.digest {
                 self.store.blobs().put_blob(self.work, &bytes[..])?;
-                Ok(bytes)
+                return Ok(bytes);
             }
-            found => Err(blob.wrong_digest(&found)),
+            // A mirror may have sent it.
+            if !blob.note_wrong(&found) {
+                return Err(damaged_document(&blob.wrong_digest(&found).message()));
+            }
+            blob.start_at(0).map_err(TransportError::reading("cannot read the cache"))?;
         }
     }
 
@@ -172,7 +198,7 @@ pub fn fetch_remote_layers(store: &Store, client: &Client, wanted: &[WantedLayer
         let fetched = client
             .repository(&layer.name)
             .map_err(TransportError::from)
-            .and_then(|repository| fetch_layer(store, &work, &repository, &layer.layer()));
+            .and_then(|repository| fetch_layer(store, &work, &repository, layer.layer()));
         Ok(fetched.err().map(|e| e.message()))
     })
 }
@@ -195,16 +221,34 @@ pub fn write_remote_cache(
     let upload = Upload { repository: &repository, elsewhere: HashMap::new() };
     let (mut written, mut there) = (WrittenCache::default(), BTreeSet::new());
     let mut failed = BTreeSet::new();
-    let mut known = current_or_none(store, &repository, name)?;
-    for _ in 0..MERGES {
+    let mut known = known_steps(store, &repository, name)?;
+    let mut is_distrusted = false;
+    for _ in 0..=MERGES {
         let (before, theirs) = match &known {
-            Some((digest, steps)) => (Some(*digest), steps.clone()),
+            Some((digest, KnownSteps::Whole(steps))) => (Some(*digest), steps.clone()),
+            Some((digest, KnownSteps::Damaged)) => {
+                written.note = CacheNote::Replaced;
+                (Some(*digest), CachedSteps::new())
+            }
+            Some((_, KnownSteps::OtherFormat)) => {
+                written.note = CacheNote::OtherFormat;
+                return Ok(written);
+            }
             None => (None, CachedSteps::new()),
         };
         // Several steps may have the layer that is lost.
         let (lost, usable): (Vec<_>, Vec<_>) = theirs.values().partition(|step| ours.lost.contains(&step.key));
         let lost: BTreeSet<BlobDigest> = lost.into_iter().map(|step| step.layer.blob).collect();
-        there.extend(usable.into_iter().map(|step| step.layer.blob).filter(|blob| !lost.contains(blob)));
+        let recorded: BTreeSet<BlobDigest> =
+            usable.into_iter().map(|step| step.layer.blob).filter(|blob| !lost.contains(blob)).collect();
+        if is_distrusted {
+            let list: Vec<BlobDigest> = recorded.difference(&there).copied().collect();
+            let found =
+                try_map(CONNECTIONS, &list, |blob| Ok::<_, TransportError>((*blob, repository.has_blob(blob)?)))?;
+            there.extend(found.into_iter().filter(|(_, is_there)| *is_there).map(|(blob, _)| blob));
+        } else {
+            there.extend(recorded);
+        }
         let mut all = merged(theirs, ours);
         let new: Vec<BlobInfo> = {
             let layers = all.values().map(|step| BlobInfo { digest: step.layer.blob, size: step.layer.size });
@@ -239,11 +283,19 @@ pub fn write_remote_cache(
             return Ok(written);
         }
         // Uploads take time, in which another machine may have written.
-        if !new.is_empty() && resolved(&repository, name)? != before {
-            known = current_or_none(store, &repository, name)?;
+        if !new.is_empty() && resolved_for_push(&repository, name)? != before {
+            known = known_steps(store, &repository, name)?;
             continue;
         }
-        put(&upload, &documents, tag_of(name))?;
+        match put(&upload, &documents, tag_of(name)) {
+            // Layers that the records name are gone, although no build has needed them.
+            Err(TransportError::Registry(e)) if !is_distrusted && lacks_layers(&e) => {
+                is_distrusted = true;
+                there.clear();
+                continue;
+            }
+            put => put?,
+        }
         // The next build reads them from the store.
         let work = Workspace::open(store)?;
         for bytes in documents.blobs.iter().chain([&documents.manifest.bytes]) {
@@ -254,18 +306,23 @@ pub fn write_remote_cache(
     Err(TransportError::other(format!("other machines wrote to `{}` all the time", name.familiar())))
 }
 
-/// Returns the cache as [`current`] does. One that cannot be read is replaced, but nothing else.
-fn current_or_none(
-    store: &Store,
-    repository: &Repository,
-    name: &Reference,
-) -> Result<Option<(BlobDigest, CachedSteps)>> {
-    let Some(digest) = resolved(repository, name)? else { return Ok(None) };
+/// Returns true if a registry refuses a manifest because it lacks something that it names.
+fn lacks_layers(e: &RegistryError) -> bool {
+    matches!(&*e.problem, RegistryProblem::Status { status: 400, .. } | RegistryProblem::Missing { .. })
+}
+
+/// Returns the digest of the cache that is extended, and its steps.
+fn known_steps(store: &Store, repository: &Repository, name: &Reference) -> Result<Option<(BlobDigest, KnownSteps)>> {
+    let Some(digest) = resolved_for_push(repository, name)? else { return Ok(None) };
     let documents = RemoteDocuments { store, repository, work: &Workspace::open(store)? };
     let manifest = documents.manifest(&digest)?;
-    check_type(&manifest)?;
-    let steps = documents.prefetched(&manifest).and_then(|blobs| read_steps(&manifest, &blobs));
-    Ok(Some((digest, steps.unwrap_or_default())))
+    let steps = match check_type(&manifest).and_then(|()| documents.prefetched(&manifest)) {
+        Ok(blobs) => steps_to_extend(&manifest, &blobs)?,
+        // The type is checked first: only a cache is replaced.
+        Err(TransportError::Document { .. }) if check_type(&manifest).is_ok() => KnownSteps::Damaged,
+        Err(e) => return Err(e),
+    };
+    Ok(Some((digest, steps)))
 }
 
 /// Uploads the documents of a cache, and then its tag.

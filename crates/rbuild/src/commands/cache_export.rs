@@ -5,7 +5,7 @@ use rbuild_image::human_size;
 use rbuild_linux::quoted;
 use rbuild_remedy::counted;
 use rbuild_store::Store;
-use rbuild_transport::{BlobSource, ImportedCaches, OwnSteps, WrittenCache, day_of, write_local_cache};
+use rbuild_transport::{BlobSource, CacheNote, ImportedCaches, OwnSteps, WrittenCache, day_of, write_local_cache};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher;
@@ -38,8 +38,14 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
             CachePlace::Registry(name) => format!("`{}`", name.familiar()),
         };
         match write_one(exports, target, &finished.cached) {
-            Ok(written) if !is_quiet => terminal::err(&format!("{}\n", report(&place, &written))),
-            Ok(_) => {}
+            Ok(written) => {
+                if let Some(text) = remark(&place, written.note) {
+                    terminal::warning(Warning { text, help: None });
+                }
+                if !is_quiet && written.note != CacheNote::OtherFormat {
+                    terminal::err(&format!("{}\n", report(&place, &written)));
+                }
+            }
             Err(failure) if target.ignores_errors && failure.code != code::INTERRUPTED => {
                 terminal::warning(Warning { text: failure.message, help: None });
             }
@@ -56,8 +62,13 @@ fn write_one(
 ) -> Result<WrittenCache, Failure> {
     let CacheExports { store, flags, caches, now, .. } = *exports;
     let named = |cause: &str| format!("--cache-to {}: cannot write the cache: {cause}", target.text);
-    let (steps, lost) = (cached.of(target.export), caches.lost());
-    let own = OwnSteps { steps: &steps, lost: &lost, limits: target.limits, today: day_of(now) };
+    let steps = cached.of(target.export);
+    let lost = match &target.to {
+        CachePlace::Directory(to) => caches.lost_in_directory(to),
+        CachePlace::Registry(name) => caches.lost_in_registry(name),
+    };
+    let refreshed = cached.refreshed();
+    let own = OwnSteps { steps: &steps, lost: &lost, refreshed: &refreshed, limits: target.limits, today: day_of(now) };
     let written = match &target.to {
         CachePlace::Directory(to) => {
             let blobs = store.blobs();
@@ -71,6 +82,16 @@ fn write_one(
     match &cached.failure {
         Some(cause) => Err(Failure::new(named(cause))),
         None => Ok(written),
+    }
+}
+
+fn remark(place: &str, note: CacheNote) -> Option<String> {
+    match note {
+        CacheNote::None => None,
+        CacheNote::Replaced => Some(format!("the cache {place} was damaged, so its earlier steps were dropped")),
+        CacheNote::OtherFormat => Some(format!(
+            "the cache {place} was written by a version of rbuild with another format, so it is unchanged"
+        )),
     }
 }
 
@@ -94,7 +115,8 @@ mod tests {
 
     #[test]
     fn reports_are_in_words() {
-        let written = WrittenCache { steps: 2, layers: 1, bytes: 3_000_000, is_unchanged: false };
+        let written =
+            WrittenCache { steps: 2, layers: 1, bytes: 3_000_000, is_unchanged: false, note: CacheNote::None };
         assert_eq!(report("`c`", &written), "wrote the cache `c`: 2 steps, 1 new layer of 3MB");
         let none = WrittenCache { layers: 0, bytes: 0, ..written };
         assert_eq!(report("`c`", &none), "wrote the cache `c`: 2 steps, no new layer");

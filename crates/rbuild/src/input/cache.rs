@@ -257,6 +257,9 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
         let ignores_errors = fields.switch("ignore-error")?;
         let (form, limits) = (fields.form()?, fields.limits()?);
         let to = match fields.name()? {
+            Some(name) if name.digest().is_some() => {
+                return Err(fields.bad("a cache cannot be written to a digest", ValueRemedy::CacheRefForm));
+            }
             Some(name) => CachePlace::Registry(name),
             None => {
                 let dest = fields.get("dest").filter(|dest| !dest.is_empty());
@@ -304,6 +307,8 @@ mod tests {
             let CachePlace::Registry(name) = &target.to else { panic!() };
             assert!(name.familiar().starts_with("a.io/b"), "{text}");
         }
+        let digest = format!("type=registry,ref=a.io/b:x@{}", rbuild_image::BlobDigest::of(b"x"));
+        assert!(targets(&[digest]).is_err());
         assert!(!dest.exists(), "nothing is created before the build");
         let src = format!("type=local,src={}", dest.display());
         let reader = CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Box::new(|_, _| None) };

@@ -149,6 +149,17 @@ fn nothing_about_a_cache_fails_a_build_unless_it_is_required() {
     let image = lab.path("image");
     build(&["-o", &format!("type=oci,tar=false,dest={}", image.display())]).ok();
     build(&["--cache-from", &from(&image, ",required")]).fails(1, &["it is not a cache of rbuild"]);
+    // Layers that cannot be read, or are no archives, are lost. The next build has no trace of them.
+    let broken = lab.path("broken");
+    build(&["-t", "made", "--cache-to", &to(&broken, "")]).ok();
+    let blob = layers(&broken).remove(0);
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::create_dir(&blob).unwrap();
+    let two = machine();
+    let output = format!("type=tar,dest={}", two.path("x.tar").display());
+    let build_two = |args: &[&str]| two.build("FROM busybox\nRUN true\n", &[&["-o", &output], args].concat()).ok();
+    let warned = build_two(&["--cache-from", &from(&broken, "")]);
+    assert_eq!((warned.steps(), warned.stderr.matches("so its step runs").count()), ((1, 0), 1), "{}", warned.stderr);
     // A cache that cannot be written fails the command after the image is finished.
     let failed =
         build(&["-t", "made", "--cache-to", &to(&junk, "")]).fails(1, &["cannot write the cache", "index.json"]);
@@ -237,6 +248,95 @@ fn steps_with_secrets_are_shared_and_layers_with_secrets_are_not() {
     assert_eq!(ran.steps(), (2, 1), "{}", ran.stderr);
 }
 
+/// `--allow secret-in-image` permits a secret in the image, not in a cache. A value that is too short
+/// to search for may be in any file of its command.
+#[test]
+fn no_secret_that_the_build_permits_or_cannot_search_for_is_written() {
+    let lab = machine();
+    lab.write("token", "hunter2-hunter2").write("pin", "1234");
+    let secret = ["--secret", "id=t,src=token", "--allow", "secret-in-image"];
+    let copied = "FROM busybox\nCOPY token /t\nRUN true\n";
+    let (before, cache) = (lab.path("before"), lab.path("cache"));
+    // Without the secret, nothing is searched, and the layer is packed.
+    lab.build(copied, &["-t", "x", "--cache-to", &to(&before, "")]).ok();
+    assert_eq!(layers(&before).len(), 2);
+    for _ in 0..2 {
+        let ran = lab.build(copied, &[&["-t", "x", "--cache-to", &to(&cache, "")][..], &secret].concat()).ok();
+        assert_eq!((ran.steps(), layers(&cache).len()), ((0, 2), 1), "{}", ran.stderr);
+    }
+    // The steps of the other cache have not been searched, and their layers are not read.
+    let (two, passed) = (machine(), lab.path("passed"));
+    two.write("token", "hunter2-hunter2");
+    let file = format!("{}FROM busybox\nCOPY --from=0 /etc/passwd /p\n", copied);
+    lab.build(&file, &["-t", "y", "--cache-to", &to(&before, ",mode=max")]).ok();
+    let (source, target) = (from(&before, ""), to(&passed, ",mode=max"));
+    let ran = two.build(&file, &[&["-t", "y", "--cache-from", &source, "--cache-to", &target][..], &secret].concat());
+    assert_eq!((ran.ok().steps(), layers(&passed).len()), ((0, 3), 1));
+    let short = "FROM busybox\nRUN --mount=type=secret,id=p cat /run/secrets/p > /p\nRUN true\n";
+    for _ in 0..2 {
+        let cache = to(&lab.path("short"), ",mode=max");
+        lab.build(short, &["-t", "z", "--secret", "id=p,src=pin", "--cache-to", &cache]).ok();
+        assert_eq!(layers(&lab.path("short")).len(), 1);
+    }
+}
+
+/// Layers with the right digests that are no archive, or that leave the root. No record of them
+/// remains.
+#[test]
+fn a_layer_that_cannot_be_unpacked_is_lost() {
+    let one = machine();
+    let file = "FROM busybox\nRUN echo made > /made\n";
+    let cache = one.path("cache");
+    one.build(file, &["-t", "x", "--cache-to", &to(&cache, ",compression=uncompressed")]).ok();
+    let layer = layers(&cache).remove(0);
+    let old = layer.file_name().unwrap().to_str().unwrap().to_string();
+    let bytes = std::fs::read(&layer).unwrap();
+    let escaping = {
+        let mut tar = rbuild_layer::TarWriter::new(Vec::new());
+        tar.entry(&rbuild_layer::TarEntry::plain_file("../../x", 0)).unwrap();
+        tar.finish().unwrap()
+    };
+    for content in [b"no archive".to_vec(), escaping] {
+        let bad = one.path("bad");
+        let _ = std::fs::remove_dir_all(&bad);
+        one.sh("cp -r $LAB/cache $LAB/bad").ok();
+        forge(&bad, &old, bytes.len(), &content);
+        let two = machine();
+        let source = from(&bad, ",required");
+        let output = format!("type=tar,dest={}", two.path("x.tar").display());
+        let ran = two.build(file, &["-o", &output, "--cache-from", &source]).ok();
+        assert_eq!((ran.steps(), ran.stderr.matches("so its step runs").count()), ((1, 0), 1), "{}", ran.stderr);
+        assert_eq!(two.build(file, &["-o", &output]).ok().steps(), (0, 1));
+    }
+}
+
+/// Replaces a layer of a cache by other bytes, in all documents.
+fn forge(cache: &Path, old: &str, old_size: usize, content: &[u8]) {
+    use rbuild_image::BlobDigest;
+    let blobs = cache.join("blobs/sha256");
+    let put = |bytes: &[u8]| {
+        let digest = BlobDigest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        digest.hex().to_string()
+    };
+    let index = std::fs::read_to_string(cache.join("index.json")).unwrap();
+    let parsed: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let hex = |value: &serde_json::Value| value["digest"].as_str().unwrap()[7..].to_string();
+    let manifest_hex = hex(&parsed["manifests"][0]);
+    let manifest = std::fs::read_to_string(blobs.join(&manifest_hex)).unwrap();
+    let parsed: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let records_hex = hex(&parsed["layers"][0]);
+    let packed = std::fs::File::open(blobs.join(&records_hex)).unwrap();
+    let lines = std::io::read_to_string(rbuild_layer::Decoder::new(packed).unwrap()).unwrap();
+    let new = put(content);
+    let lines = lines.replace(old, &new);
+    let lines = lines.replace(&format!("\"s\":{old_size},"), &format!("\"s\":{},", content.len()));
+    // Readers detect the compression.
+    let records = put(lines.as_bytes());
+    let manifest = put(manifest.replace(old, &new).replace(&records_hex, &records).as_bytes());
+    std::fs::write(cache.join("index.json"), index.replace(&manifest_hex, &manifest)).unwrap();
+}
+
 /// A path of this machine is part of the key of commands with volumes, and its content is not.
 #[test]
 fn commands_with_volumes_are_not_shared() {
@@ -267,7 +367,7 @@ fn steps_are_shared_between_isolation_modes() {
     two.rbuild(["fsck"]).ok();
 }
 
-/// The oldest entries are dropped.
+/// Steps that were used last stay.
 #[test]
 fn a_cache_is_limited() {
     let lab = machine();

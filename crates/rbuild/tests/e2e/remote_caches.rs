@@ -119,6 +119,57 @@ fn a_lost_layer_is_a_miss_and_the_next_build_repairs_the_cache() {
     }
 }
 
+/// Registries refuse manifests that name a missing layer. A build that does not need that layer
+/// drops it, and every other layer stays.
+#[test]
+fn a_lost_layer_that_a_build_does_not_need_is_dropped() {
+    let (scene, one, two) = (Scene::new(Access::Open), Machine::new(), Machine::new());
+    scene.registry.state().checks_manifests = true;
+    let cache = scene.name("app:cache");
+    let max = format!("type=registry,ref={cache},mode=max");
+    one.build(FILE, &["-t", "x", "--cache-to", &max]).ok();
+    let manifest = scene.document("app", "cache");
+    let digest: BlobDigest = manifest["layers"][2]["digest"].as_str().unwrap().parse().unwrap();
+    scene.registry.state().blobs.remove(&("app".to_string(), digest));
+    let wrote = two.build("FROM busybox\nRUN echo other > /other\n", &["-t", "y", "--cache-to", &max]).ok();
+    assert!(wrote.stderr.contains(": 5 steps, 1 new layer of "), "{}", wrote.stderr);
+    assert_eq!(scene.document("app", "cache")["layers"].as_array().unwrap().len(), 6);
+}
+
+/// A digest is that of one state of the cache. Nothing can be written to it.
+#[test]
+fn a_digest_in_the_name_applies() {
+    let (scene, one, two) = (Scene::new(Access::Open), Machine::new(), Machine::new());
+    let file = |name: &str| format!("FROM busybox\nRUN echo {name} > /n\n");
+    let cache = scene.name("app:cache");
+    let to = format!("type=registry,ref={cache}");
+    one.build(&file("one"), &["-t", "x", "--cache-to", &to]).ok();
+    let bytes = scene.registry.state().manifests[&("app".to_string(), "cache".to_string())].1.clone();
+    let first = format!("{cache}@{}", BlobDigest::of(&bytes));
+    one.build(&file("two"), &["-t", "x", "--cache-to", &to]).ok();
+    for (from, name, steps) in [(&first, "one", (0, 1)), (&first, "two", (1, 0)), (&cache, "two", (0, 1))] {
+        let two = Machine::new();
+        assert_eq!(two.build(&file(name), &["-t", "x", "--cache-from", from]).ok().steps(), steps, "{from} {name}");
+    }
+    let none = format!("type=registry,ref={cache}@{},required", BlobDigest::of(b"none"));
+    two.build(&file("one"), &["--cache-from", &none]).fails(1, &["there is no cache"]);
+    two.build(&file("one"), &["--cache-to", &first]).fails(2, &["a cache cannot be written to a digest"]);
+}
+
+/// The results of `--no-cache` are those that other machines continue with.
+#[test]
+fn a_build_without_cache_replaces_the_steps_of_a_cache() {
+    let (scene, one, two) = (Scene::new(Access::Open), Machine::new(), Machine::new());
+    let to = format!("type=registry,ref={}", scene.name("app:cache"));
+    let file = "FROM busybox\nRUN head -c 16 /dev/urandom > /r\nRUN cp /r /s\n";
+    one.build(file, &["-t", "x", "--cache-to", &to]).ok();
+    let wrote = one.build(file, &["-t", "x", "--no-cache", "--cache-to", &to]).ok();
+    assert!(wrote.stderr.contains(": 2 steps, 2 new layers of "), "{}", wrote.stderr);
+    let expected = one.lab.rbuild(["inspect", "x", "--format", "{{json .RootFS}}"]).ok().stdout;
+    assert_eq!(two.build(file, &["-t", "x", "--cache-from", &to]).ok().steps(), (0, 2));
+    assert_eq!(two.lab.rbuild(["inspect", "x", "--format", "{{json .RootFS}}"]).ok().stdout, expected);
+}
+
 #[test]
 fn a_registry_that_fails_is_no_obstacle_unless_the_cache_is_required() {
     let scene = Scene::new(Access::Open);

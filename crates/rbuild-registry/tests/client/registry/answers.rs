@@ -112,6 +112,17 @@ impl Registry {
             "PUT" => {
                 let media_type = request.headers.get("content-type").cloned().unwrap_or_default();
                 let digest = BlobDigest::of(&request.body);
+                if state.checks_manifests {
+                    let parsed: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
+                    let parts =
+                        std::iter::once(&parsed["config"]).chain(parsed["layers"].as_array().into_iter().flatten());
+                    let digests = parts.filter_map(|part| part["digest"].as_str()?.parse().ok());
+                    let mut missing =
+                        digests.filter(|digest| !state.blobs.contains_key(&(repository.to_string(), *digest)));
+                    if missing.next().is_some() {
+                        return Response::error(400, "MANIFEST_BLOB_UNKNOWN");
+                    }
+                }
                 for name in [reference.to_string(), digest.to_string()] {
                     let entry = (media_type.clone(), request.body.clone());
                     state.manifests.insert((repository.to_string(), name), entry);

@@ -69,6 +69,8 @@ pub struct State {
     /// The `Range` headers of requests for blobs.
     pub ranges: Vec<String>,
     pub manifests: HashMap<(String, String), (String, Vec<u8>)>,
+    /// Manifests that name missing blobs are refused, as most registries do.
+    pub checks_manifests: bool,
     /// Number of requests whose answer has not begun.
     open: usize,
     /// Largest number of such requests.

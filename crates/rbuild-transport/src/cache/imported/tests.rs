@@ -19,7 +19,8 @@ fn imported(place: &Path, name: &str, steps: &[CachedStep]) -> ImportedCache {
     let layout = LayoutWriter::open(&Directory::find(&place.join("all")).unwrap()).unwrap();
     layers().iter().for_each(|layer| layout.put_bytes(layer).unwrap());
     let to = LocalCache { dir: Directory::find(&dir).unwrap(), tag: "t".into() };
-    let own = OwnSteps { steps, lost: &BTreeSet::new(), limits: CacheLimits::default(), today: 1 };
+    let none = BTreeSet::new();
+    let own = OwnSteps { steps, lost: &none, refreshed: &none, limits: CacheLimits::default(), today: 1 };
     write_local_cache(&to, &own, &[&layout.source().unwrap()]).unwrap();
     ImportedCache::local(&dir, "t").unwrap().unwrap()
 }
@@ -48,12 +49,21 @@ fn layers_are_copied_once_and_verified() {
 fn a_layer_that_cannot_be_used_is_lost_and_the_next_cache_has_it() {
     let [one, two] = layers();
     type Damage = fn(&Path, &mut CachedStep);
-    let damages: [(&str, Damage); 5] = [
+    let damages: [(&str, Damage); 8] = [
         ("it is missing", |blob, _| std::fs::remove_file(blob).unwrap()),
         ("it is shorter", |blob, _| std::fs::write(blob, "x").unwrap()),
         ("it has other bytes", |blob, _| std::fs::write(blob, vec![1; 1024]).unwrap()),
         ("it has another size", |_, step| step.layer.size += 1),
         ("it has another diffID", |_, step| step.layer.diff_id = rbuild_image::DiffId::of(b"other")),
+        ("it is a directory", |blob, _| {
+            std::fs::remove_file(blob).unwrap();
+            std::fs::create_dir(blob).unwrap();
+        }),
+        ("its directory is a file", |blob, _| {
+            std::fs::remove_dir_all(blob.parent().unwrap()).unwrap();
+            std::fs::write(blob.parent().unwrap(), "").unwrap();
+        }),
+        ("it has another form", |_, step| step.layer.form = "gzip".into()),
     ];
     for (case, damage) in damages {
         let place = Scratch::new();
@@ -75,4 +85,42 @@ fn a_layer_that_cannot_be_used_is_lost_and_the_next_cache_has_it() {
         caches.give_up(&next);
         assert_eq!(caches.step(&a.key), None, "{case}");
     }
+}
+
+/// Steps with one blob may state different diffIDs. Only what was checked is used.
+#[test]
+fn each_statement_about_a_layer_is_checked() {
+    let [one, _] = layers();
+    for order in [["a", "b"], ["b", "a"]] {
+        let place = Scratch::new();
+        let steps = [step("a", &one, 1), step("b", &one, 1)];
+        let mut cache = imported(&place, "cache", &steps);
+        cache.steps.get_mut(&steps[1].key).unwrap().layer.diff_id = rbuild_image::DiffId::of(b"other");
+        let caches = ImportedCaches::new(vec![cache]);
+        let store = Store::open(&place.join("store")).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let found = order.map(|name| caches.step(&CacheKey::of(name.as_bytes())).unwrap());
+        assert_eq!(caches.fetch(&store, &work, &found.iter().collect::<Vec<_>>()).unwrap().len(), 1);
+        assert!(caches.step(&steps[0].key).is_some() && caches.step(&steps[1].key).is_none());
+    }
+}
+
+/// A step that one cache has lost remains in the others.
+#[test]
+fn a_lost_layer_is_one_of_its_cache() {
+    let place = Scratch::new();
+    let [one, _] = layers();
+    let a = step("a", &one, 1);
+    let first = imported(&place, "first", std::slice::from_ref(&a));
+    let name: Reference = "a.io/cache:x".parse().unwrap();
+    let caches = ImportedCaches::new(vec![first, ImportedCache::remote(name.clone(), RemoteSteps(vec![a.clone()]))]);
+    let lost_in = |dir: &str, tag: &str| {
+        caches.lost_in_directory(&LocalCache { dir: Directory::find(&place.join(dir)).unwrap(), tag: tag.into() }).len()
+    };
+    caches.give_up(&caches.step(&a.key).unwrap());
+    assert_eq!((lost_in("first", "t"), lost_in("first/../first", "t")), (1, 1));
+    assert_eq!((lost_in("first", "other"), lost_in("second", "t"), caches.lost_in_registry(&name).len()), (0, 0, 0));
+    caches.give_up(&caches.step(&a.key).unwrap());
+    assert_eq!(caches.lost_in_registry(&name), BTreeSet::from([a.key]));
+    assert!(caches.lost_in_registry(&"a.io/cache:y".parse().unwrap()).is_empty());
 }

@@ -8,6 +8,8 @@ use super::*;
 use crate::cache::artifact::tests::{step, steps};
 use crate::cache::merge::CacheLimits;
 
+const NONE: &BTreeSet<CacheKey> = &BTreeSet::new();
+
 fn cache(dir: &Path, tag: &str) -> LocalCache {
     LocalCache { dir: Directory::find(dir).unwrap(), tag: tag.into() }
 }
@@ -40,7 +42,7 @@ fn write(dir: &Path, ours: &[CachedStep], source: &LayoutSource) -> WrittenCache
 }
 
 fn own<'a>(steps: &'a [CachedStep], lost: &'a BTreeSet<CacheKey>) -> OwnSteps<'a> {
-    OwnSteps { steps, lost, limits: CacheLimits::default(), today: 100 }
+    OwnSteps { steps, lost, refreshed: NONE, limits: CacheLimits::default(), today: 100 }
 }
 
 fn read(dir: &Path, tag: &str) -> Option<CachedSteps> {
@@ -53,16 +55,19 @@ fn only_new_layers_are_written_and_nothing_if_nothing_is_new() {
     let (dir, source) = (place.join("a/cache"), layout(&place.join("store"), &[b"one", b"two"]));
     assert_eq!(read(&dir, "main"), None);
     let one = step("a", b"one", 100);
-    let first = WrittenCache { steps: 1, layers: 1, bytes: 3, is_unchanged: false };
+    let first = WrittenCache { steps: 1, layers: 1, bytes: 3, is_unchanged: false, note: CacheNote::None };
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), first);
     assert_eq!(read(&dir, "main"), Some(steps([one.clone()])));
     assert_eq!(read(&dir, "other"), None);
     let before = files(&dir);
-    let again = WrittenCache { steps: 1, layers: 0, bytes: 0, is_unchanged: true };
+    let again = WrittenCache { steps: 1, layers: 0, bytes: 0, is_unchanged: true, note: CacheNote::None };
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), again);
     assert_eq!(files(&dir), before);
     let two = [step("b", b"two", 100), step("c", b"one", 100)];
-    assert_eq!(write(&dir, &two, &source), WrittenCache { steps: 3, layers: 1, bytes: 3, is_unchanged: false });
+    assert_eq!(
+        write(&dir, &two, &source),
+        WrittenCache { steps: 3, layers: 1, bytes: 3, is_unchanged: false, note: CacheNote::None }
+    );
     assert_eq!(read(&dir, "main"), Some(steps([[one].as_slice(), &two].concat())));
 }
 
@@ -109,7 +114,10 @@ fn damage_is_repaired_by_the_next_build() {
     assert_eq!(write(&dir, &[], &source).steps, 1);
     assert_eq!(read(&dir, "main"), Some(steps([ours[1].clone()])));
     std::fs::write(blob(b"two"), "t").unwrap();
-    assert_eq!(write(&dir, &ours, &source), WrittenCache { steps: 2, layers: 2, bytes: 6, is_unchanged: false });
+    assert_eq!(
+        write(&dir, &ours, &source),
+        WrittenCache { steps: 2, layers: 2, bytes: 6, is_unchanged: false, note: CacheNote::None }
+    );
     assert_eq!(std::fs::read(blob(b"two")).unwrap(), b"two");
     // A layer of the right size that a build found to be damaged.
     std::fs::write(blob(b"two"), "owt").unwrap();
@@ -120,7 +128,8 @@ fn damage_is_repaired_by_the_next_build() {
     let manifest = index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "");
     std::fs::write(dir.join("blobs/sha256").join(manifest), "{}").unwrap();
     assert!(open_local(&dir, "main").is_err());
-    assert_eq!(write(&dir, &ours, &source).steps, 2);
+    let written = write(&dir, &ours, &source);
+    assert_eq!((written.steps, written.note), (2, CacheNote::Replaced));
     assert_eq!(read(&dir, "main"), Some(steps(ours)));
 }
 
@@ -167,4 +176,39 @@ fn a_directory_with_something_else_is_an_error() {
     assert_eq!(std::fs::read_to_string(place.join("images/index.json")).unwrap(), index);
     std::fs::write(place.join("file"), "").unwrap();
     assert!(open_local(&place.join("file"), "main").is_err());
+}
+
+/// Only a missing or changed document is damage. One that cannot be read now, or that another
+/// version of the program wrote, stays.
+#[test]
+fn a_cache_that_cannot_be_read_now_is_not_replaced() {
+    let place = Scratch::new();
+    let (dir, source) = (place.join("cache"), layout(&place.join("store"), &[b"one", b"two"]));
+    let (ours, more) = ([step("a", b"one", 100)], [step("b", b"two", 100)]);
+    write(&dir, &ours, &source);
+    let documents = CacheDocuments::of(&steps(ours.clone())).unwrap().blobs;
+    let path = |bytes: &[u8]| dir.join("blobs/sha256").join(BlobDigest::of(bytes).hex());
+    let records = path(&documents[1]);
+    std::fs::remove_file(&records).unwrap();
+    std::fs::create_dir(&records).unwrap();
+    write_local_cache(&cache(&dir, "main"), &own(&more, NONE), &[&source]).unwrap_err();
+    std::fs::remove_dir(&records).unwrap();
+    std::fs::write(&records, &documents[1]).unwrap();
+    assert_eq!(write(&dir, &more, &source).steps, 2, "no step is lost");
+    std::fs::write(&records, "x").unwrap();
+    // The manifest with both steps refers to other records.
+    assert_eq!(write(&dir, &more, &source).note, CacheNote::None);
+    let newer = br#"{"version":2}"#;
+    let index = std::fs::read_to_string(dir.join("index.json")).unwrap();
+    let parsed: Value = serde_json::from_str(&index).unwrap();
+    let digest: BlobDigest = parsed["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
+    let manifest = std::fs::read_to_string(dir.join("blobs/sha256").join(digest.hex())).unwrap();
+    let config = serde_json::from_str::<Value>(&manifest).unwrap()["config"]["digest"].as_str().unwrap().to_string();
+    let changed = manifest.replace(&config, &BlobDigest::of(newer).to_string());
+    std::fs::write(path(newer), newer).unwrap();
+    std::fs::write(path(changed.as_bytes()), &changed).unwrap();
+    let index = index.replace(&digest.to_string(), &BlobDigest::of(changed.as_bytes()).to_string());
+    std::fs::write(dir.join("index.json"), &index).unwrap();
+    assert_eq!(write(&dir, &more, &source).note, CacheNote::OtherFormat);
+    assert_eq!(std::fs::read_to_string(dir.join("index.json")).unwrap(), index);
 }
