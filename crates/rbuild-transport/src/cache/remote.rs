@@ -220,7 +220,7 @@ pub fn write_remote_cache(
     let repository = client.repository(name)?;
     let upload = Upload { repository: &repository, elsewhere: HashMap::new() };
     let (mut written, mut there) = (WrittenCache::default(), BTreeSet::new());
-    let mut failed = BTreeSet::new();
+    let (mut uploaded, mut failed) = (BTreeSet::new(), BTreeSet::new());
     let mut known = known_steps(store, &repository, name)?;
     let mut is_distrusted = false;
     for _ in 0..=MERGES {
@@ -267,6 +267,7 @@ pub fn write_remote_cache(
             match outcome {
                 Ok((part, origin)) => {
                     there.insert(part.digest);
+                    uploaded.insert(part.digest);
                     if origin == BlobOrigin::Source {
                         written.layers += 1;
                         written.bytes += part.size;
@@ -291,7 +292,7 @@ pub fn write_remote_cache(
             // Layers that the records name are gone, although no build has needed them.
             Err(TransportError::Registry(e)) if !is_distrusted && lacks_layers(&e) => {
                 is_distrusted = true;
-                there.clear();
+                there.clone_from(&uploaded);
                 continue;
             }
             put => put?,
