@@ -50,7 +50,7 @@ pub fn examine(source: impl Read + Send, limits: Limits) -> Result<Examined> {
     let compression = decoder.compression();
     let (decoder, examined, diff_id) = with_read_ahead(decoder, true, |stream| {
         let mut reader = TarReader::with_header_limit(stream, limits.header);
-        let mut entries = Entries { limits, ..Entries::default() };
+        let mut entries = SeenEntries { limits, ..SeenEntries::default() };
         while let Some(entry) = reader.next_entry()? {
             entries.check(&entry)?;
         }
@@ -67,7 +67,7 @@ pub fn examine(source: impl Read + Send, limits: Limits) -> Result<Examined> {
 
 /// The entries that were read so far. Paths are represented by keyed hashes.
 #[derive(Default)]
-struct Entries {
+struct SeenEntries {
     limits: Limits,
     count: u64,
     bytes: u64,
@@ -85,7 +85,7 @@ fn problem(entry: &TarEntry, reason: &str) -> LayerError {
     LayerError::Entry { name: entry.path.to_string_lossy().into_owned(), reason: reason.into() }
 }
 
-impl Entries {
+impl SeenEntries {
     fn key(&self, path: &Path) -> u64 {
         self.keys.hash_one(path.as_os_str().as_encoded_bytes())
     }

@@ -153,8 +153,8 @@ impl Repository {
         })
     }
 
-    /// Returns the digest of a tag as [`Repository::resolve`] does, in the repository that is pushed
-    /// to; `None` if there is none.
+    /// Returns the digest of a tag as [`Repository::resolve`] does, in the repository that is
+    /// pushed to; `None` if there is none.
     ///
     /// # Errors
     ///

@@ -61,10 +61,10 @@ pub struct WrittenCache {
 /// The state in which a written cache was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum CacheNote {
-    /// It was new, or its steps could be read.
+    /// The cache was new, or its steps could be read.
     #[default]
     None,
-    /// Its documents were damaged, and it was replaced.
+    /// The documents were damaged, and the cache was replaced.
     Replaced,
     /// Another version of the program uses it, and it was not changed.
     OtherFormat,
@@ -76,8 +76,8 @@ pub fn day_of(seconds: i64) -> i64 {
 }
 
 /// Returns the steps of a cache after a build has used or made the steps `ours`. A step that both
-/// have is that of the cache, unless it is lost or refreshed, so that all machines continue with one
-/// result. Own steps and those that were used last stay, within the limits.
+/// have is that of the cache, unless it is lost or refreshed, so that all machines continue with
+/// one result. Own steps and those that were used last stay, within the limits.
 pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
     let OwnSteps { steps, lost, refreshed, limits, today } = *ours;
     let mut all = theirs;

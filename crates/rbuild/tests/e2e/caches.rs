@@ -149,7 +149,7 @@ fn nothing_about_a_cache_fails_a_build_unless_it_is_required() {
     let image = lab.path("image");
     build(&["-o", &format!("type=oci,tar=false,dest={}", image.display())]).ok();
     build(&["--cache-from", &from(&image, ",required")]).fails(1, &["it is not a cache of rbuild"]);
-    // Layers that cannot be read, or are no archives, are lost. The next build has no trace of them.
+    // A layer that cannot be read is lost.
     let broken = lab.path("broken");
     build(&["-t", "made", "--cache-to", &to(&broken, "")]).ok();
     let blob = layers(&broken).remove(0);
@@ -248,8 +248,8 @@ fn steps_with_secrets_are_shared_and_layers_with_secrets_are_not() {
     assert_eq!(ran.steps(), (2, 1), "{}", ran.stderr);
 }
 
-/// `--allow secret-in-image` permits a secret in the image, not in a cache. A value that is too short
-/// to search for may be in any file of its command.
+/// `--allow secret-in-image` permits a secret in the image, not in a cache. A value that is too
+/// short to search for may be in any file of its command.
 #[test]
 fn no_secret_that_the_build_permits_or_cannot_search_for_is_written() {
     let lab = machine();
