@@ -125,7 +125,9 @@ fn a_damaged_layer_is_a_miss_with_one_warning() {
         // The step that ran replaces the lost one.
         let three = machine();
         let (ran, files) = build_files(&three, FILE, &["--cache-from", &from(&broken, "")]);
-        assert_eq!((ran.stderr.matches("warning").count(), files), (0, expected.clone()), "{layer}: {}", ran.stderr);
+        // The `chroot` mode has a warning of its own.
+        let warned = |line: &&str| line.starts_with("warning") && !line.contains("commands share this machine's");
+        assert_eq!((ran.stderr.lines().find(warned), files), (None, expected.clone()), "{layer}");
     }
     assert_eq!(unread, 1, "the layer of the other stage is not read");
 }

@@ -421,8 +421,8 @@ fn a_full_disk_during_a_pull_is_reported_once() {
          $RB pull -q {name} && $RB fsck >/dev/null && echo whole; exit $c"
     );
     let ran = crate::errors::in_namespace(&scene.lab, &script);
-    // The disk is full for the fetcher or for the builder. The builder has used the store before: it
-    // could not begin on a full one.
+    // The disk is full for the fetcher or for the builder. The builder has used the store before,
+    // because it could not begin on a full one.
     let ran = ran.fails(1, &["no space left on device", "Dockerfile:1:6", "hint: free some space; `rbuild prune -a`"]);
     assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
     let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
