@@ -15,12 +15,12 @@ use std::path::Path;
 
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::namespaces::{enter_outer_of, enter_rest_of};
-use rbuild_linux::process::{self, Cloned, Exit};
+use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{UidGid, credentials, described, terminal};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
-use crate::protocol::{InnerRequest, Input, RunnerMode};
+use crate::protocol::{InnerRequest, Input, Report, RunnerMode};
 use crate::runner::chroot::enter_working_directory;
 use crate::runner::exec::{CommandExecutor, reserve_limits, set_limits};
 use crate::runner::privileges::{bound_capabilities, confine, confine_bare, keep_for_the_filter};
@@ -49,43 +49,19 @@ pub(crate) struct Entering<'a> {
 
 /// The request to an entrance.
 #[derive(Serialize, Deserialize)]
-struct EntranceRequest {
+struct EntranceRequest<R> {
     /// ID of the container's first process.
     pid: u32,
-    request: InnerRequest,
+    request: R,
 }
 
 /// A line of an entrance.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum EntranceReport {
     /// The command has a process with that ID.
     Started(u32),
     /// The process has ended.
-    Ended(EndOfCommand),
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) enum EndOfCommand {
-    Code(i32),
-    Signal(i32),
-}
-
-impl From<EndOfCommand> for Exit {
-    fn from(end: EndOfCommand) -> Exit {
-        match end {
-            EndOfCommand::Code(code) => Exit::Code(code),
-            EndOfCommand::Signal(signal) => Exit::Signal(signal),
-        }
-    }
-}
-
-impl From<Exit> for EndOfCommand {
-    fn from(exit: Exit) -> EndOfCommand {
-        match exit {
-            Exit::Code(code) => EndOfCommand::Code(code),
-            Exit::Signal(signal) => EndOfCommand::Signal(signal),
-        }
-    }
+    Ended(Report),
 }
 
 impl Entering<'_> {
@@ -100,7 +76,7 @@ impl Entering<'_> {
         for group in groups {
             send_fds(control, &group).map_err(RunnerProblem::of_call("sendmsg", entrance()))?;
         }
-        let wanted = serde_json::to_vec(&EntranceRequest { pid, request: request.clone() }).map_err(library)?;
+        let wanted = serde_json::to_vec(&EntranceRequest { pid, request }).map_err(library)?;
         let mut writer = control;
         writer.write_all(&wanted).map_err(RunnerProblem::of_call("send", entrance()))?;
         control.shutdown(Shutdown::Write).map_err(RunnerProblem::of_call("shutdown", entrance()))
@@ -109,7 +85,7 @@ impl Entering<'_> {
 
 /// The received request and its descriptors.
 struct Received {
-    wanted: EntranceRequest,
+    wanted: EntranceRequest<InnerRequest>,
     process: OwnedFd,
     root: OwnedFd,
     guide: OwnedFd,
@@ -127,7 +103,7 @@ impl Received {
         let groups = [receive_fds(control).ok()?, receive_fds(control).ok()?, receive_fds(control).ok()?];
         let mut bytes = Vec::new();
         control.read_to_end(&mut bytes).ok()?;
-        let wanted: EntranceRequest = serde_json::from_slice(&bytes).ok()?;
+        let wanted: EntranceRequest<InnerRequest> = serde_json::from_slice(&bytes).ok()?;
         let mut fds = groups.into_iter().flatten();
         let mut next = || fds.next();
         let (process, root, guide, failure) = (next()?, next()?, next()?, next()?);
@@ -195,7 +171,7 @@ fn enter(mut received: Received, control: UnixStream) -> Result<(), RunnerError>
             drop(received);
             report(&control, EntranceReport::Started(child))?;
             let exit = process::wait(child).during(Phase::Command)?;
-            report(&control, EntranceReport::Ended(exit.into()))
+            report(&control, EntranceReport::Ended(Report::of_end(exit)))
         }
     }
 }

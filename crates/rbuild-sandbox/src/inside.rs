@@ -130,17 +130,14 @@ fn guide(
         let ended = entrance.next()?;
         match (entrance.end()?, ended) {
             (Some(why), _) => Err(why),
-            (None, Some(EntranceReport::Ended(exit))) => Ok(exit),
+            (None, Some(EntranceReport::Ended(report))) => Ok(report),
             (None, _) => {
                 let ended = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
                 Err(RunnerProblem::of_call("recv", described("the command's process"))(ended)).during(Phase::Command)
             }
         }
     });
-    let report = match ended {
-        Ok(exit) => Report::of_end(exit.into()),
-        Err(why) => Report::Finished(Err(why)),
-    };
+    let report = ended.unwrap_or_else(|why| Report::Finished(Err(why)));
     if report.send(&socket).is_ok() { 0 } else { 70 }
 }
 

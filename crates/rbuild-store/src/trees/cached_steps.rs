@@ -189,7 +189,13 @@ impl LazyTrees<'_> {
     /// # Errors
     ///
     /// Fails if the store cannot be read or written.
-    #[tracing::instrument(target = "store", name = "import", level = "debug", skip_all, fields(key = %step.key.short()))]
+    #[tracing::instrument(
+        target = "store",
+        name = "import",
+        level = "debug",
+        skip_all,
+        fields(key = %step.key.short())
+    )]
     pub fn import_step(&self, session: Session<'_>, step: &CachedStep) -> Result<Option<Record>> {
         if let Some(own) = self.store.records().record(&step.key)? {
             return Ok(Some(own));
