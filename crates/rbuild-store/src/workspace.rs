@@ -10,7 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use rbuild_linux::parallel::{locked, start};
+use rbuild_linux::parallel::{locked, lower_priority, start};
 use rbuild_linux::{RootDir, Timestamp, described};
 
 use crate::error::Result;
@@ -47,6 +47,8 @@ impl Remover {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
         let thread = start(move || {
+            // The next step begins at the same moment.
+            lower_priority();
             for name in removed.iter().take_while(|_| !over.load(Ordering::Relaxed)) {
                 let _ = dir.remove_all(&name);
             }
