@@ -1,15 +1,16 @@
 """Compares two images saved as docker-archives, and prints the first difference.
 
-Usage: compare-images.py [--mtimes=START] [--mounted=PATH]... BUILDKIT.tar RBUILD.tar
+Usage: compare-images.py [--docker-20] [--mtimes=START] [--mounted=PATH]... BUILDKIT.tar RBUILD.tar
 
-Docker 20.10 contains a BuildKit of 2020. Some of its differences from later versions are ignored:
-- Empty mount points (given by --mounted=PATH) stay in the layers of RUN.
+BuildKit leaves empty mount points (given by --mounted=PATH) in the layers of RUN; they are ignored.
+Docker 20.10 contains a BuildKit of 2020. With --docker-20, some of its differences from later
+versions are ignored:
 - The history has no flags of COPY and ADD and no values of ARG, and formats EXPOSE and HEALTHCHECK
   differently.
 - A stage does not inherit the ARGs of the stage that it is based on.
 - Layers keep no extended attributes but capabilities, so only those are compared.
-- Directories have the time of the last write into them; rbuild's may then have any time.
-With --mtimes, all times from START on, in seconds since 1970, are times of the build and equal.
+With --mtimes, all times from START on, in seconds since 1970, are times of the build and equal. A directory that was
+written during BuildKit's build may have any time in rbuild's image.
 """
 
 import hashlib
@@ -31,7 +32,8 @@ KINDS = {
     tarfile.FIFOTYPE: "fifo", tarfile.GNUTYPE_SPARSE: "file",
 }
 MOUNTED = {"dev", "proc", "sys", "etc/hosts", "etc/resolv.conf", "dev/console", "dev/pts", "dev/shm", "dev/mqueue"}
-XATTR = "SCHILY.xattr.security.capability"
+XATTR = "SCHILY.xattr."
+CAPABILITY = XATTR + "security.capability"
 
 OF_THE_BUILD = "of the build"
 
@@ -39,7 +41,8 @@ OF_THE_BUILD = "of the build"
 class Archive:
     """A saved image: its configuration and the file system that results from its layers."""
 
-    def __init__(self, path, mtimes):
+    def __init__(self, path, mtimes, attributes):
+        self.attributes = attributes
         self.tar = tarfile.open(path)
         manifest = json.load(self.tar.extractfile("manifest.json"))[0]
         self.config = json.load(self.tar.extractfile(manifest["Config"]))
@@ -83,7 +86,7 @@ class Archive:
             node["target"], node["mode"] = entry.linkname, "0o777"
         elif "device" in kind:
             node["device"] = f"{entry.devmajor}:{entry.devminor}"
-        node["attributes"] = {k: v for k, v in sorted(entry.pax_headers.items()) if k.startswith(XATTR)}
+        node["attributes"] = {k: v for k, v in sorted(entry.pax_headers.items()) if k.startswith(self.attributes)}
         if mtimes:
             node["mtime"] = OF_THE_BUILD if entry.mtime >= mtimes else int(entry.mtime)
         self.files[path] = node
@@ -129,7 +132,7 @@ def in_common(step):
     return instruction if instruction == "HEALTHCHECK" else step
 
 
-def first_difference(theirs, ours, mounted):
+def first_difference(theirs, ours, mounted, old):
     for path in sorted(theirs.files.keys() | ours.files.keys()):
         a, b = theirs.files.get(path), ours.files.get(path)
         if (a is None or b is None) and is_mount_point(path, a or b, mounted):
@@ -151,7 +154,7 @@ def first_difference(theirs, ours, mounted):
     a, b = ([{k: h.get(k) or None for k in HISTORY} for h in i.config.get("history", [])] for i in (theirs, ours))
     for number, (x, y) in enumerate(zip(a, b), 1):
         for what in HISTORY:
-            if x[what] != y[what] and not (what == "created_by" and same_step(x[what] or "", y[what] or "")):
+            if x[what] != y[what] and not (old and what == "created_by" and same_step(x[what] or "", y[what] or "")):
                 return f"history {number}, {what}: {x[what]!r} by BuildKit, {y[what]!r} by rbuild"
     if len(a) != len(b):
         return f"history: {len(a)} entries by BuildKit, {len(b)} by rbuild"
@@ -164,8 +167,10 @@ def main():
     words = [w for w in sys.argv[1:] if not w.startswith("--")]
     mounted = [w.removeprefix("--mounted=").strip("/") for w in sys.argv if w.startswith("--mounted=")]
     start = [int(w.removeprefix("--mtimes=")) for w in sys.argv if w.startswith("--mtimes=")]
-    theirs, ours = (Archive(path, start[0] if start else None) for path in words)
-    found = first_difference(theirs, ours, mounted)
+    old = "--docker-20" in sys.argv
+    attributes = CAPABILITY if old else XATTR
+    theirs, ours = (Archive(path, start[0] if start else None, attributes) for path in words)
+    found = first_difference(theirs, ours, mounted, old)
     if found:
         print(found)
         sys.exit(1)
