@@ -4,7 +4,7 @@ use crate::compress::Compression;
 
 /// Version of the layer encoding. It changes if, and only if, the same tree yields different bytes
 /// in one of the forms.
-pub const LAYER_FORMAT: u32 = 3;
+pub const LAYER_FORMAT: u32 = 4;
 
 /// The form that layers are written in. The default is gzip at its usual level, as in most images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
