@@ -17,10 +17,10 @@ use crate::error_context::ErrorContext;
 use crate::event::{BuildPhase, Event};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
-use crate::export::{cache_steps, image, stream};
+use crate::export::{cache_steps, image, lent_image, stream};
 use crate::exports::{BuildReport, Export, ImageForm, Split};
 use crate::prepare::image_key::image_key;
-use crate::prepare::lookup::VertexState;
+use crate::prepare::vertex_state::VertexState;
 use crate::prepare::{Prepared, PreparedBuild};
 use crate::record::build_log::{self, Status, measure, remember};
 use crate::request::BuildRequest;
@@ -61,6 +61,9 @@ pub fn answer(
     if required.files && single.is_none() {
         return Ok(None);
     }
+    if prepared.is_lent {
+        return answer_lent(prepared, request, store, events);
+    }
     let (mut manifests, mut unsynced) = (Vec::new(), Vec::new());
     for form in required.images.iter().copied() {
         let key = image_key(&prepared.graph, &result, request, &form);
@@ -81,6 +84,23 @@ pub fn answer(
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     sync_found(&unsynced, request, store)?;
     let finished = outputs::publish(request, &required, store, &[manifests], events)?;
+    let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
+    build_log::remember(build, store, events, Status::Done, Vec::new());
+    Ok(Some(BuildReport { cached, ..finished }))
+}
+
+/// Answers a build whose image is pushed without its layers. Returns `None` if it needs them after
+/// all.
+fn answer_lent(
+    prepared: &Prepared,
+    request: &BuildRequest,
+    store: &Store,
+    events: &Events,
+) -> Result<Option<BuildReport>> {
+    let Some(cached) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
+    let Some(finished) = lent_image::lent_image(prepared, request, store)? else { return Ok(None) };
+    prepared.report_hits(store, events);
+    let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
     build_log::remember(build, store, events, Status::Done, Vec::new());
     Ok(Some(BuildReport { cached, ..finished }))

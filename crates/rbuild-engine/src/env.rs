@@ -18,7 +18,7 @@ use crate::events::Events;
 use crate::export::secret_scan::Leaks;
 use crate::exports::Requirements;
 use crate::prepare::Prepared;
-use crate::prepare::lookup::VertexState;
+use crate::prepare::vertex_state::VertexState;
 use crate::record::log_tail::LOG_TAIL;
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;

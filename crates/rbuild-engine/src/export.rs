@@ -2,6 +2,7 @@
 
 pub(crate) mod cache_steps;
 pub(crate) mod image;
+pub(crate) mod lent_image;
 pub(crate) mod local;
 pub(crate) mod outputs;
 pub(crate) mod secret_scan;

@@ -7,7 +7,7 @@ use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_layer::LayerForm;
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::{CacheKey, CachedStep, Image};
-use rbuild_transport::ArchiveFormat;
+use rbuild_transport::{ArchiveFormat, LentLayer};
 
 /// The result of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -20,6 +20,10 @@ pub struct BuildReport {
     pub index: Option<FinishedIndex>,
     /// The steps for the caches that the build writes.
     pub cached: ReportedSteps,
+    /// The layers of the image that the store lacks. The image is only pushed. A builder process
+    /// never makes such an image.
+    #[serde(skip)]
+    pub lent: Vec<LentLayer>,
 }
 
 /// A cache that the steps of a build are written to.

@@ -3,16 +3,18 @@
 pub(crate) mod demands;
 pub(crate) mod downloads;
 pub(crate) mod image_key;
+pub(crate) mod lent_layers;
 pub(crate) mod lookup;
 pub(crate) mod network_access;
 pub(crate) mod resolve;
+pub(crate) mod vertex_state;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_dockerfile::ast::Dockerfile;
-use rbuild_image::{Hasher, ManifestDigest, Platform};
+use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
 use rbuild_source::HashCache;
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Store};
@@ -29,6 +31,7 @@ use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
 use crate::prepare::network_access::NetworkAccess;
 use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
+use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
 use crate::warning::BuildWarning;
 
@@ -45,6 +48,10 @@ pub struct Prepared {
     pub(crate) secret_hashes: Vec<SecretHash>,
     /// Images by manifest digest.
     pub(crate) images: HashMap<ManifestDigest, Image>,
+    /// For each image whose layers are not in the store yet, the name that it is pulled by.
+    pub(crate) origins: HashMap<ManifestDigest, Reference>,
+    /// True if the layers of the image stay where they are, because it is only pushed.
+    pub(crate) is_lent: bool,
     /// The downloaded files of the steps.
     pub(crate) downloads: DownloadedFiles,
     /// Hashes of context files. The builder is a separate process and has its own copy.
@@ -114,7 +121,7 @@ pub fn prepare(
         secret_hashes: &secret_hashes,
         events,
     };
-    let LookedUp { vertices, will_run } = lookup.look_up()?;
+    let LookedUp { vertices, will_run, is_lent } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;
     if let Some(bytes) = hashes.bytes() {
         // If the hashes are lost, only time is lost.
@@ -123,7 +130,20 @@ pub fn prepare(
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
     let skipped_store = contexts.skipped_store().map(Path::to_path_buf);
-    Ok(Prepared { platform, graph, vertices, secret_hashes, images, downloads, hashes, build_index, skipped_store })
+    let origins = images.keys().filter_map(|image| Some((*image, network.origin(image)?))).collect();
+    Ok(Prepared {
+        platform,
+        graph,
+        vertices,
+        secret_hashes,
+        images,
+        origins,
+        is_lent,
+        downloads,
+        hashes,
+        build_index,
+        skipped_store,
+    })
 }
 
 /// Warns once if the store was skipped in a context of any platform.
@@ -174,6 +194,16 @@ impl Prepared {
     /// Returns true if the build has commands, cached or not.
     pub fn has_commands(&self) -> bool {
         self.graph.vertices.iter().any(|vertex| matches!(vertex.step, Step::Run(_)))
+    }
+
+    /// Returns true if some steps are not known to be cached.
+    pub fn has_open_steps(&self) -> bool {
+        self.vertices.iter().any(|vertex| matches!(vertex.state, VertexState::Open))
+    }
+
+    /// Returns true if the image is made without its layers, or else has to be prepared again.
+    pub fn is_lent(&self) -> bool {
+        self.is_lent
     }
 
     /// Records which steps were built here, for comparison with the next build. Steps without a key

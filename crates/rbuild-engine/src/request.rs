@@ -28,6 +28,9 @@ pub struct BuildRequest {
     /// Reduces the modes of context files to those that git records (644 and 755).
     pub git_modes: bool,
     pub tags: Vec<Reference>,
+    /// True if the image is pushed under all of its names, and there is no other output. It is then
+    /// not kept in the store if that saves the download of its layers.
+    pub is_only_pushed: bool,
     /// Annotations of the manifest.
     pub annotations: Vec<(String, String)>,
     /// Secrets by ID. Their values are passed only to the commands that mount them.

@@ -12,9 +12,23 @@ pub fn embedded(descriptor: &Descriptor) -> Option<Vec<u8>> {
     fits.then_some(bytes)
 }
 
+/// Returns content in the form in which a descriptor contains it (`data`).
+pub fn embeddable(content: &[u8]) -> String {
+    BASE64_STANDARD.encode(content)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_is_encoded_as_it_is_read() {
+        let content = b"content";
+        let mut descriptor =
+            rbuild_image::descriptor(rbuild_image::MediaType::ImageConfig, &BlobDigest::of(content), 7);
+        descriptor.set_data(Some(embeddable(content)));
+        assert_eq!(embedded(&descriptor).as_deref(), Some(&content[..]));
+    }
 
     #[test]
     fn content_that_does_not_fit_is_ignored() {

@@ -2,6 +2,8 @@
 //! configuration contains the diffID of the layer. Only decompression shows that the two belong
 //! together. It is done once for each pair, and the result is recorded.
 
+use std::sync::atomic::Ordering;
+
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::{Compression, LayerError, detect, layer_digests};
 use rbuild_linux::parallel::{cores, try_map};
@@ -14,10 +16,12 @@ use crate::incoming_blobs::retry_restarted;
 /// Suffix of the names of such records. The names contain all information; the files are empty and
 /// remain valid forever.
 const HOLDS: &str = ".holds";
+/// Suffix of the names of records of layers that cannot be unpacked in this store.
+const UNUSABLE: &str = ".unusable";
 
 /// Returns the blob that a record in `layers` refers to.
 pub(crate) fn noted_blob(name: &str) -> Option<&str> {
-    Some(name.strip_suffix(HOLDS)?.split_once('-')?.1)
+    Some([HOLDS, UNUSABLE].iter().find_map(|suffix| name.strip_suffix(suffix))?.split_once('-')?.1)
 }
 
 impl Blobs<'_> {
@@ -84,6 +88,20 @@ impl Blobs<'_> {
         self.store.write("layers", &note_name(blob, diff_id), &())
     }
 
+    /// Records that a layer of a cache cannot be unpacked in this store, so that it is not used
+    /// again.
+    pub(crate) fn note_unusable(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
+        self.store.write("layers", &format!("{}{UNUSABLE}", pair_name(blob, diff_id)), &())?;
+        self.store.gave_up_layers.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns true if [`Blobs::note_unusable`] recorded a layer.
+    pub(crate) fn is_unusable(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<bool> {
+        let name = format!("{}{UNUSABLE}", pair_name(blob, diff_id));
+        Ok(self.store.root.exists(format!("layers/{name}"))?)
+    }
+
     /// Returns true if the blob is the uncompressed layer. The content is tested as well, because
     /// an image may declare the digest of a compressed blob as its diffID.
     fn is_plain_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<bool> {
@@ -108,8 +126,12 @@ pub(crate) fn compare_content(blob: &BlobDigest, diff_id: &DiffId, found: DiffId
     if found == *diff_id { Ok(()) } else { Err(StoreError::WrongDiffId { blob: *blob, expected: *diff_id, found }) }
 }
 
+fn pair_name(blob: &BlobDigest, diff_id: &DiffId) -> String {
+    format!("{}-{}", diff_id.hex(), blob.hex())
+}
+
 fn note_name(blob: &BlobDigest, diff_id: &DiffId) -> String {
-    format!("{}-{}{HOLDS}", diff_id.hex(), blob.hex())
+    format!("{}{HOLDS}", pair_name(blob, diff_id))
 }
 
 fn note_path(blob: &BlobDigest, diff_id: &DiffId) -> String {

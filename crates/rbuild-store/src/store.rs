@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct Store {
     /// Blobs that another process is downloading.
     pub(crate) incoming: Arc<IncomingBlobs>,
     packing: Option<Arc<dyn PackingWatch>>,
+    /// True if a layer of a cache could not be unpacked.
+    pub(crate) gave_up_layers: AtomicBool,
 }
 
 impl Store {
@@ -135,6 +137,7 @@ impl Store {
             unsynced: AtomicBool::new(false),
             incoming: Arc::default(),
             packing: None,
+            gave_up_layers: AtomicBool::new(false),
         })
     }
 
@@ -152,6 +155,11 @@ impl Store {
         Ok(self.root.stat_self()?.inode())
     }
 
+    /// Returns true if a layer of a cache could not be unpacked. Its step is no longer a hit.
+    pub fn gave_up_layers(&self) -> bool {
+        self.gave_up_layers.load(Ordering::Relaxed)
+    }
+
     /// Returns the same store under another path, with `owners` as the representation of owners.
     /// Both share the lock.
     ///
@@ -165,7 +173,20 @@ impl Store {
         let (boot, waits, incoming) = (self.boot.clone(), self.waits.clone(), self.incoming.clone());
         let (packing, unsynced) = (self.packing.clone(), AtomicBool::new(false));
         let placeholder_notes = Mutex::default();
-        Ok(Store { root, path, lock, boot, placeholder_notes, waits, incoming, packing, unsynced, ..*self })
+        let gave_up_layers = AtomicBool::new(false);
+        Ok(Store {
+            root,
+            path,
+            lock,
+            boot,
+            placeholder_notes,
+            waits,
+            incoming,
+            packing,
+            unsynced,
+            gave_up_layers,
+            ..*self
+        })
     }
 
     /// Returns the store with other limits on incoming archives.

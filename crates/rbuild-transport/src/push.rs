@@ -4,7 +4,9 @@ use rbuild_remedy::ServerRemedy;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of, parse_index};
+use rbuild_image::{
+    BlobDigest, Descriptor, ImageManifest, ManifestDigest, MediaType, Reference, digest_of, parse_index,
+};
 use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, PackingWatch, RepoDigest, Store, StoreError, Workspace};
@@ -13,6 +15,7 @@ use crate::blobs::{BlobInfo, BlobOrigin, Document, TransferProgress, copy_all, t
 use crate::documents::{index_entry, index_of_type};
 use crate::early_push::{EarlyPush, EarlyUploads};
 use crate::error::{Result, TransportError};
+use crate::lent::{LentBlobs, LentLayer, mountable};
 use crate::manifest_format::ManifestFormat;
 use crate::referrers::{UnlistedReferrer, push_document};
 use crate::registry::Upload;
@@ -31,6 +34,8 @@ pub struct Outgoing {
     images: Vec<ManifestDigest>,
     /// Blobs that a repository has already.
     early: Option<EarlyUploads>,
+    /// Layers that the store lacks.
+    lent: Vec<LentLayer>,
 }
 
 /// The form of an image that is pushed.
@@ -59,6 +64,32 @@ pub fn outgoing(store: &Store, platforms: &[Image], form: OutgoingForm, early: O
         }
         None => prepared(store, platforms, form, None),
     }
+}
+
+/// Prepares an image of one platform, of which other repositories have some layers. The others and
+/// the documents are in the store. It is pushed as it is.
+///
+/// # Errors
+///
+/// Fails if the store lacks a part of the image.
+pub fn outgoing_lent(store: &Store, platforms: &[Image], lent: &[LentLayer]) -> Result<Outgoing> {
+    let [image] = platforms else {
+        return Err(TransportError::other("an image without its layers has one platform"));
+    };
+    let document = store.blobs().read_document(&image.manifest_digest.blob())?;
+    let mut blobs = Vec::new();
+    let media_type = add_blobs(&image.manifest, &mut blobs)?;
+    let top = Document { media_type, bytes: document };
+    let images = vec![image.manifest_digest];
+    Ok(Outgoing {
+        digest: image.manifest_digest,
+        top,
+        below: Vec::new(),
+        blobs,
+        images,
+        early: None,
+        lent: lent.to_vec(),
+    })
 }
 
 fn prepared(
@@ -91,7 +122,7 @@ fn prepared(
         }
     };
     let images = platforms.iter().map(|image| image.manifest_digest).collect();
-    Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs, images, early: None })
+    Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs, images, early: None, lent: Vec::new() })
 }
 
 /// Returns a stored index with its media type.
@@ -131,14 +162,19 @@ fn packed(
     if manifest != image.manifest {
         bytes = serde_json::to_vec(&manifest).map_err(TransportError::document("the manifest"))?;
     }
+    let media_type = add_blobs(&manifest, blobs)?;
+    Ok(Document { media_type, bytes })
+}
+
+/// Adds the layers and the configuration of a manifest to `blobs`. Returns its media type.
+fn add_blobs(manifest: &ImageManifest, blobs: &mut Vec<BlobInfo>) -> Result<String> {
     for part in manifest.layers().iter().chain([manifest.config()]) {
         let digest = digest_of(part).map_err(TransportError::document("the manifest"))?;
         if !blobs.iter().any(|known| known.digest == digest) {
             blobs.push(BlobInfo { digest, size: part.size() });
         }
     }
-    let media_type = manifest.media_type().as_ref().map_or(MediaType::ImageManifest.to_string(), ToString::to_string);
-    Ok(Document { media_type, bytes })
+    Ok(manifest.media_type().as_ref().map_or(MediaType::ImageManifest.to_string(), ToString::to_string))
 }
 
 impl Outgoing {
@@ -186,6 +222,10 @@ pub fn push(
     progress: &TransferProgress<'_>,
 ) -> Result<PushFaults> {
     let unlisted = send(store, client, image, name, progress)?;
+    if !image.lent.is_empty() {
+        // The store does not have the image.
+        return Ok(PushFaults { unnoted: None, unlisted });
+    }
     let pushed = RepoDigest { name: name.clone(), digest: image.digest, images: image.images.clone() };
     Ok(PushFaults { unnoted: store.repo_digests().note_pushed(&pushed).err(), unlisted })
 }
@@ -208,7 +248,11 @@ fn send(
         image.blobs.iter().for_each(|blob| (progress.done)(&blob.digest, blob.size, BlobOrigin::Sink));
         return Ok(unlisted.into_iter().collect());
     }
-    let upload = Upload { repository: &repository, elsewhere: neighbors(store, &repository, name)? };
+    let mut elsewhere = neighbors(store, &repository, name)?;
+    if repository.may_mount_from(name.registry()) {
+        elsewhere.extend(mountable(&image.lent, name));
+    }
+    let upload = Upload { repository: &repository, elsewhere };
     let early = image.early.as_ref().filter(|early| early.place == *repository.place());
     let (uploaded, others): (Vec<BlobInfo>, Vec<BlobInfo>) =
         image.blobs.iter().partition(|blob| early.is_some_and(|early| early.blobs.contains(&blob.digest)));
@@ -216,7 +260,7 @@ fn send(
         progress.moved.fetch_add(size, Ordering::Relaxed);
         (progress.done)(&digest, size, BlobOrigin::Source);
     }
-    copy_all(&store.blobs(), &upload, &others, progress)?;
+    copy_all(&LentBlobs::new(store, client, &image.lent)?, &upload, &others, progress)?;
     // A registry may refuse an index before its manifests.
     let below = image.below.iter().map(|document| (document.digest().to_string(), document));
     let documents = below.chain([(reference.to_string(), &image.top)]);

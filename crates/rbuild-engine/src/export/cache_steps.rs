@@ -12,7 +12,7 @@ use crate::export::image::not_packed;
 use crate::export::secret_scan::Leaks;
 use crate::exports::{CacheMode, ReportedStep, ReportedSteps};
 use crate::prepare::Prepared;
-use crate::prepare::lookup::VertexState;
+use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
 
 /// A step whose files are in the store.

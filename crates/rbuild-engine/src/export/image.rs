@@ -8,8 +8,8 @@ use rbuild_dockerfile::{Diagnostic, Help};
 use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descriptor};
 use rbuild_layer::LayerError;
 use rbuild_linux::parallel::{cores, try_map};
-use rbuild_plan::{NoCache, Step, VertexId};
-use rbuild_store::{LayerVariant, Layers, PackedLayer, StoreError, TreeId};
+use rbuild_plan::{BuildGraph, NoCache, Step, VertexId};
+use rbuild_store::{Image, LayerVariant, Layers, PackedLayer, Store, StoreError, TreeId, Workspace};
 use rbuild_transport::layer_pairs;
 
 use crate::env::StepEnv;
@@ -19,6 +19,8 @@ use crate::event::BuildPhase;
 use crate::exports::{ImageForm, Squash};
 use crate::ops::copy_step::no_space;
 use crate::prepare::image_key::image_key;
+use crate::prepare::vertex_state::VertexState;
+use crate::request::BuildRequest;
 use crate::solve::executor::LayerQueue;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -56,12 +58,8 @@ pub(crate) fn own_trees(env: &StepEnv<'_>) -> Result<Vec<TreeId>> {
 /// the manifest digest.
 pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<ManifestDigest> {
     let graph = env.graph();
-    let chain = chain(env);
-    let (base, steps) = (chain[0], &chain[1..]);
-    let mut config = graph.config.clone();
-    config.history.clear();
-    config.rootfs = Default::default();
-    let mut layers: Vec<Descriptor> = Vec::new();
+    let base = chain(env)[0];
+    let mut below = Vec::new();
     if let Step::Image { manifest, .. } = &graph.vertices[base].step {
         let image = env.image(manifest)?;
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
@@ -71,33 +69,117 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
             check_base(env, base, &kept)?;
         }
         for (layer, diff_id) in kept {
-            layers.push(if form.force {
-                layers_of(env, form).repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor()
-            } else {
-                layer
-            });
+            below.push((
+                if form.force {
+                    layers_of(env, form).repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor()
+                } else {
+                    layer
+                },
+                diff_id,
+            ));
+        }
+    }
+    let own = packed.iter().map(|layer| (layer.descriptor(), layer.diff_id)).collect();
+    let created = |id: VertexId| env.done(id).created;
+    let parts = ImageParts { graph, request: env.request, images: &env.prepared.images, created: &created };
+    parts.put(env.store, &env.rootfs.work, form, ImageLayers { below, own })
+}
+
+/// The layers of an image with their diffIDs, lowest first.
+pub(crate) struct ImageLayers {
+    /// Those of the base.
+    pub below: Vec<(Descriptor, DiffId)>,
+    /// Those of the image's own steps.
+    pub own: Vec<(Descriptor, DiffId)>,
+}
+
+/// The parts of an image's documents besides its layers.
+pub(crate) struct ImageParts<'a> {
+    pub graph: &'a BuildGraph,
+    pub request: &'a BuildRequest,
+    /// Images by manifest digest.
+    pub images: &'a HashMap<ManifestDigest, Image>,
+    /// Returns the time at which the files of a step were made.
+    pub created: &'a dyn Fn(VertexId) -> i64,
+}
+
+impl ImageParts<'_> {
+    /// Stores the configuration and the manifest of an image with the layers of its base and those
+    /// of its own steps. Returns the manifest digest.
+    pub fn put(
+        &self,
+        store: &Store,
+        work: &Workspace,
+        form: &ImageForm,
+        layers: ImageLayers,
+    ) -> Result<ManifestDigest> {
+        let (graph, request) = (self.graph, self.request);
+        let mut chain: Vec<VertexId> = graph.chain(graph.target).collect();
+        chain.reverse();
+        let mut config = graph.config.clone();
+        config.history.clear();
+        config.rootfs = Default::default();
+        if let Step::Image { manifest, .. } = &graph.vertices[chain[0]].step {
+            let image = self.images.get(manifest);
+            let image = image.ok_or_else(|| BuildError::other("an image of the plan was never resolved"))?;
+            config.history = image.config.history.clone();
+        }
+        let ImageLayers { below, own } = layers;
+        let mut layers: Vec<Descriptor> = Vec::new();
+        for (layer, diff_id) in below.into_iter().chain(own) {
+            layers.push(layer);
             config.rootfs.diff_ids.push(diff_id);
         }
-        config.history = image.config.history.clone();
+        self.add_history(&mut config.history, &chain[1..])?;
+        if form.squash != Squash::None {
+            fold_history(&mut config.history, layers.len());
+        }
+        config.created = match config.history.last().and_then(|h| h.created.clone()) {
+            Some(created) => Some(created),
+            None => Some(time(graph.epoch.map_or(request.now, |e| e.min(request.now)))?),
+        };
+        let (config_digest, config_size) = store.blobs().put_document(work, &config)?;
+        let mut manifest =
+            rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
+        if !request.annotations.is_empty() {
+            manifest.set_annotations(Some(request.annotations.iter().cloned().collect()));
+        }
+        Ok(store.blobs().put_document(work, &manifest)?.0.of_manifest())
     }
-    for layer in packed {
-        layers.push(layer.descriptor());
-        config.rootfs.diff_ids.push(layer.diff_id);
+
+    /// Appends the target's own history. An entry with a layer is dated by the layer's creation;
+    /// entries before the first layer get the time of that layer, other entries the time of the
+    /// preceding one.
+    fn add_history(&self, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
+        let graph = self.graph;
+        let clamp = |t: i64| graph.epoch.map_or(t, |epoch| t.min(epoch));
+        let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp((self.created)(*v)))).collect();
+        let first = steps.first().map_or(clamp(self.request.now), |v| times[v]);
+        let mut current = time(first)?;
+        for entry in &graph.history {
+            if let Some(created) = entry.layer.and_then(|v| times.get(&v)) {
+                current = time(*created)?;
+            }
+            history.push(History {
+                created: Some(current.clone()),
+                created_by: entry.created_by.clone(),
+                author: None,
+                comment: COMMENT.into(),
+                empty_layer: entry.layer.is_none(),
+            });
+        }
+        Ok(())
     }
-    add_history(env, &mut config.history, steps)?;
-    if form.squash != Squash::None {
-        fold_history(&mut config.history, layers.len());
+}
+
+/// Returns the time at which the files of a vertex were made, before anything runs.
+pub(crate) fn time_of_state(state: &VertexState, now: i64) -> i64 {
+    match state {
+        VertexState::Hit(_, record) => record.created,
+        VertexState::Foreign(_, record) => record.created(),
+        VertexState::Imported(_, found) => found.step.created,
+        VertexState::Source(_) | VertexState::Open => now,
     }
-    config.created = match config.history.last().and_then(|h| h.created.clone()) {
-        Some(created) => Some(created),
-        None => Some(time(graph.epoch.map_or(env.request.now, |e| e.min(env.request.now)))?),
-    };
-    let (config_digest, config_size) = env.store.blobs().put_document(&env.rootfs.work, &config)?;
-    let mut manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
-    if !env.request.annotations.is_empty() {
-        manifest.set_annotations(Some(env.request.annotations.iter().cloned().collect()));
-    }
-    Ok(env.store.blobs().put_document(&env.rootfs.work, &manifest)?.0.of_manifest())
 }
 
 /// Fails at FROM if a layer of the base does not match the diffID in its configuration.
@@ -197,29 +279,6 @@ fn fold_history(history: &mut [History], layers: usize) {
         }
         (_, [], []) => {}
     }
-}
-
-/// Appends the target's own history. An entry with a layer is dated by the layer's creation;
-/// entries before the first layer get the time of that layer, other entries the time of the
-/// preceding one.
-fn add_history(env: &StepEnv<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
-    let clamp = |t: i64| env.graph().epoch.map_or(t, |epoch| t.min(epoch));
-    let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp(env.done(*v).created))).collect();
-    let first = steps.first().map_or(clamp(env.request.now), |v| times[v]);
-    let mut current = time(first)?;
-    for entry in &env.graph().history {
-        if let Some(created) = entry.layer.and_then(|v| times.get(&v)) {
-            current = time(*created)?;
-        }
-        history.push(History {
-            created: Some(current.clone()),
-            created_by: entry.created_by.clone(),
-            author: None,
-            comment: COMMENT.into(),
-            empty_layer: entry.layer.is_none(),
-        });
-    }
-    Ok(())
 }
 
 /// Formats a time as RFC 3339 in UTC.

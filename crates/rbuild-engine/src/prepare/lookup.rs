@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use rbuild_plan::{BuildGraph, FileSource, NoCache, RunMountKind, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Selection;
-use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretHash, Session, Store, TreeId, Workspace};
+use rbuild_store::{CacheKey, ForeignRecord, Lock, ResultId, SecretHash, Session, Store, TreeId, Workspace};
 use rbuild_transport::{ImportedStep, LostLayer};
 
 use crate::cache::key::{self, InputResults, KeyBuilder};
@@ -23,54 +23,13 @@ use crate::contexts::Contexts;
 use crate::error::{BuildError, Result};
 use crate::event::{BuildPhase, Event};
 use crate::events::Events;
+use crate::exports::Requirements;
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::image_key::image_key;
+use crate::prepare::lent_layers;
+use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
 use crate::warning::BuildWarning;
-
-/// The state of a vertex before anything runs.
-#[derive(Debug, Clone)]
-pub(crate) enum VertexState {
-    /// Scratch or an image. It has a result, and its files are available.
-    Source(ResultId),
-    /// A cache hit.
-    Hit(CacheKey, Record),
-    /// A cache hit whose files have the other kind of owners and are not needed.
-    Foreign(CacheKey, ForeignRecord),
-    /// A hit in a cache besides the store, whose files are not needed.
-    Imported(CacheKey, ImportedStep),
-    /// Must run, or cannot be looked up before its inputs have run.
-    Open,
-}
-
-impl VertexState {
-    pub(crate) fn result(&self) -> Option<ResultId> {
-        match self {
-            VertexState::Source(result) => Some(*result),
-            VertexState::Hit(_, record) => Some(record.result),
-            VertexState::Foreign(_, record) => Some(record.result()),
-            VertexState::Imported(_, found) => Some(found.step.result),
-            VertexState::Open => None,
-        }
-    }
-
-    /// Returns the key of a cached step.
-    pub(crate) fn key(&self) -> Option<CacheKey> {
-        match self {
-            VertexState::Hit(key, _) | VertexState::Foreign(key, _) | VertexState::Imported(key, _) => Some(*key),
-            VertexState::Source(_) | VertexState::Open => None,
-        }
-    }
-
-    /// Returns the tree under which notes about a cached step are stored.
-    pub(crate) fn tree_of_notes(&self) -> Option<&TreeId> {
-        match self {
-            VertexState::Hit(_, record) => Some(&record.tree),
-            VertexState::Foreign(_, record) => Some(record.tree_of_notes()),
-            VertexState::Source(_) | VertexState::Imported(..) | VertexState::Open => None,
-        }
-    }
-}
 
 /// The inputs of a lookup.
 pub(crate) struct Lookup<'a> {
@@ -95,6 +54,8 @@ pub(crate) struct LookedUp {
     pub vertices: Vec<PreparedVertex>,
     /// Commands that will run, as far as is known, if they are needed.
     pub will_run: Vec<VertexId>,
+    /// True if the layers of the image stay in the caches, because it is only pushed.
+    pub is_lent: bool,
 }
 
 /// The lookup result of a vertex.
@@ -123,6 +84,7 @@ impl Lookup<'_> {
         let mut unusable = HashSet::new();
         loop {
             let mut found = self.steps(&selected_files, &unusable)?;
+            let is_lent = self.is_lent(&found)?;
             if !self.adopt_needed(&mut found, &mut unusable)? || !self.import_needed(&mut found)? {
                 continue;
             }
@@ -132,7 +94,7 @@ impl Lookup<'_> {
             let vertex =
                 |(found, selected_files): (FoundVertex, _)| PreparedVertex { state: found.state, selected_files };
             let vertices = found.into_iter().zip(selected_files).map(vertex).collect();
-            return Ok(LookedUp { vertices, will_run });
+            return Ok(LookedUp { vertices, will_run, is_lent });
         }
     }
 
@@ -334,7 +296,7 @@ impl Lookup<'_> {
     fn needed(&self, found: &[FoundVertex]) -> Result<Vec<bool>> {
         let target = self.graph.target;
         let mut queue = Vec::new();
-        if self.needs_trees(&found[target].state)? {
+        if !self.is_lent(found)? && self.needs_trees(&found[target].state)? {
             queue.push(target);
         }
         let mut needed = vec![false; found.len()];
@@ -364,12 +326,25 @@ impl Lookup<'_> {
         {
             return Ok(true);
         }
+        Ok(!self.has_images(&result, &required)?)
+    }
+
+    /// Returns true if the store has all images that are required.
+    fn has_images(&self, result: &ResultId, required: &Requirements) -> Result<bool> {
         for form in &required.images {
-            if self.store.records().result(&image_key(self.graph, &result, request, form))?.is_none() {
-                return Ok(true);
+            if self.store.records().result(&image_key(self.graph, result, self.request, form))?.is_none() {
+                return Ok(false);
             }
         }
-        Ok(false)
+        Ok(true)
+    }
+
+    /// Returns true if the image can be pushed without its layers, and the store does not have it.
+    fn is_lent(&self, found: &[FoundVertex]) -> Result<bool> {
+        let Some(result) = found[self.graph.target].state.result() else { return Ok(false) };
+        Ok(self.secret_hashes.is_empty()
+            && !self.has_images(&result, &self.request.requirements())?
+            && lent_layers::is_possible(self.graph, |id| &found[id].state, self.request, self.store)?)
     }
 }
 

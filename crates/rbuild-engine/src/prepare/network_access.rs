@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use rbuild_dockerfile::{Diagnostic, Help, Span};
-use rbuild_image::{ImageName, Platform, Reference};
+use rbuild_image::{ImageName, ManifestDigest, Platform, Reference};
 use rbuild_plan::{PlatformImage, UrlSource};
 use rbuild_remedy::ReportedError;
 use rbuild_store::{Download, Image};
@@ -83,6 +83,16 @@ impl<'a> NetworkAccess<'a> {
     /// Returns an image that this build is pulling, and that is not in the store yet.
     pub fn incoming(&self, wanted: &PlatformImage) -> Option<Image> {
         self.incoming.borrow().get(wanted).cloned()
+    }
+
+    /// Returns the name of an image that this build is pulling, and that is not in the store yet.
+    pub(crate) fn origin(&self, manifest: &ManifestDigest) -> Option<Reference> {
+        let incoming = self.incoming.borrow();
+        let (key, _) = incoming.iter().find(|(_, image)| image.manifest_digest == *manifest)?;
+        match &key.name {
+            ImageName::Reference(name) => Some(name.clone()),
+            _ => None,
+        }
     }
 
     /// Forgets the images that arrived: they are in the store, or the build failed.

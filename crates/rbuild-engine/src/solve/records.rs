@@ -3,14 +3,17 @@
 use rbuild_image::Hasher;
 use rbuild_plan::{Step, Vertex, VertexId};
 use rbuild_source::Changes;
-use rbuild_store::{CacheKey, KeyInputs, NewTree, RecordedStep, ResultId, TreeId};
+use rbuild_store::{CacheKey, CachedStep, KeyInputs, NewTree, RecordedStep, ResultId, TreeId};
+use rbuild_transport::LostLayer;
 
 use crate::cache::explain;
 use crate::cache::miss::Miss;
 use crate::env::StepEnv;
 use crate::error::Result;
+use crate::event::Event;
 use crate::prepare::lookup::may_use;
 use crate::solve::results::VertexResult;
+use crate::warning::BuildWarning;
 
 /// The records of a step under two keys: the definition key, and the key `shared` that is passed to
 /// the methods. `shared` is the content key, which is the same for all steps that read the same
@@ -81,6 +84,44 @@ impl StepRecords<'_> {
             Some(record) => self.take(shared, record.tree, &record.result, record.created),
             None => Ok(false),
         }
+    }
+
+    /// Looks up the step in the caches besides the store: by its definition key, which may be known
+    /// only now, and by `shared`. If its layer can be used, takes it as [`Self::hit`] does. The
+    /// caller holds the lock of `shared`.
+    pub fn imported(&self, shared: &CacheKey) -> Result<bool> {
+        let env = self.env;
+        let caches = &env.request.caches;
+        if self.vertex().ignore_cache || env.request.salt.is_some() || caches.is_empty() {
+            return Ok(false);
+        }
+        // A record of the store that may not be used will be replaced.
+        if env.store.records().latest_record(shared)?.is_some() {
+            return Ok(false);
+        }
+        let mounts_secrets = matches!(&self.vertex().step, Step::Run(run) if !run.secrets.is_empty());
+        let find = || caches.step(&self.key).or_else(|| caches.step_of_content(shared));
+        while let Some(found) = find().filter(|found| found.step.is_searched || !mounts_secrets) {
+            let lost = caches.fetch(env.store, &env.rootfs.work, &[&found])?;
+            for LostLayer { cache, cause } in &lost {
+                env.events.send(Event::Warning(BuildWarning::LostLayer { cache, cause }.into()));
+            }
+            if !lost.is_empty() {
+                continue;
+            }
+            let result = if self.is_linked() { self.digest_of_files(shared) } else { found.step.result };
+            let step = CachedStep { key: *shared, shared: None, result, ..found.step.clone() };
+            if let Some(record) = env.store.lazy_trees().import_step(env.rootfs.session(), &step)? {
+                tracing::debug!(target: "engine", key = shared.short(), "hit in another cache");
+                return self.take(shared, record.tree, &record.result, record.created);
+            }
+            caches.give_up(&found);
+        }
+        Ok(false)
+    }
+
+    fn is_linked(&self) -> bool {
+        matches!(&self.vertex().step, Step::Copy(copy) if copy.link)
     }
 
     /// Takes a tree that is recorded under `shared`, with the digest of its files, as the result of
@@ -168,8 +209,7 @@ impl StepRecords<'_> {
     /// record of `shared`. The files of a linked copy do not depend on the parent, but the
     /// resulting root file system does.
     fn result_of(&self, shared: &CacheKey, files: &ResultId) -> ResultId {
-        let linked = matches!(&self.vertex().step, Step::Copy(copy) if copy.link);
-        if !linked || *shared == self.key {
+        if !self.is_linked() || *shared == self.key {
             return *files;
         }
         let mut hasher = Hasher::new();

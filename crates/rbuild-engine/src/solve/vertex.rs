@@ -121,7 +121,7 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]
         if env.cancel.is_canceled() {
             return Err(BuildError::Canceled.into());
         }
-        if records.adopted(&shared)? {
+        if records.adopted(&shared)? || records.imported(&shared)? {
             return Ok(true);
         }
         execute_and_publish(records, &shared, read, &explain_key)

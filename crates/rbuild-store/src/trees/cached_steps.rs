@@ -4,7 +4,7 @@
 //! A layer has times of whole seconds. So has a tree that is made from one, as if it came from an
 //! image.
 
-use rbuild_image::{BlobDigest, DiffId, Hasher, MediaType};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType};
 use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, examine};
 use rbuild_linux::UidGid;
 use serde::{Deserialize, Serialize};
@@ -113,6 +113,11 @@ impl StepLayer {
         format!("{blob} {diff_id} {media_type} {form} {size} {highest_ids:?}")
     }
 
+    /// Returns the layer's descriptor for a manifest.
+    pub fn descriptor(&self) -> Descriptor {
+        self.packed().descriptor()
+    }
+
     fn packed(&self) -> PackedLayer {
         let StepLayer { blob, diff_id, size, unpacked, ref media_type, .. } = *self;
         PackedLayer::of_other_store(&Packed { diff_id, digest: blob, size, unpacked }, media_type.clone())
@@ -166,6 +171,9 @@ impl LazyTrees<'_> {
     pub fn check_cached_layer(&self, layer: &StepLayer) -> Result<()> {
         let StepLayer { blob, diff_id, media_type, highest_ids, .. } = layer;
         let bad = |problem: String| StoreError::InvalidLayer { blob: *blob, source: LayerError::Damaged(problem) };
+        if self.store.blobs().is_unusable(blob, diff_id)? {
+            return Err(bad("it could not be unpacked in this store".into()));
+        }
         let found = examine(self.store.blobs().open_blob(blob)?, self.store.limits())
             .map_err(|e| if e.is_of_content() { self.store.blobs().invalid_layer(blob, e) } else { e.into() })?;
         compare(blob, found.digest)?;
@@ -215,7 +223,10 @@ impl LazyTrees<'_> {
         }
         // The kind of the file is not part of the mode.
         let root = RootMeta { mode: root.mode & 0o7777, ..root };
-        self.put_lazy_note(&made, &LazyNote { layer: name, root, mtime: Some(mtime), exact: false, boot: None })?;
+        self.put_lazy_note(
+            &made,
+            &LazyNote { layer: name, root, mtime: Some(mtime), exact: false, imported: true, boot: None },
+        )?;
         // The name is unique, so a tree that is in use is never replaced.
         let mut hasher = Hasher::new();
         hasher.field("imported").field(path.as_os_str().as_encoded_bytes()).field(session.build.as_str());

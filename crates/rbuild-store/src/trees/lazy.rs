@@ -37,6 +37,9 @@ pub(crate) struct LazyNote {
     /// True if the remainder of the layer next to it applies.
     #[serde(default)]
     pub exact: bool,
+    /// True if the layer is that of a cache. If it cannot be unpacked, its step is not a hit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
     /// Boot ID under which the files were unpacked. Files unpacked before the last boot may have
     /// been damaged by a power failure.
     pub boot: Option<String>,
@@ -68,7 +71,7 @@ impl LazyNote {
     pub(crate) fn exact(layer: &str, remainder: &Remainder) -> LazyNote {
         let Timestamp { sec, nsec } = remainder.root_mtime;
         let root = RootMeta { owner: remainder.root_owner, mode: remainder.root_mode };
-        LazyNote { layer: layer.into(), root, mtime: Some((sec, nsec)), exact: true, boot: None }
+        LazyNote { layer: layer.into(), root, mtime: Some((sec, nsec)), exact: true, imported: false, boot: None }
     }
 
     /// Returns the note of the same tree before its files are unpacked.
@@ -120,7 +123,7 @@ impl<'s> LazyTrees<'s> {
         let mtime = Some((root.mtime.sec, root.mtime.nsec));
         let root = RootMeta { owner: root.owner(), mode: root.mode };
         self.store.trees().put_note(made, &name, &document(&name, &layer)?)?;
-        self.put_lazy_note(made, &LazyNote { layer: name, root, mtime, exact: false, boot: None })?;
+        self.put_lazy_note(made, &LazyNote { layer: name, root, mtime, exact: false, imported: false, boot: None })?;
         made.remove_all(OsStr::new("fs"))?;
         Ok(())
     }
@@ -161,7 +164,12 @@ impl<'s> LazyTrees<'s> {
         let remainder = self.remainder_of(tree, &note, &layer)?;
         let nanoseconds = remainder.as_ref().map(|remainder| &remainder.nanoseconds[..]);
         let digests = LayerDigests { blob: layer.digest, diff_id: layer.diff_id };
-        self.store.trees().unpack_verified(&digests, &fs, nanoseconds)?;
+        if let Err(e) = self.store.trees().unpack_verified(&digests, &fs, nanoseconds) {
+            if note.imported && !self.store.stop()() && !e.is_disk_full() {
+                self.store.blobs().note_unusable(&digests.blob, &digests.diff_id)?;
+            }
+            return Err(e);
+        }
         let RootMeta { owner, mode } = note.root;
         let mtime = note.mtime.map_or(fs.stat_self()?.mtime, |(sec, nsec)| Timestamp { sec, nsec });
         fs.set_own_meta(owner, mode, mtime)?;
@@ -204,7 +212,11 @@ impl<'s> LazyTrees<'s> {
         match self.pending_note(tree)? {
             Some(note) => {
                 let layer = self.store.layers().packed_layer(&format!("{}/{}", place.display(), note.layer))?;
-                Ok(layer.is_some_and(|layer| self.remainder_of(tree, &note, &layer).is_ok()))
+                let Some(layer) = layer else { return Ok(false) };
+                if note.imported && self.store.blobs().is_unusable(&layer.digest, &layer.diff_id)? {
+                    return Ok(false);
+                }
+                Ok(self.remainder_of(tree, &note, &layer).is_ok())
             }
             None => Ok(self.store.root.exists(place.join("fs"))? && self.store.trees().has_own_placeholders(tree)?),
         }
@@ -253,7 +265,7 @@ mod tests {
         let made = store.root.create_dir_all(Path::new("trees").join(tree.name()), 0o700, None, |_| ()).unwrap();
         store.trees().put_note(&made, REMAINDER, b"junk").unwrap();
         let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
-        let note = LazyNote { layer: "layer.json".into(), root, mtime: None, exact: true, boot: None };
+        let note = LazyNote { layer: "layer.json".into(), root, mtime: None, exact: true, imported: false, boot: None };
         let packed = Packed { diff_id: DiffId::of(b"layer"), digest: BlobDigest::of(b"layer"), size: 5, unpacked: 5 };
         let layer = PackedLayer::new(&packed, LayerForm::Uncompressed);
         let e = store.lazy_trees().remainder_of(&tree, &note, &layer).unwrap_err();

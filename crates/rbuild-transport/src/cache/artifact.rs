@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 
 use rbuild_image::{BlobDigest, MediaType, parse_manifest};
 use rbuild_layer::{Decoder, LAYER_FORMAT};
+use rbuild_registry::embeddable;
 use rbuild_store::{CacheKey, CachedStep};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ const DIFF_ID: &str = "io.rbuild.diffid";
 const MAX_RECORDS: u64 = 64 << 20;
 /// Maximum number of records.
 const MAX_LINES: usize = 1_000_000;
+/// Size in bytes up to which the configuration and the records are also in the manifest itself.
+const MAX_EMBEDDED: usize = 64 << 10;
 /// Level of the compression of records.
 const LEVEL: i32 = 9;
 
@@ -66,7 +69,14 @@ impl CacheDocuments {
         let records = compressed(&lines).map_err(TransportError::io("cannot compress the records of the cache"))?;
         let config = CacheConfig { version: 1, layer_format: LAYER_FORMAT, steps: steps.len() };
         let config = serde_json::to_vec(&config).map_err(failed)?;
-        let blob = |media_type: &str, bytes: &[u8]| json!({"mediaType": media_type, "digest": BlobDigest::of(bytes).to_string(), "size": bytes.len()});
+        let blob = |media_type: &str, bytes: &[u8]| {
+            let digest = BlobDigest::of(bytes).to_string();
+            let mut descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
+            if bytes.len() <= MAX_EMBEDDED {
+                descriptor["data"] = json!(embeddable(bytes));
+            }
+            descriptor
+        };
         let mut layers = vec![blob(RECORDS, &records)];
         let mut listed = BTreeSet::new();
         for layer in steps.values().map(|step| &step.layer).filter(|layer| listed.insert(layer.blob)) {

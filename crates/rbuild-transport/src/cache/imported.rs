@@ -1,11 +1,12 @@
 //! The caches that a build reads besides its store.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rbuild_image::Reference;
 use rbuild_linux::parallel::{locked, try_map};
@@ -25,6 +26,8 @@ pub struct ImportedCache {
     /// Name in messages.
     name: String,
     steps: CachedSteps,
+    /// The definition keys of steps by their content keys.
+    contents: HashMap<CacheKey, CacheKey>,
     layers: LayerPlace,
 }
 
@@ -44,13 +47,8 @@ enum LayerPlace {
 pub struct WantedLayer {
     /// Name of the cache.
     pub name: Reference,
-    blob: BlobInfo,
-}
-
-impl WantedLayer {
-    pub(crate) fn layer(&self) -> &BlobInfo {
-        &self.blob
-    }
+    /// The layer.
+    pub blob: BlobInfo,
 }
 
 /// Downloads layers of registries into the store. Returns for each the reason why it cannot be
@@ -64,10 +62,9 @@ impl ImportedCache {
     ///
     /// Fails if the directory contains something else, or if a document is damaged.
     pub fn local(dir: &Path, tag: &str) -> Result<Option<ImportedCache>> {
-        let cache = |(steps, blobs)| ImportedCache {
-            name: rbuild_linux::quoted(dir).to_string(),
-            steps,
-            layers: LayerPlace::Directory { blobs, identity: identity(dir), tag: tag.into() },
+        let cache = |(steps, blobs)| {
+            let layers = LayerPlace::Directory { blobs, identity: identity(dir), tag: tag.into() };
+            ImportedCache::new(rbuild_linux::quoted(dir).to_string(), steps, layers)
         };
         Ok(open_local(dir, tag)?.map(cache))
     }
@@ -75,7 +72,18 @@ impl ImportedCache {
     /// Returns the cache in a registry with these records.
     pub fn remote(name: Reference, steps: RemoteSteps) -> ImportedCache {
         let steps = steps.0.into_iter().map(|step| (step.key, step)).collect();
-        ImportedCache { name: format!("`{}`", name.familiar()), steps, layers: LayerPlace::Registry(name) }
+        ImportedCache::new(format!("`{}`", name.familiar()), steps, LayerPlace::Registry(name))
+    }
+
+    fn new(name: String, steps: CachedSteps, layers: LayerPlace) -> ImportedCache {
+        let mut contents = HashMap::new();
+        for step in steps.values() {
+            if let Some(content) = step.shared {
+                // The first one applies.
+                contents.entry(content).or_insert(step.key);
+            }
+        }
+        ImportedCache { name, steps, contents, layers }
     }
 
     /// Returns the number of steps.
@@ -119,7 +127,9 @@ pub struct ImportedCaches {
     caches: Vec<ImportedCache>,
     /// Steps whose layers cannot be used.
     lost: Mutex<HashSet<(usize, CacheKey)>>,
-    fetcher: Option<Box<LayerFetcher>>,
+    fetcher: Mutex<Option<Arc<LayerFetcher>>>,
+    /// True if layers are copied into the store even if the output does not need them there.
+    copies_layers: AtomicBool,
 }
 
 impl fmt::Debug for ImportedCaches {
@@ -131,12 +141,12 @@ impl fmt::Debug for ImportedCaches {
 impl ImportedCaches {
     /// Returns these caches, in order of precedence.
     pub fn new(caches: Vec<ImportedCache>) -> ImportedCaches {
-        ImportedCaches { caches, lost: Mutex::default(), fetcher: None }
+        ImportedCaches { caches, ..ImportedCaches::default() }
     }
 
     /// Returns the caches, with the function that downloads layers of those in registries.
-    pub fn fetched_by(self, fetcher: Box<LayerFetcher>) -> ImportedCaches {
-        ImportedCaches { fetcher: Some(fetcher), ..self }
+    pub fn fetched_by(self, fetcher: Arc<LayerFetcher>) -> ImportedCaches {
+        ImportedCaches { fetcher: Mutex::new(Some(fetcher)), ..self }
     }
 
     /// Returns the keys of the steps of a cache in a directory whose layers cannot be used.
@@ -173,12 +183,51 @@ impl ImportedCaches {
         })
     }
 
+    /// Returns a step with that content key, unless its layer was found to be unusable.
+    pub fn step_of_content(&self, content: &CacheKey) -> Option<ImportedStep> {
+        let lost = locked(&self.lost);
+        let mut caches = self.caches.iter().enumerate();
+        caches.find_map(|(cache, imported)| {
+            let step = imported.steps.get(imported.contents.get(content)?)?;
+            (!lost.contains(&(cache, step.key))).then(|| ImportedStep { step: step.clone(), cache })
+        })
+    }
+
+    /// Returns true if one of the caches is in a registry.
+    pub fn has_registries(&self) -> bool {
+        self.caches.iter().any(|cache| matches!(cache.layers, LayerPlace::Registry(_)))
+    }
+
+    /// Replaces the function that downloads layers.
+    pub fn fetch_with(&self, fetcher: Arc<LayerFetcher>) {
+        *locked(&self.fetcher) = Some(fetcher);
+    }
+
     /// Returns the places on this machine that have the layers of the steps.
     pub fn sources(&self) -> impl Iterator<Item = &dyn BlobSource> {
         self.caches.iter().filter_map(|cache| match &cache.layers {
             LayerPlace::Directory { blobs, .. } => Some(blobs as &dyn BlobSource),
             LayerPlace::Registry(_) => None,
         })
+    }
+
+    /// Returns the name of the registry's cache that has a step; `None` if it is in a directory.
+    pub fn registry_of(&self, step: &ImportedStep) -> Option<&Reference> {
+        match &self.caches[step.cache].layers {
+            LayerPlace::Registry(name) => Some(name),
+            LayerPlace::Directory { .. } => None,
+        }
+    }
+
+    /// Has the layers copied into the store from now on, because an image cannot be pushed without
+    /// them.
+    pub fn copy_layers(&self) {
+        self.copies_layers.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true after [`ImportedCaches::copy_layers`].
+    pub fn must_be_copied(&self) -> bool {
+        self.copies_layers.load(Ordering::Relaxed)
     }
 
     /// Marks a step as unusable: [`ImportedCaches::step`] no longer returns it.
@@ -225,7 +274,8 @@ impl ImportedCaches {
             Err(e) => Ok(Some(lost(step, e.message()))),
         })?;
         let mut failed: Vec<(usize, String, LostLayer)> = copied.into_iter().flatten().collect();
-        if let (Some(fetcher), false) = (&self.fetcher, wanted.is_empty()) {
+        let fetcher = locked(&self.fetcher).clone();
+        if let (Some(fetcher), false) = (fetcher, wanted.is_empty()) {
             let causes = fetcher(store, &wanted).ok_or(StoreError::Canceled)?;
             let causes = causes.into_iter().map(Some).chain(std::iter::repeat(None));
             for (step, cause) in elsewhere.iter().zip(causes) {

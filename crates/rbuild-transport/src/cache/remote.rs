@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rbuild_image::{BlobDigest, Reference, digest_of, parse_manifest};
 use rbuild_linux::parallel::try_map;
-use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, ResolvedTag};
+use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, ResolvedTag, embedded};
 use rbuild_store::{Store, Workspace};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource};
@@ -104,13 +104,17 @@ impl RemoteDocuments<'_> {
         let is_document = |kind: String| kind.starts_with("application/vnd.rbuild.cache.");
         let wanted = std::iter::once(parsed.config()).chain(parsed.layers());
         let wanted = wanted.filter(|part| is_document(part.media_type().to_string()));
-        let parts = wanted.map(|part| {
+        let (mut found, mut parts) = (HashMap::new(), Vec::new());
+        for part in wanted {
             let digest = digest_of(part).map_err(TransportError::document("the cache's manifest"))?;
-            Ok(BlobInfo { digest, size: part.size() })
-        });
-        let parts = parts.collect::<Result<Vec<BlobInfo>>>()?;
+            match embedded(part) {
+                Some(bytes) => drop(found.insert(digest, bytes)),
+                None => parts.push(BlobInfo { digest, size: part.size() }),
+            }
+        }
         let read = try_map(CONNECTIONS, &parts, |part| Ok::<_, TransportError>((part.digest, self.blob(part)?)))?;
-        Ok(Prefetched(read.into_iter().collect()))
+        found.extend(read);
+        Ok(Prefetched(found))
     }
 
     fn blob(&self, part: &BlobInfo) -> Result<Vec<u8>> {
@@ -198,7 +202,7 @@ pub fn fetch_remote_layers(store: &Store, client: &Client, wanted: &[WantedLayer
         let fetched = client
             .repository(&layer.name)
             .map_err(TransportError::from)
-            .and_then(|repository| fetch_layer(store, &work, &repository, layer.layer()));
+            .and_then(|repository| fetch_layer(store, &work, &repository, &layer.blob));
         Ok(fetched.err().map(|e| e.message()))
     })
 }

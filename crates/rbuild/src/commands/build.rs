@@ -1,6 +1,6 @@
 //! The verb `build`.
 
-use rbuild_engine::{BuildError, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
+use rbuild_engine::{BuildError, BuildReport, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
 use rbuild_image::{Reference, SourceUrl, hide_logins};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
@@ -90,24 +90,33 @@ fn build_from(
     let lint = Lint::new(&file, store, &source, settings_of_lint, &network);
     // Of two builds, neither is pushed before they are compared.
     let early = EarlyPusher::new(&args.registry, if args.verify { &[] } else { &push[..] }, display);
+    let push_lent = |finished: &BuildReport| {
+        let image = BuiltImage { platforms: &finished.platforms, uploaded: Vec::new(), lent: &finished.lent };
+        pushes::push(store, &args.registry, display, image, &push)
+    };
     let once = BuildOnce {
         settings,
         store,
         file: &file,
         mode,
         explain: args.explain,
+        flags: &args.registry,
         report: &report,
         network: &network,
         pulls: &pulls,
         early: &early,
+        push_lent: &push_lent,
         lint: &lint,
     };
     let (caches, now) = (request.caches.clone(), request.now);
     let ended = run(&once, inputs, request, reports);
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
     let (ended, uploaded) = (ended?, uploaded?);
-    if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
-        let image = BuiltImage { platforms: &finished.platforms, uploaded };
+    if let BuildOutcome::Made(finished) = &ended
+        && !push.is_empty()
+        && finished.lent.is_empty()
+    {
+        let image = BuiltImage { platforms: &finished.platforms, uploaded, lent: &[] };
         pushes::push(store, &args.registry, display, image, &push)?;
     }
     if let (false, BuildOutcome::Made(finished)) = (args.verify, &ended) {

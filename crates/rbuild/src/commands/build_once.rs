@@ -1,5 +1,6 @@
 //! One build from a prepared request to its result. Starts a builder process if anything must run.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -17,8 +18,9 @@ use rbuild_sandbox::{Builder, BuilderConfig, Cancel, GRACE, Restore, enter};
 use rbuild_store::{Store, StoreError};
 use serde_json::{Value, json};
 
-use crate::args::{BuildArgs, ProgressMode};
+use crate::args::{BuildArgs, ProgressMode, RegistryFlags};
 use crate::commands::fetcher::early_push::EarlyPusher;
+use crate::commands::fetcher::layer_server::LayerServer;
 use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::in_builder::{killed, read_answer, store_in, unread};
 use crate::commands::lint::Lint;
@@ -28,6 +30,10 @@ use crate::input::settings::Settings;
 use crate::progress::{Mode, draw};
 use crate::ui::hints::Hint;
 use crate::ui::terminal;
+
+/// Exit code of a builder whose build has to be repeated, because a layer of a cache could not be
+/// unpacked.
+const REPEAT: u8 = 75;
 
 /// Outcome of a build.
 pub enum BuildOutcome {
@@ -54,29 +60,51 @@ pub struct BuildOnce<'a> {
     pub mode: Mode,
     /// Shows the reason why each step runs or is cached.
     pub explain: bool,
+    /// Settings of registries.
+    pub flags: &'a RegistryFlags,
     /// Pulls images and downloads files.
     pub network: &'a NetworkAccess<'a>,
     /// The images that are being pulled.
     pub pulls: &'a Pulls<'a>,
     /// Uploads layers while they are packed.
     pub early: &'a EarlyPusher<'a>,
+    /// Pushes an image that was made without its layers.
+    pub push_lent: &'a dyn Fn(&BuildReport) -> Result<(), Failure>,
     /// The lint rules. They may reject the Dockerfile once its images are known.
     pub lint: &'a Lint<'a>,
     /// Prints an error and returns its exit code.
     pub report: &'a dyn Fn(&BuildError) -> u8,
 }
 
+/// The events of a build.
+struct EventChannel {
+    sender: Events,
+    events: Receiver<Event>,
+}
+
 impl BuildOnce<'_> {
     /// Builds a request and draws its progress. Starts a builder process only if the build cannot
     /// be answered entirely from the cache.
     pub fn build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
-        let outcome = self.prepare_and_build(request);
+        let outcome = loop {
+            match self.prepare_and_build(request) {
+                Ok(None) => {
+                    self.pulls.end(true);
+                    self.network.arrived();
+                    request.caches.copy_layers();
+                }
+                Ok(Some(outcome)) => break Ok(outcome),
+                Err(failure) => break Err(failure),
+            }
+        };
         self.pulls.end(matches!(outcome, Ok(BuildOutcome::Made(_))));
         self.network.arrived();
         outcome
     }
 
-    fn prepare_and_build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
+    /// Builds, once. Returns `None` if the image was to be pushed without its layers and cannot be,
+    /// so that the build has to be repeated with them.
+    fn prepare_and_build(&self, request: &BuildRequest) -> Result<Option<BuildOutcome>, Failure> {
         let (sender, events) = channel();
         let sender = Events::new(sender).masking(request.secret_values(), |help| Hint::from(help).to_string());
         let plans = request.plans();
@@ -87,7 +115,7 @@ impl BuildOnce<'_> {
             Err(e) => {
                 self.draw_failed(sender, &events);
                 self.lint.run_after_error(request);
-                return Ok(BuildOutcome::Failed((self.report)(&e)));
+                return Ok(Some(BuildOutcome::Failed((self.report)(&e))));
             }
         };
         warn_of_store(&prepared, &sender);
@@ -95,22 +123,36 @@ impl BuildOnce<'_> {
             self.draw_failed(sender, &events);
             terminal::err(&refusal.text);
             terminal::annotate(|| refusal.annotations);
-            return Ok(BuildOutcome::Failed(code::FAILED));
+            return Ok(Some(BuildOutcome::Failed(code::FAILED)));
         }
         let answer = match &prepared[..] {
             [only] => answer(only, request, self.store, &sender),
             _ => Ok(None),
         };
         match answer {
+            Ok(None) if prepared.iter().any(Prepared::is_lent) => Ok(None),
             Ok(None) => self.build_in_builder(PreparedBuild { request, platforms: &prepared }, sender, events),
             Ok(Some(finished)) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);
-                Ok(BuildOutcome::Made(finished))
+                if finished.lent.is_empty() {
+                    return Ok(Some(BuildOutcome::Made(finished)));
+                }
+                match (self.push_lent)(&finished) {
+                    Ok(()) => Ok(Some(BuildOutcome::Made(finished))),
+                    Err(failure) if failure.code == code::INTERRUPTED => Err(failure),
+                    Err(failure) => {
+                        let cause = failure.message;
+                        terminal::err(&format!(
+                            "note: the cached layers are downloaded, because the push failed: {cause}\n"
+                        ));
+                        Ok(None)
+                    }
+                }
             }
             Err(e) => {
                 self.draw_failed(sender, &events);
-                Ok(BuildOutcome::Failed((self.report)(&e)))
+                Ok(Some(BuildOutcome::Failed((self.report)(&e))))
             }
         }
     }
@@ -128,9 +170,10 @@ impl BuildOnce<'_> {
         build: PreparedBuild<'_>,
         sender: Events,
         events: Receiver<Event>,
-    ) -> Result<BuildOutcome, Failure> {
+    ) -> Result<Option<BuildOutcome>, Failure> {
         let request = build.request;
         self.early.start(|| self.pulls.close());
+        let layers = self.layer_server(request, build.platforms);
         let config = BuilderConfig {
             store: self.settings.root.clone(),
             owners: self.store.owner_records().clone(),
@@ -141,13 +184,19 @@ impl BuildOnce<'_> {
             grace: GRACE,
             forwards_hangup: false,
             expendable: self.pulls.processes(),
-            kept: self.early.process().into_iter().collect(),
+            kept: self.early.process().into_iter().chain(layers.as_ref().map(LayerServer::process)).collect(),
         };
         self.pulls.order();
         let _restore = request.shell_on_error.then(Restore::of_stdin);
+        let gave_up_layers = Cell::new(false);
         let (answer, mut answer_writer) = std::io::pipe().map_err(unread)?;
         let ended = enter(&config, self.settings.isolation, |builder| {
-            let result = self.execute(build, builder.map_err(BuildError::from), sender, events);
+            let result = self.execute(
+                build,
+                builder.map_err(BuildError::from),
+                EventChannel { sender, events },
+                &gave_up_layers,
+            );
             match result {
                 Ok(finished) => {
                     let _ = serde_json::to_writer(&mut answer_writer, &finished);
@@ -155,38 +204,62 @@ impl BuildOnce<'_> {
                 }
                 // The caller reports the reason.
                 Err(BuildError::Canceled) => i32::from(code::INTERRUPTED),
+                Err(_) if gave_up_layers.get() => i32::from(REPEAT),
                 Err(e) => i32::from((self.report)(&e)),
             }
         })?;
+        if let Some(layers) = layers {
+            layers.end();
+        }
         // An interrupted build publishes nothing, even if it succeeded before it could be stopped.
         if ended.stopped {
             terminal::error("interrupted", None);
-            return Ok(BuildOutcome::Failed(interrupted()));
+            return Ok(Some(BuildOutcome::Failed(interrupted())));
         }
         if ended.code > 128 {
             return Err(killed(ended.code - 128));
         }
         if ended.code == i32::from(code::INTERRUPTED) {
-            return Ok(BuildOutcome::Failed((self.report)(&BuildError::Canceled)));
+            return Ok(Some(BuildOutcome::Failed((self.report)(&BuildError::Canceled))));
+        }
+        if ended.code == i32::from(REPEAT) {
+            terminal::err("note: the build is repeated without a layer of a cache that cannot be unpacked\n");
+            return Ok(None);
         }
         if ended.code != 0 {
-            return Ok(BuildOutcome::Failed(ended.code as u8));
+            return Ok(Some(BuildOutcome::Failed(ended.code as u8)));
         }
         // The reader sees the end of the answer only after this process has closed its copy of the
         // writer.
         drop(answer_writer);
-        Ok(BuildOutcome::Made(read_answer(answer)?))
+        Ok(Some(BuildOutcome::Made(read_answer(answer)?)))
+    }
+
+    /// Starts the fetcher that downloads layers of caches for the builder, if it may need any.
+    fn layer_server(&self, request: &BuildRequest, platforms: &[Prepared]) -> Option<LayerServer> {
+        if !request.caches.has_registries() || !platforms.iter().any(Prepared::has_open_steps) {
+            return None;
+        }
+        let close = || {
+            self.pulls.close();
+            self.early.close();
+        };
+        // Without a fetcher, the steps run.
+        let server = LayerServer::start(self.store, self.flags, close).ok()?;
+        request.caches.fetch_with(server.fetcher());
+        Some(server)
     }
 
     /// Executes the steps; runs in the builder process. A thread draws progress until all senders
-    /// of events have been dropped.
+    /// of events have been dropped. Sets `gave_up_layers` if a layer of a cache cannot be unpacked.
     fn execute(
         &self,
         build: PreparedBuild<'_>,
         builder: Result<Builder, BuildError>,
-        sender: Events,
-        events: Receiver<Event>,
+        channel: EventChannel,
+        gave_up_layers: &Cell<bool>,
     ) -> Result<BuildReport, BuildError> {
+        let EventChannel { sender, events } = channel;
         let (mode, explain) = (self.mode, self.explain);
         let drawing = start(move || draw(&events, mode, explain));
         let mut drawing = Some(drawing.map_err(BuildError::kernel("the display of progress"))?);
@@ -217,6 +290,7 @@ impl BuildOnce<'_> {
                 terminal::err("opening a shell in the failed step's container; the build ends when it exits\n");
             });
             images.end();
+            gave_up_layers.set(store.gave_up_layers());
             result
         });
         if result.is_err() {
@@ -346,6 +420,9 @@ pub fn conclude(
     let is_stored = finished.image.as_ref().is_some_and(|image| image.is_stored);
     match id {
         Some(id) if args.quiet => terminal::out(&format!("{id}\n")),
+        Some(id) if !quiet && !finished.lent.is_empty() => {
+            terminal::err(&format!("image {id} is in the registry only: its layers were not downloaded\n"));
+        }
         Some(id) if !quiet && !is_stored => terminal::err(&format!("image {id}\n")),
         Some(id) if !quiet => {
             let names = shown_names(names_of(store, request, finished));

@@ -8,6 +8,7 @@
 pub mod caches;
 pub mod downloads;
 pub mod early_push;
+pub mod layer_server;
 pub mod pulls;
 pub mod pushes;
 mod task;

@@ -12,9 +12,9 @@ use rbuild_registry::Client;
 use rbuild_remedy::sentence;
 use rbuild_store::{Artifact, Download, Image, NamedImage, Store, StoreError};
 use rbuild_transport::{
-    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, ManifestFormat, OtherPlatform, Outgoing, OutgoingForm,
-    PulledImage, PulledPlatforms, PushFaults, TransferProgress, TransportError, UnlistedReferrer, WantedImage,
-    check_name, outgoing,
+    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, LentLayer, ManifestFormat, OtherPlatform, Outgoing,
+    OutgoingForm, PulledImage, PulledPlatforms, PushFaults, TransferProgress, TransportError, UnlistedReferrer,
+    WantedImage, check_name, outgoing, outgoing_lent,
 };
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
@@ -217,20 +217,23 @@ fn unlisted_referrer(name: &Reference, unlisted: &UnlistedReferrer) -> String {
 }
 
 /// The layers of an image that is pushed.
-pub enum PushedLayers {
+pub enum PushedLayers<'a> {
     /// Those that are not compressed are compressed, and uploaded meanwhile.
     Compressed,
     /// Pushed as they are.
     Stored,
     /// Pushed as they are, and the repository of the first name has these already.
     Built(Vec<BlobDigest>),
+    /// Pushed as they are, and other repositories have those that the store lacks. The image is
+    /// of one platform.
+    Lent(&'a [LentLayer]),
 }
 
 /// An image that is pushed.
 pub struct PushedImage<'a> {
     /// The image of each platform.
     pub platforms: &'a [Image],
-    pub layers: PushedLayers,
+    pub layers: PushedLayers<'a>,
     pub format: ManifestFormat,
     /// The stored index of several platforms.
     pub index: Option<ManifestDigest>,
@@ -258,6 +261,7 @@ fn prepare(
             let early = EarlyUploads::of(client, first, uploaded)?;
             Ok(outgoing(store, platforms, form(true), None)?.with_early(early))
         }
+        (PushedLayers::Lent(lent), _) => outgoing_lent(store, platforms, lent),
         (layers, _) => outgoing(store, platforms, form(!matches!(layers, PushedLayers::Compressed)), None),
     }
 }

@@ -1,6 +1,7 @@
 //! Parses the values of `--cache-from` and `--cache-to`, and opens the caches.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rbuild_engine::{CacheExport, CacheMode};
 use rbuild_image::Reference;
@@ -64,7 +65,7 @@ pub type RecordReader<'a> = dyn Fn(&[Reference]) -> Result<Vec<ReadCache>, Failu
 pub struct CacheReader<'a> {
     pub records: &'a RecordReader<'a>,
     /// Returns the function that downloads layers.
-    pub layers: &'a dyn Fn() -> Box<LayerFetcher>,
+    pub layers: &'a dyn Fn() -> Arc<LayerFetcher>,
 }
 
 /// A value of one of the flags, as pairs in lower case and values.
@@ -311,7 +312,7 @@ mod tests {
         assert!(targets(&[digest]).is_err());
         assert!(!dest.exists(), "nothing is created before the build");
         let src = format!("type=local,src={}", dest.display());
-        let reader = CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Box::new(|_, _| None) };
+        let reader = CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Arc::new(|_, _| None) };
         assert!(sources(std::slice::from_ref(&src), reader).unwrap().is_empty());
         assert!(sources(&[format!("{src},required")], reader).is_err());
     }

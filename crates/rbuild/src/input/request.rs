@@ -82,6 +82,9 @@ impl InputReader<'_> {
         let cache_to = cache::targets(&args.cache_to)?;
         let mut seen = HashSet::new();
         tags.retain(|tag| seen.insert(tag.to_string()));
+        let is_only_pushed = !push.is_empty()
+            && tags.iter().all(|tag| push.contains(tag))
+            && exports.iter().all(|export| matches!(export, Export::Store { .. }));
         let now = Timestamp::now().sec;
         let cores = rbuild_linux::parallel::cores();
         let request = BuildRequest {
@@ -92,6 +95,7 @@ impl InputReader<'_> {
             context: dir,
             git_modes: args.context_modes.unwrap_or_default(),
             tags,
+            is_only_pushed,
             annotations: args.annotation.iter().map(|a| flags::annotation(a)).collect::<Result<_, _>>()?,
             secrets,
             agents: args.ssh.iter().map(|s| flags::agent(s)).collect::<Result<_, _>>()?,

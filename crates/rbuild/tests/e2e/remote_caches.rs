@@ -64,7 +64,7 @@ fn a_cold_machine_downloads_records_and_only_the_layers_it_needs() {
     let filled = two.build(FILE, &["-o", "type=cacheonly", "--cache-from", &cache]).ok();
     assert_eq!(filled.steps(), (0, 5), "{}", filled.stderr);
     let requests = scene.registry.requests();
-    assert_eq!((requests.len(), paths(&requests, "GET", "/blobs/")), (4, 2), "{requests:?}");
+    assert_eq!((requests.len(), paths(&requests, "GET", "/blobs/")), (2, 0), "{requests:?}");
     let filled = two.build(FILE, &["-o", "type=cacheonly", "--cache-from", &cache]).ok();
     assert_eq!(filled.steps(), (0, 5));
     assert_eq!(scene.registry.requests(), ["HEAD /v2/app/manifests/cache"]);
@@ -74,6 +74,71 @@ fn a_cold_machine_downloads_records_and_only_the_layers_it_needs() {
     let requests = scene.registry.requests();
     assert_eq!((requests.len(), paths(&requests, "GET", "/blobs/")), (5, 4), "{requests:?}");
     assert_eq!(files, one.files(&[]).1);
+    two.lab.rbuild(["fsck"]).ok();
+}
+
+/// The registry has the layers, or mounts them from the repository of the cache. A layer that is
+/// lost is a miss.
+#[test]
+fn a_cold_machine_pushes_an_image_without_downloading_its_layers() {
+    let (scene, one, two, three) = (Scene::new(Access::Open), Machine::new(), Machine::new(), Machine::new());
+    let cache = format!("type=registry,ref={}", scene.name("app:cache"));
+    let (app, other) = (scene.name("app:1"), scene.name("team/other:1"));
+    one.build(FILE, &["-t", &app, "--push", "--cache-to", &format!("{cache},mode=max")]).ok();
+    let expected = scene.document("app", "1");
+    for (name, path, uploads) in [(&app, "app", 0), (&other, "team/other", 1)] {
+        scene.registry.requests();
+        let ran = two.build(FILE, &["-t", name, "--push", "--cache-from", &cache]).ok();
+        assert_eq!(ran.steps(), (0, 5), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is in the registry only"), "{}", ran.stderr);
+        let requests = scene.registry.requests();
+        assert_eq!(paths(&requests, "GET", "/blobs/"), 0, "{requests:?}");
+        // The configuration and the layer of the base, which is in the store.
+        assert_eq!(paths(&requests, "PUT", "/blobs/"), 2 * uploads, "{requests:?}");
+        assert!(requests.len() <= 6 || uploads > 0, "{requests:?}");
+        assert_eq!(scene.document(path, "1"), expected);
+    }
+    assert!(!two.lab.rbuild(["images"]).ok().stdout.contains("app"));
+    two.lab.rbuild(["fsck"]).ok();
+    // The store gets the layers as soon as another output needs them.
+    two.build(FILE, &["-t", "x", "--cache-from", &cache]).ok();
+    let again = two.build(FILE, &["-t", &app, "--push", "--cache-from", &cache]).ok();
+    assert!(again.stderr.contains("is in the local store as"), "{}", again.stderr);
+    assert_eq!(scene.document("app", "1"), expected);
+    let lost: BlobDigest = expected["layers"][3]["digest"].as_str().unwrap().parse().unwrap();
+    scene.registry.state().blobs.retain(|(_, blob), _| *blob != lost);
+    let ran = three.build(FILE, &["-t", &scene.name("new:1"), "--push", "--cache-from", &cache]).ok();
+    assert_eq!(ran.stderr.matches("so its step runs").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("the cached layers are downloaded").count(), 1, "{}", ran.stderr);
+    assert_eq!(scene.document("new", "1")["layers"].as_array().unwrap().len(), 5);
+}
+
+/// A stage that is built again and has equal files continues the hits of the cache.
+#[test]
+fn steps_are_found_by_the_content_of_a_stage_that_was_built_again() {
+    let scene = Scene::new(Access::Open);
+    let cache = format!("type=registry,ref={}", scene.name("app:cache"));
+    let file = |tool: &str| {
+        format!(
+            "FROM busybox AS tools\nRUN echo tool > /tool; {tool}\nFROM busybox\n\
+            COPY --from=tools /tool /tool\nRUN head -c 16 /dev/urandom > /r\n"
+        )
+    };
+    let (one, two) = (Machine::new(), Machine::new());
+    one.build(&file("true"), &["-t", "x", "--cache-to", &format!("{cache},mode=max")]).ok();
+    let local = format!("type=local,dest={},mode=max", two.lab.path("cache").display());
+    one.build(&file("true"), &["-t", "x", "--cache-to", &local]).ok();
+    let expected = one.lab.rbuild(["inspect", "x", "--format", "{{json .RootFS}}"]).ok().stdout;
+    scene.registry.requests();
+    let ran = two.build(&file(": changed"), &["-t", "x", "--cache-from", &cache]).ok();
+    assert_eq!(ran.steps(), (1, 2), "{}", ran.stderr);
+    let requests = scene.registry.requests();
+    assert_eq!(paths(&requests, "GET", "/blobs/"), 2, "{requests:?}");
+    assert_eq!(two.lab.rbuild(["inspect", "x", "--format", "{{json .RootFS}}"]).ok().stdout, expected);
+    let three = Machine::new();
+    let local = format!("type=local,src={}", two.lab.path("cache").display());
+    assert_eq!(three.build(&file(": other"), &["-t", "x", "--cache-from", &local]).ok().steps(), (1, 2));
+    assert_eq!(three.lab.rbuild(["inspect", "x", "--format", "{{json .RootFS}}"]).ok().stdout, expected);
     two.lab.rbuild(["fsck"]).ok();
 }
 

@@ -1,6 +1,8 @@
 //! Caches in registries: records are read before the build, layers when they are needed, and steps
 //! are written after it.
 
+use std::sync::Arc;
+
 use rbuild_image::Reference;
 use rbuild_linux::parallel::try_map;
 use rbuild_store::Store;
@@ -25,9 +27,9 @@ pub fn read(store: &Store, flags: &RegistryFlags, names: &[Reference]) -> Result
 
 /// Returns the function that downloads layers of caches into the store. Its caller must have one
 /// thread.
-pub fn layer_fetcher(flags: &RegistryFlags) -> Box<LayerFetcher> {
+pub fn layer_fetcher(flags: &RegistryFlags) -> Arc<LayerFetcher> {
     let flags = flags.clone();
-    Box::new(move |store, wanted| fetch_layers(store, &flags, wanted))
+    Arc::new(move |store, wanted| fetch_layers(store, &flags, wanted))
 }
 
 /// Downloads layers of caches into the store. Returns for each the reason why it cannot be used, if

@@ -135,6 +135,11 @@ impl<'a> EarlyPusher<'a> {
         answer.write_all(&text).map_err(|_| code::FAILED)
     }
 
+    /// Closes the socket of the fetcher, in another process than the launcher.
+    pub fn close(&self) {
+        self.running.take();
+    }
+
     /// Returns the process of the fetcher.
     pub fn process(&self) -> Option<u32> {
         self.running.borrow().as_ref().map(|running| running.pid)

@@ -2,7 +2,7 @@
 
 use rbuild_image::{BlobDigest, ManifestDigest, Reference};
 use rbuild_store::Store;
-use rbuild_transport::ManifestFormat;
+use rbuild_transport::{LentLayer, ManifestFormat};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::in_fetcher;
@@ -27,6 +27,8 @@ pub struct BuiltImage<'a> {
     pub platforms: &'a [ManifestDigest],
     /// The blobs that the repository of its first name has already.
     pub uploaded: Vec<BlobDigest>,
+    /// The layers that the store lacks.
+    pub lent: &'a [LentLayer],
 }
 
 /// Pushes the image of a build.
@@ -37,12 +39,13 @@ pub fn push(
     image: BuiltImage<'_>,
     names: &[Reference],
 ) -> Result<(), Failure> {
-    let BuiltImage { platforms, uploaded } = image;
+    let BuiltImage { platforms, uploaded, lent } = image;
     let answer: Option<Failure> = in_fetcher(|| {
         let pushed = registry::client_of(flags, names, display == TransferDisplay::Nothing).and_then(|client| {
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
-            let (layers, format) = (PushedLayers::Built(uploaded), ManifestFormat::Stored);
+            let layers = if lent.is_empty() { PushedLayers::Built(uploaded) } else { PushedLayers::Lent(lent) };
+            let format = ManifestFormat::Stored;
             let image = PushedImage { platforms: &images, layers, format, index: None };
             push_all(store, &client, image, names, display)
         });

@@ -1,0 +1,48 @@
+//! Outcomes of the cache lookup.
+
+use rbuild_store::{CacheKey, ForeignRecord, Record, ResultId, TreeId};
+use rbuild_transport::ImportedStep;
+
+/// The state of a vertex before anything runs.
+#[derive(Debug, Clone)]
+pub(crate) enum VertexState {
+    /// Scratch or an image. It has a result, and its files are available.
+    Source(ResultId),
+    /// A cache hit.
+    Hit(CacheKey, Record),
+    /// A cache hit whose files have the other kind of owners and are not needed.
+    Foreign(CacheKey, ForeignRecord),
+    /// A hit in a cache besides the store, whose files are not needed.
+    Imported(CacheKey, ImportedStep),
+    /// Must run, or cannot be looked up before its inputs have run.
+    Open,
+}
+
+impl VertexState {
+    pub(crate) fn result(&self) -> Option<ResultId> {
+        match self {
+            VertexState::Source(result) => Some(*result),
+            VertexState::Hit(_, record) => Some(record.result),
+            VertexState::Foreign(_, record) => Some(record.result()),
+            VertexState::Imported(_, found) => Some(found.step.result),
+            VertexState::Open => None,
+        }
+    }
+
+    /// Returns the key of a cached step.
+    pub(crate) fn key(&self) -> Option<CacheKey> {
+        match self {
+            VertexState::Hit(key, _) | VertexState::Foreign(key, _) | VertexState::Imported(key, _) => Some(*key),
+            VertexState::Source(_) | VertexState::Open => None,
+        }
+    }
+
+    /// Returns the tree under which notes about a cached step are stored.
+    pub(crate) fn tree_of_notes(&self) -> Option<&TreeId> {
+        match self {
+            VertexState::Hit(_, record) => Some(&record.tree),
+            VertexState::Foreign(_, record) => Some(record.tree_of_notes()),
+            VertexState::Source(_) | VertexState::Imported(..) | VertexState::Open => None,
+        }
+    }
+}
