@@ -97,7 +97,7 @@ impl LayerForm {
     pub fn version(self) -> u32 {
         match self {
             LayerForm::Uncompressed | LayerForm::Gzip(_) => 2,
-            LayerForm::Zstd(_) => 3,
+            LayerForm::Zstd(_) => 4,
         }
     }
 
