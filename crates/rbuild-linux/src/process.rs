@@ -125,6 +125,15 @@ pub fn unblock_signals() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(fail)
 }
 
+/// Starts a program without blocked signals, whatever this thread blocks.
+pub fn start_unblocked(command: &mut std::process::Command) -> std::io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: the closure calls sigprocmask(2) alone, and allocates nothing if that succeeds. The
+    // call fails for invalid arguments only.
+    unsafe { command.pre_exec(|| unblock_signals().map_err(std::io::Error::other)) };
+    command.spawn()
+}
+
 /// Restores the signal state that programs expect at start: nothing blocked and nothing ignored.
 /// This includes SIGPIPE, which Rust's runtime ignores, and signals ignored when rbuild was started
 /// (a shell's background jobs ignore SIGINT).
@@ -512,6 +521,16 @@ mod tests {
         drop(wait);
         assert!(other.join().unwrap().is_err());
         rbuild_testkit::assert_recorded!("threads", rbuild_testkit::message_row("clone", &e, e.remedy()));
+    }
+
+    #[test]
+    fn a_program_starts_without_blocked_signals() {
+        let blocked = crate::StopSignals::block().unwrap();
+        let mut command = std::process::Command::new("grep");
+        command.args(["SigBlk", "/proc/self/status"]).stdout(std::process::Stdio::piped());
+        let output = start_unblocked(&mut command).unwrap().wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "SigBlk:\t0000000000000000\n");
+        drop(blocked);
     }
 
     /// A process whose threads have just ended can clone. Runs in a separate process because the

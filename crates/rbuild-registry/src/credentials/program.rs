@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rbuild_linux::parallel::{self, locked};
+use rbuild_linux::process::start_unblocked;
 use serde::{Deserialize, Serialize};
 
 use crate::config_error::ConfigError;
@@ -131,7 +132,9 @@ fn call(
     if let Some(path) = environment.variable("PATH") {
         command.env("PATH", path);
     }
-    let started = command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // A helper may ask the user, who may interrupt it.
+    let started = start_unblocked(&mut command);
     let mut child = started.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => ConfigError::NoHelper(program.to_string()),
         _ => ConfigError::Run { program: program.to_string(), source: e },
