@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbuild_linux::parallel::locked;
+use rustls::ClientConfig;
 use ureq::http::{Request, Response};
 use ureq::tls::TlsConfig;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, Body, Proxy, SendBody};
 
 use crate::config::certs::CertFiles;
@@ -23,6 +26,7 @@ use crate::request_name::RequestName;
 use crate::retry_policy::RetryPolicy;
 use crate::secret::Sent;
 use crate::stall::StallReader;
+use crate::tls::TlsConnector;
 use crate::url;
 
 /// A server to connect to.
@@ -222,14 +226,16 @@ impl Http {
             Some(url) => Some(Proxy::new(url).map_err(|_| RegistryProblem::Config(ConfigError::Proxy))?),
             None => None,
         };
-        let agent = new_agent(tls, proxy, retry_policy);
+        let own = key.certs.own(check).map_err(RegistryProblem::Config)?;
+        let agent = new_agent(tls, own, proxy, retry_policy);
         locked(&self.agents).insert(key, agent.clone());
         Ok(agent)
     }
 }
 
-fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, retry_policy: RetryPolicy) -> Agent {
-    Agent::config_builder()
+/// Returns an agent. `own` replaces `tls` for a server with authorities of its own.
+fn new_agent(tls: TlsConfig, own: Option<Arc<ClientConfig>>, proxy: Option<Proxy>, retry_policy: RetryPolicy) -> Agent {
+    let config = Agent::config_builder()
         .tls_config(tls)
         .proxy(proxy)
         .http_status_as_error(false)
@@ -242,8 +248,14 @@ fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, retry_policy: RetryPolicy) ->
         .timeout_per_write(Some(retry_policy.idle))
         .accept_encoding("identity")
         .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into()
+        .build();
+    match own {
+        Some(own) => {
+            let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+            Agent::with_parts(config, connector.chain(TlsConnector(own)), DefaultResolver::default())
+        }
+        None => config.into(),
+    }
 }
 
 /// Describes a failed connection.

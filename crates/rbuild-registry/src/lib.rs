@@ -48,6 +48,7 @@ mod session;
 mod shared;
 mod short_names;
 mod stall;
+mod tls;
 mod url;
 
 pub use blob::BlobReader;

@@ -1,13 +1,17 @@
 //! Certificates: those of the system, and the directories `certs.d` of Docker and Podman.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use crate::config_error::{ConfigError, FileAction};
 use crate::endpoint_modes::CertificateCheck;
 use crate::environment::ProcessEnvironment;
+use crate::tls::TlsFiles;
 
 /// Files with certificates for one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -52,7 +56,27 @@ impl CertFiles {
         Ok(())
     }
 
-    /// Returns the TLS settings with these files.
+    /// Returns the settings for a server with authorities of its own; `None` if it has none, or if
+    /// its certificate is not verified.
+    pub(crate) fn own(&self, check: CertificateCheck) -> Result<Option<Arc<ClientConfig>>, ConfigError> {
+        let Some(first) = self.roots.first().filter(|_| check == CertificateCheck::Required) else { return Ok(None) };
+        let mut own = Vec::new();
+        for file in &self.roots {
+            own.extend(certificates(file)?.iter().map(der));
+        }
+        let roots = system_roots().iter().map(der).chain(own.iter().cloned()).collect();
+        let client = self.client.as_ref().map(|(cert, key)| {
+            let chain = certificates(cert)?.iter().map(der).collect();
+            let bytes = std::fs::read(key).map_err(ConfigError::file(FileAction::Read, key))?;
+            let parsed = PrivateKeyDer::from_pem_slice(&bytes);
+            Ok::<_, ConfigError>((chain, parsed.map_err(|_| ConfigError::content(key, "no PEM private key"))?))
+        });
+        let files = TlsFiles { roots, own, client: client.transpose()? };
+        let place = self.client.as_ref().map_or(first, |(cert, _)| cert);
+        files.config().map(Some).map_err(|reason| ConfigError::content(place, reason))
+    }
+
+    /// Returns the TLS settings for other servers.
     pub(crate) fn tls(
         &self,
         environment: &ProcessEnvironment,
@@ -60,14 +84,9 @@ impl CertFiles {
     ) -> Result<TlsConfig, ConfigError> {
         let is_required = check == CertificateCheck::Required;
         let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.variable(name).is_some());
-        // The system's roots are read only if other roots are added to them, because that takes
-        // some milliseconds.
-        let roots = if is_required && (replaced || !self.roots.is_empty()) {
-            let mut all = system_roots().to_vec();
-            for file in &self.roots {
-                all.extend(certificates(file)?);
-            }
-            RootCerts::new_with_certs(&all)
+        // Reading the system's roots takes some milliseconds.
+        let roots = if is_required && replaced {
+            RootCerts::new_with_certs(system_roots())
         } else {
             RootCerts::PlatformVerifier
         };
@@ -77,6 +96,11 @@ impl CertFiles {
         let config = TlsConfig::builder().root_certs(roots).disable_verification(!is_required);
         Ok(config.client_cert(client.transpose()?).build())
     }
+}
+
+/// Returns a certificate for rustls.
+fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
+    CertificateDer::from(certificate.der().to_vec())
 }
 
 /// Returns the roots of the system, or of SSL_CERT_FILE and SSL_CERT_DIR.

@@ -8,6 +8,7 @@ mod push;
 mod ranges;
 mod registry;
 mod sources;
+mod tls;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
