@@ -198,12 +198,17 @@ impl BlobRead for DocumentBlob<'_> {
 /// Fails if the store cannot be written.
 pub fn fetch_remote_layers(store: &Store, client: &Client, wanted: &[WantedLayer]) -> Result<Vec<Option<String>>> {
     let work = Workspace::open(store)?;
+    let mut repositories = HashMap::new();
+    for WantedLayer { name, .. } in wanted {
+        let repository = || client.repository(name).map_err(TransportError::from);
+        repositories.entry(name.to_string()).or_insert_with(repository);
+    }
     try_map(CONNECTIONS, wanted, |layer| {
-        let fetched = client
-            .repository(&layer.name)
-            .map_err(TransportError::from)
-            .and_then(|repository| fetch_layer(store, &work, &repository, &layer.blob));
-        Ok(fetched.err().map(|e| e.message()))
+        let fetched = match &repositories[&layer.name.to_string()] {
+            Ok(repository) => fetch_layer(store, &work, repository, &layer.blob).map_err(|e| e.message()),
+            Err(e) => Err(e.message()),
+        };
+        Ok(fetched.err())
     })
 }
 

@@ -4,7 +4,7 @@ use rbuild_image::BlobDigest;
 
 use crate::lab::{Lab, Ran, is_bare};
 use crate::registries::Scene;
-use crate::registries::server::Access;
+use crate::registries::server::{Access, Registry};
 
 const FILE: &str = "FROM busybox AS tools\nRUN echo tool > /tool; echo unused > /unused\n\
     FROM busybox\nWORKDIR /w\nCOPY src /w/\nRUN cat /w/a > /w/made; ln -s made /w/link\n\
@@ -259,4 +259,37 @@ fn a_registry_that_fails_is_no_obstacle_unless_the_cache_is_required() {
     assert_eq!(scene.document("app", "1"), image);
     let ran = build(&["--cache-from", &name]).ok();
     assert!(ran.stderr.contains("it is not a cache of rbuild"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_cache_is_read_from_a_mirror_and_written_to_its_registry() {
+    let (scene, mirror) = (Scene::new(Access::Open), Registry::start(Access::Open));
+    let cache = format!("type=registry,ref={},mode=max", scene.name("app:cache"));
+    Machine::new().build(FILE, &["-t", "x", "--cache-to", &cache]).ok();
+    {
+        let (state, mut copy) = (scene.registry.state(), mirror.state());
+        (copy.blobs, copy.manifests) = (state.blobs.clone(), state.manifests.clone());
+    }
+    let (own, other) = (&scene.registry.address, &mirror.address);
+    let from = ["--cache-from", &format!("type=registry,ref={},required", scene.name("app:cache"))];
+    let machine = || {
+        let machine = Machine::new();
+        let config = machine.lab.path("home/.config/rbuild/config.toml");
+        std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+        std::fs::write(config, format!("[registry.\"{own}\"]\nmirrors = [\"{other}\"]\n")).unwrap();
+        machine
+    };
+    let two = machine();
+    scene.registry.requests();
+    assert_eq!(two.files(&from).0.steps(), (0, 5));
+    assert_eq!(paths(&mirror.requests(), "GET", "/blobs/"), 6, "records and four layers");
+    assert_eq!(scene.registry.requests(), [""; 0]);
+    let changed = FILE.replace("WORKDIR /w", "WORKDIR /v");
+    two.build(&changed, &[&["-t", "x", "--cache-to", &cache][..], &from].concat()).ok();
+    assert_eq!(paths(&mirror.requests(), "P", ""), 0, "nothing is written to the mirror");
+    assert!(paths(&scene.registry.requests(), "PUT", "/manifests/cache") == 1);
+    // The registry has what the mirror lacks.
+    mirror.state().blobs.clear();
+    assert_eq!(machine().files(&from).0.steps(), (0, 5));
+    assert_eq!(paths(&scene.registry.requests(), "GET", "/blobs/"), 6);
 }
