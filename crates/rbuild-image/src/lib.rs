@@ -19,6 +19,7 @@
 
 #![warn(missing_docs)]
 
+mod attachment;
 mod checksum;
 mod config;
 mod digest;
@@ -28,6 +29,7 @@ mod name;
 mod platform;
 mod source_url;
 
+pub use attachment::{attested, is_attachment};
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumHasher};
 pub use config::{HealthcheckConfig, History, ImageConfig, RootFs, RunConfig};
 pub use digest::{BlobDigest, DiffId, DigestError, ImageDigest, ImageId, ManifestDigest};

@@ -1,9 +1,6 @@
 //! Selection of an image for a platform, by the rules of containerd's `platforms`.
 
-use rbuild_image::{Descriptor, ImageIndex, MediaType, Platform};
-
-/// Annotation of manifests that refer to another manifest, such as attestations.
-const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+use rbuild_image::{Descriptor, ImageIndex, MediaType, Platform, is_attachment};
 
 /// The entry of an index for a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +42,9 @@ pub fn image_entries(index: &ImageIndex) -> Vec<Descriptor> {
 
 /// Returns false for attestations and other artifacts.
 fn is_image(entry: &Descriptor) -> bool {
-    let unknown = Platform::of(entry).is_some_and(|platform| platform.os == "unknown");
-    let annotated = entry.annotations().as_ref().is_some_and(|all| all.contains_key(REFERENCE_TYPE));
     let image = matches!(entry.media_type(), MediaType::ImageManifest | MediaType::ImageIndex)
         || entry.media_type().as_ref().starts_with("application/vnd.docker.distribution.manifest.");
-    image && !unknown && !annotated && entry.artifact_type().is_none()
+    image && !is_attachment(entry)
 }
 
 /// Returns the rank of a platform among those that run on `wanted`; 0 is the best. `None` if it

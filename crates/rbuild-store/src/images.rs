@@ -1,22 +1,18 @@
 //! Images and their names.
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
-use std::fmt;
 use std::fs::File;
 
 use rbuild_image::{
-    BlobDigest, Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName,
-    ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of, parse_index, parse_manifest,
+    Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName, ManifestDigest,
+    MediaType, Platform, REF_NAME, Reference, descriptor, parse_manifest,
 };
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
+use crate::artifact::{Artifact, LostPlatforms, NamedImage};
 use crate::error::{Result, StoreError};
+use crate::index_entries::{IndexEntries, InvalidEntry, descriptor_in, digest, manifest_in, name_of};
 use crate::store::{EMPTY_INDEX, Store};
-
-/// Media type of manifests in Docker's format.
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// An image with its documents. Its layers are in the store, or being downloaded.
 #[derive(Debug, Clone)]
@@ -36,50 +32,6 @@ pub struct Image {
     pub entry: Option<Descriptor>,
 }
 
-/// The content that a name refers to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Artifact {
-    /// An image of one platform.
-    Image(ManifestDigest),
-    /// An index of images, one for each platform.
-    Index {
-        /// Digest of the index.
-        digest: ManifestDigest,
-        /// The manifests; never empty.
-        images: Vec<ManifestDigest>,
-    },
-}
-
-impl Artifact {
-    /// Returns the digest of the manifest or index.
-    pub fn digest(&self) -> &ManifestDigest {
-        match self {
-            Artifact::Image(digest) | Artifact::Index { digest, .. } => digest,
-        }
-    }
-
-    /// Returns the manifests of the images.
-    pub fn images(&self) -> &[ManifestDigest] {
-        match self {
-            Artifact::Image(manifest) => std::slice::from_ref(manifest),
-            Artifact::Index { images, .. } => images,
-        }
-    }
-}
-
-/// An entry of the index: an image and its name, if it has one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedImage {
-    /// The name; `None` for a dangling image, and for an image pulled under a name that now refers
-    /// to the image of another platform.
-    pub name: Option<Reference>,
-    /// Digest of the manifest. For an index, that of the image for this machine's platform, or else
-    /// of the first image.
-    pub manifest: ManifestDigest,
-    /// The whole content.
-    pub artifact: Artifact,
-}
-
 /// An image that was found for a command.
 #[derive(Debug, Clone)]
 pub struct FoundImage {
@@ -91,30 +43,6 @@ pub struct FoundImage {
     pub artifact: Artifact,
     /// Digest of the manifest or index in the entry.
     pub(crate) entry: ManifestDigest,
-}
-
-/// Platforms that a name no longer refers to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostPlatforms {
-    /// The name.
-    pub name: Reference,
-    /// The platforms, in the order of the index that had the name. There is at least one.
-    pub platforms: Vec<Platform>,
-}
-
-impl fmt::Display for LostPlatforms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let platforms: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
-        write!(f, "{} no longer has {}", self.name.familiar(), platforms.join(", "))
-    }
-}
-
-impl NamedImage {
-    /// Returns true if nothing needs the entry: it has no name, and contains none of `pulled`, the
-    /// manifests returned by [`Images::pulled_by_name`].
-    pub fn is_dangling(&self, pulled: &HashSet<ManifestDigest>) -> bool {
-        self.name.is_none() && !self.artifact.images().iter().any(|image| pulled.contains(image))
-    }
 }
 
 impl Image {
@@ -154,45 +82,6 @@ impl Image {
         }
         Ok(layers.iter().cloned().zip(self.config.rootfs.diff_ids.iter().copied()).collect())
     }
-}
-
-/// Returns the digest in a descriptor of a stored document.
-pub(crate) fn digest(d: &Descriptor) -> Result<BlobDigest> {
-    digest_of(d).map_err(StoreError::damaged("descriptor"))
-}
-
-/// Returns the manifest that an entry of the index refers to.
-pub(crate) fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
-    digest(d).map(BlobDigest::of_manifest)
-}
-
-/// Returns the images of an index with their platforms; `None` for a manifest, and for an index
-/// without images.
-pub(crate) fn entries_of_index(bytes: &[u8]) -> Option<Vec<(ManifestDigest, Option<Platform>)>> {
-    let entries = descriptors_of_index(bytes)?;
-    entries.iter().map(|entry| Some((manifest_in(entry).ok()?, Platform::of(entry)))).collect()
-}
-
-/// Returns the entries of the images of an index; `None` for a manifest, and for an index without
-/// images.
-fn descriptors_of_index(bytes: &[u8]) -> Option<Vec<Descriptor>> {
-    #[derive(Deserialize)]
-    struct IndexHeader {
-        manifests: Option<IgnoredAny>,
-        config: Option<IgnoredAny>,
-        layers: Option<IgnoredAny>,
-    }
-    let head: IndexHeader = serde_json::from_slice(bytes).ok()?;
-    // A document that is both is treated as a manifest, as registries do.
-    if head.manifests.is_none() || head.config.is_some() || head.layers.is_some() {
-        return None;
-    }
-    let index = parse_index(bytes).ok()?;
-    let is_image = |entry: &&Descriptor| {
-        *entry.media_type() == MediaType::ImageManifest || entry.media_type().as_ref() == DOCKER_MANIFEST
-    };
-    let entries: Vec<Descriptor> = index.manifests().iter().filter(is_image).cloned().collect();
-    (!entries.is_empty()).then_some(entries)
 }
 
 /// The images of a store and their names.
@@ -287,12 +176,12 @@ impl Images<'_> {
             return Ok(single);
         }
         // An index that cannot be read is treated as an image, whose use reports the damage.
-        let entries = self.store.blobs().read_document(&digest.blob()).ok().and_then(|bytes| entries_of_index(&bytes));
+        let entries = self.store.blobs().read_document(&digest.blob()).ok().and_then(|bytes| IndexEntries::of(&bytes));
         let Some(entries) = entries else { return Ok(single) };
-        let host = Platform::host();
-        let own = entries.iter().find(|(_, platform)| platform.as_ref().is_some_and(|platform| host.runs(platform)));
-        let Some((manifest, _)) = own.or(entries.first()) else { return Ok(single) };
-        let artifact = Artifact::Index { digest, images: entries.iter().map(|(manifest, _)| *manifest).collect() };
+        let (host, platforms) = (Platform::host(), entries.platforms());
+        let own = platforms.iter().find(|(_, platform)| platform.as_ref().is_some_and(|platform| host.runs(platform)));
+        let Some((manifest, _)) = own.or(platforms.first()) else { return Ok(single) };
+        let artifact = entries.artifact(digest);
         Ok(NamedImage { manifest: *manifest, artifact, ..single })
     }
 
@@ -323,8 +212,8 @@ impl Images<'_> {
 
     /// Returns the content with that digest: an image, or an index of images that are all complete.
     fn artifact(&self, digest: &ManifestDigest) -> Result<Artifact> {
-        let artifact = match entries_of_index(&self.store.blobs().read_document(&digest.blob())?) {
-            Some(entries) => Artifact::Index { digest: *digest, images: entries.into_iter().map(|(m, _)| m).collect() },
+        let artifact = match IndexEntries::of(&self.store.blobs().read_document(&digest.blob())?) {
+            Some(entries) => entries.artifact(*digest),
             None => Artifact::Image(*digest),
         };
         artifact.images().iter().try_for_each(|manifest| self.image(manifest).map(drop))?;
@@ -368,7 +257,8 @@ impl Images<'_> {
         let entries = match artifact {
             Artifact::Image(_) => Vec::new(),
             Artifact::Index { digest, .. } => {
-                descriptors_of_index(&self.store.blobs().read_document(&digest.blob())?).unwrap_or_default()
+                let entries = IndexEntries::of(&self.store.blobs().read_document(&digest.blob())?);
+                entries.map(|entries| entries.images).unwrap_or_default()
             }
         };
         let with_entry = |(at, manifest): (usize, &ManifestDigest)| -> Result<Image> {
@@ -376,6 +266,18 @@ impl Images<'_> {
             Ok(Image { entry: entries.get(at).filter(is_it).cloned(), ..self.image(manifest)? })
         };
         artifact.images().iter().enumerate().map(with_entry).collect()
+    }
+
+    /// Returns the entries of an index: those of the images, then those of attestations and other
+    /// artifacts. Returns none for a single image.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the index is missing or damaged.
+    pub fn index_entries(&self, artifact: &Artifact) -> Result<Vec<Descriptor>> {
+        let Artifact::Index { digest, .. } = artifact else { return Ok(Vec::new()) };
+        let entries = IndexEntries::of(&self.store.blobs().read_document(&digest.blob())?);
+        Ok(entries.map(|entries| [entries.images, entries.attachments].concat()).unwrap_or_default())
     }
 
     /// Returns the image that a Dockerfile refers to by `name`.
@@ -537,7 +439,7 @@ impl Images<'_> {
         for (digest, _) in named {
             if !known.contains_key(digest) {
                 let bytes = self.store.blobs().read_document(&digest.blob())?;
-                let is_index = entries_of_index(&bytes).is_some();
+                let is_index = IndexEntries::of(&bytes).is_some();
                 let kind = if is_index { MediaType::ImageIndex } else { MediaType::ImageManifest };
                 known.insert(*digest, descriptor(kind, &digest.blob(), bytes.len() as u64));
             }
@@ -570,25 +472,6 @@ impl Images<'_> {
     }
 }
 
-/// An entry of the store's index that is not a valid descriptor.
-pub(crate) struct InvalidEntry {
-    /// Name of the image, as the entry states it.
-    pub name: Option<String>,
-    pub source: Box<dyn Error + Send + Sync>,
-}
-
-/// Parses an entry of an index, and checks that its digest is valid.
-fn descriptor_in(entry: serde_json::Value) -> std::result::Result<Descriptor, Box<dyn Error + Send + Sync>> {
-    let descriptor: Descriptor = serde_json::from_value(entry)?;
-    digest_of(&descriptor)?;
-    Ok(descriptor)
-}
-
-/// Returns the name of an index entry. Names in the format of older versions are parsed as well.
-pub(crate) fn name_of(d: &Descriptor) -> Option<Reference> {
-    d.annotations().as_ref()?.get(REF_NAME)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use rbuild_testkit::{assert_recorded, message_row};
@@ -618,15 +501,5 @@ mod tests {
         ];
         let rows = rows.map(|(name, e)| message_row(name, &e, e.remedy()));
         assert_recorded!("damaged-images", rows.concat());
-    }
-
-    #[test]
-    fn lost_platforms_are_worded_as_recorded() {
-        let lost = |name: &str, platforms: &[&str]| {
-            let platforms = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
-            LostPlatforms { name: name.parse().unwrap(), platforms }.to_string() + "\n"
-        };
-        let rows = [lost("a:1", &["linux/s390x"]), lost("r.io/a/b:2", &["linux/arm64", "linux/arm/v7"])];
-        assert_recorded!("lost-platforms", rows.concat());
     }
 }

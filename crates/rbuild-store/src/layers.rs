@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::contents::compare_content;
 use crate::error::{Result, StoreError};
 use crate::ids::CacheKey;
-use crate::images::digest;
+use crate::index_entries::digest;
 use crate::layer_blob::LayerBlob;
 use crate::modes;
 use crate::once::{Lock, Once};

@@ -50,6 +50,7 @@
 //! or if its build was synced. Other records, which a power failure may have damaged, are ignored,
 //! never repaired.
 
+mod artifact;
 mod blobs;
 mod cache;
 mod cache_mounts;
@@ -64,6 +65,7 @@ mod gc;
 mod ids;
 mod images;
 mod incoming_blobs;
+mod index_entries;
 mod keys;
 mod layer_blob;
 mod layers;
@@ -84,6 +86,7 @@ mod trees;
 mod untag;
 mod workspace;
 
+pub use artifact::{Artifact, LostPlatforms, NamedImage};
 pub use blobs::Blobs;
 pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, RecordedStep, Records};
@@ -102,7 +105,7 @@ pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, FilesHash, HashesName, ImageKey, LockId,
     ResultId, SecretHash,
 };
-pub use images::{Artifact, FoundImage, Image, Images, LostPlatforms, NamedImage};
+pub use images::{FoundImage, Image, Images};
 pub use incoming_blobs::{IncomingBlobs, PullId};
 pub use layers::{LayerVariant, Layers, PackedLayer};
 pub use lock_waits::LockWaiting;

@@ -6,9 +6,11 @@ use std::ffi::OsString;
 use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::{Artifact, NamedImage};
 use crate::error::Result;
 use crate::ids::PulledName;
-use crate::images::{Artifact, Image, Images, NamedImage};
+use crate::images::{Image, Images};
+use crate::index_entries::digest;
 use crate::modes;
 use crate::repo_digests::{NoteTime, RepoDigest};
 
@@ -251,7 +253,7 @@ impl Images<'_> {
             return Ok(None);
         }
         for layer in image.manifest.layers() {
-            if !self.store.blobs().has_complete_blob(&crate::images::digest(layer)?, layer.size())? {
+            if !self.store.blobs().has_complete_blob(&digest(layer)?, layer.size())? {
                 return Ok(None);
             }
         }

@@ -6,15 +6,16 @@ use std::fs::File;
 use std::io::Read;
 use std::sync::Mutex;
 
-use rbuild_image::{BlobDigest, DiffId, ManifestDigest, Reference, parse_manifest};
+use rbuild_image::{BlobDigest, DiffId, ManifestDigest, Reference};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use serde::Serialize;
 
+use crate::artifact::LostPlatforms;
 use crate::blobs::{HashedBlob, NewBlob, read_document, to_document};
 use crate::error::{Result, StoreError};
 use crate::ids::BuildId;
-use crate::images::{LostPlatforms, digest, entries_of_index};
+use crate::index_entries::{IndexEntries, parts_of};
 use crate::partial_blobs::PartialFile;
 use crate::store::Store;
 use crate::workspace::Workspace;
@@ -263,18 +264,15 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// Returns the manifests of the images, their configurations and layers.
+    /// Returns the manifests of the images and of the attachments of indexes, their configurations
+    /// and layers.
     fn needed(&self, images: &[ManifestDigest]) -> Result<HashSet<BlobDigest>> {
         let mut needed: HashSet<BlobDigest> = images.iter().map(ManifestDigest::blob).collect();
         for image in images {
-            if let Some(entries) = entries_of_index(&self.read_document(&image.blob())?) {
-                needed.extend(self.needed(&entries.iter().map(|(manifest, _)| *manifest).collect::<Vec<_>>())?);
-                continue;
-            }
-            let damaged = StoreError::damaged(format!("manifest {image}"));
-            let manifest = parse_manifest(&self.read_document(&image.blob())?).map_err(damaged)?;
-            for part in manifest.layers().iter().chain([manifest.config()]) {
-                needed.insert(digest(part)?);
+            let document = self.read_document(&image.blob())?;
+            match IndexEntries::of(&document) {
+                Some(entries) => needed.extend(self.needed(&entries.manifests())?),
+                None => needed.extend(parts_of(&document)?),
             }
         }
         Ok(needed)
@@ -508,13 +506,19 @@ mod tests {
         let entry = |m: &ManifestDigest| {
             descriptor(MediaType::ImageManifest, &m.blob(), staging.verified_size(&m.blob()).unwrap().unwrap())
         };
-        let entries = serde_json::to_string(&images.each_ref().map(entry)).unwrap();
+        let statement = staging.put_blob(&b"statement"[..]).unwrap();
+        let part = |(digest, size): (BlobDigest, u64)| descriptor(MediaType::from("example/x"), &digest, size);
+        let attestation = manifest(part(staging.put_bytes(b"{}").unwrap()), vec![part(statement)]);
+        let attestation = staging.put_document(&attestation).unwrap().0.of_manifest();
+        let mut entries =
+            serde_json::to_value(images.iter().chain([&attestation]).map(entry).collect::<Vec<_>>()).unwrap();
+        entries[2]["platform"] = serde_json::json!({"os": "unknown", "architecture": "unknown"});
         let index = format!(r#"{{"schemaVersion":2,"manifests":{entries}}}"#);
         let digest = staging.put_bytes(index.as_bytes()).unwrap().0.of_manifest();
         let (name, other): (Reference, Reference) = ("a:1".parse().unwrap(), "a:2".parse().unwrap());
         staging.publish("index", &[digest], &[(digest, Some(name.clone()))]).unwrap();
         drop(work);
-        let artifact = crate::Artifact::Index { digest, images: images.to_vec() };
+        let artifact = crate::Artifact::Index { digest, images: images.to_vec(), attachments: vec![attestation] };
         let found = store.images().find("a:1").unwrap();
         assert_eq!((&found.artifact, found.image.manifest_digest), (&artifact, images[0]));
         store.images().tag(&digest, Some(&other)).unwrap();
@@ -531,6 +535,10 @@ mod tests {
         assert_eq!(alone.artifact, crate::Artifact::Image(images[1]));
         assert_eq!(store.images().find(&digest.hex()[..12]).unwrap().artifact, artifact);
         assert!(store.gc().check(false).unwrap().damage.is_empty());
+        let path = dir.join("blobs/sha256").join(statement.0.hex());
+        std::fs::rename(&path, dir.join("statement")).unwrap();
+        assert!(!store.gc().check(false).unwrap().damage.is_empty(), "an attestation is a part of the index");
+        std::fs::rename(dir.join("statement"), &path).unwrap();
         let (names, gone) = store.images().untag(&digest.hex()[..12], false).unwrap();
         assert_eq!((names, gone.is_some(), store.images().list().unwrap().len()), (vec!["a:2".to_string()], true, 0));
     }

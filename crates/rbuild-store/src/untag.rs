@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use rbuild_image::{Descriptor, ImageId, ManifestDigest, Reference};
 
 use crate::error::{Result, StoreError};
-use crate::images::{FoundImage, Images, manifest_in, name_of};
+use crate::images::{FoundImage, Images};
+use crate::index_entries::{manifest_in, name_of};
 
 impl Images<'_> {
     /// Removes a name, or an image with all its names, and the notes on the pulls of these names.

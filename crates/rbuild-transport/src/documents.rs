@@ -3,26 +3,36 @@
 use std::collections::BTreeMap;
 
 use rbuild_image::{
-    BlobDigest, Descriptor, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of,
-    platform_document,
+    Descriptor, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of, platform_document,
 };
 use rbuild_store::Image;
 use serde_json::{Value, json};
 
+use crate::blobs::Document;
 use crate::error::{Result, TransportError};
+use crate::kept_index::KeptIndex;
 use crate::layout::blob_path;
 
 /// An image to be written under its names, or one image per platform under the same names.
 pub struct NamedArtifact {
     /// Never empty. With several platforms, one image for each.
     pub images: Vec<Image>,
+    /// The stored index of the images. Without it, several images get a new one.
+    pub index: Option<KeptIndex>,
     /// The names.
     pub names: Vec<Reference>,
 }
 
 /// Returns the image index for an image of several platforms, `None` for a single image.
-pub(crate) fn platform_index(saved: &NamedArtifact) -> Result<Option<Vec<u8>>> {
-    if saved.images.len() < 2 { Ok(None) } else { index_of_images(&saved.images).map(Some) }
+pub(crate) fn platform_index(saved: &NamedArtifact) -> Result<Option<Document>> {
+    match &saved.index {
+        Some(KeptIndex { document, .. }) => Ok(Some(document.clone())),
+        None if saved.images.len() < 2 => Ok(None),
+        None => {
+            let media_type = MediaType::ImageIndex.to_string();
+            Ok(Some(Document { media_type, bytes: index_of_images(&saved.images)? }))
+        }
+    }
 }
 
 /// Returns the image index for the images of several platforms.
@@ -72,9 +82,9 @@ pub(crate) fn index_of_type(media_type: &str, entries: Vec<Value>) -> Result<Vec
 pub(crate) fn index(images: &[NamedArtifact]) -> Result<Value> {
     let mut manifests = Vec::new();
     for saved in images {
-        let NamedArtifact { images, names } = saved;
+        let NamedArtifact { images, names, .. } = saved;
         let plain = match platform_index(saved)? {
-            Some(index) => descriptor(MediaType::ImageIndex, &BlobDigest::of(&index), index.len() as u64),
+            Some(index) => descriptor(MediaType::from(&*index.media_type), &index.digest(), index.bytes.len() as u64),
             None => descriptor(MediaType::ImageManifest, &images[0].manifest_digest.blob(), images[0].manifest_size),
         };
         if names.is_empty() {

@@ -85,6 +85,21 @@ impl Fixture {
         self.image(platform, content, |_, _| {})
     }
 
+    /// Adds an attestation of an image, in the form of BuildKit.
+    pub fn attestation(&mut self, image: &Parts) -> Parts {
+        let layer = self.blob("application/vnd.in-toto+json", br#"{"predicateType": "example"}"#.to_vec());
+        let config = self.blob("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
+        let mut entry = self.document(MANIFEST, &manifest);
+        entry["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+        entry["annotations"] = json!({
+            "vnd.docker.reference.type": "attestation-manifest",
+            "vnd.docker.reference.digest": image.manifest.to_string(),
+        });
+        let digest = |of: &Value| of["digest"].as_str().unwrap().parse().unwrap();
+        Parts { layer: digest(&layer), config: digest(&config), manifest: digest(&entry), entry }
+    }
+
     /// Adds an index of these entries; returns its own entry.
     pub fn list(&mut self, media_type: &str, entries: &[Value]) -> Value {
         self.document(media_type, &json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}))

@@ -20,6 +20,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod growing;
+mod kept_index;
 mod layout;
 mod lent;
 mod load;
@@ -49,6 +50,7 @@ pub use download::{DownloadRequest, download, download_once};
 pub use early_push::{EarlyPush, EarlyUploads};
 pub use error::{Result, TransportError, remedy_of_download};
 pub use growing::GrowingBlob;
+pub use kept_index::KeptIndex;
 pub use layout::LayoutWriter;
 pub use lent::LentLayer;
 pub use load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};

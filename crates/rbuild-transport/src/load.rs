@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
+use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 use rbuild_linux::quoted;
 use rbuild_remedy::{ImageRemedy, Remedy, Warning, counted};
 use rbuild_store::{LostPlatforms, Staging, Store, Workspace};
@@ -22,6 +22,7 @@ mod index;
 mod manifest;
 pub(crate) mod members;
 pub(crate) mod named;
+mod whole_index;
 
 use docker::docker_items;
 use found::{CheckedImage, FoundImages, unreadable};
@@ -33,8 +34,8 @@ use named::DockerItem;
 /// An image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    /// ID of the image.
-    pub id: ImageId,
+    /// ID of the image, or digest of the index of several platforms.
+    pub id: BlobDigest,
     /// The names that it got, in the order of the source.
     pub names: Vec<Reference>,
     /// Platforms that these names no longer refer to.
@@ -176,7 +177,10 @@ fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) 
     let mut unreached = SkippedPlatforms::default();
     let mut warnings: Vec<Warning> = layout_warning(members)?.into_iter().collect();
     for entry in index.manifests() {
-        let resolution = layout.enter(entry)?;
+        let resolution = match wanted {
+            WantedPlatform::All(_) if is_index(entry.media_type()) => layout.enter_whole(entry)?,
+            _ => layout.enter(entry)?,
+        };
         let name = name_of(entry);
         if resolution.reached != IndexMatch::None {
             skipped.add(resolution.skipped);
@@ -207,7 +211,7 @@ fn of_platform(
     let WithWarnings { found: FoundImages { images, mut names, .. }, warnings } = loaded;
     let (mut kept, mut skipped) = (Vec::new(), SkippedPlatforms::default());
     for image in images {
-        let platform = members.platform(&image.id)?;
+        let platform = members.platform(&image.id.of_config())?;
         if wanted.platform().accepts(&platform) {
             kept.push(image);
         } else {

@@ -2,14 +2,17 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, Platform, Reference, digest_of, parse_index};
-use rbuild_registry::{Client, image_entries};
+use rbuild_image::{
+    BlobDigest, Descriptor, ManifestDigest, Platform, Reference, digest_of, is_attachment, parse_index,
+};
+use rbuild_registry::{Client, RegistryProblem, image_entries};
 use rbuild_remedy::ServerRemedy;
 use rbuild_store::{Image, Lock, LostPlatforms, Once, Pulled, Staging, Store, Workspace};
 
 use crate::blobs::{BlobInfo, TransferProgress, copy_all, total_size};
 use crate::documents::index_of_images;
 use crate::error::{Result, TransportError};
+use crate::kept_index::Attachment;
 use crate::pull::{
     ImageDocuments, ListedManifest, NameUse, RemoteImage, Transfer, is_index, missing_layers, nested, refused, tag_of,
 };
@@ -42,10 +45,15 @@ struct PlatformImages<'a> {
     top: ManifestDigest,
     /// The index, if there are several images.
     index: Option<Vec<u8>>,
+    /// Attestations and other artifacts that the index lists.
+    attachments: Vec<Attachment>,
+    /// The reason why the index is not the registry's.
+    warning: Option<String>,
 }
 
 /// Pulls the images of several platforms, or of all platforms if `wanted` is empty. The name refers
-/// to an index of them. Attestations and other artifacts are not pulled.
+/// to an index of them: the registry's own, with its attestations, if all platforms are pulled and
+/// it contains no indexes.
 ///
 /// # Errors
 ///
@@ -61,7 +69,12 @@ pub fn pull_platforms(
     let (remote, document) = RemoteImage::resolve(client, name, &Platform::host(), NameUse::ThisImage)?;
     let bytes = remote.top(document, store)?;
     let found = match wanted {
-        [] => PlatformImages::of(&remote, remote.all_images(store, bytes.clone())?, Some(bytes))?,
+        [] => {
+            let (attachments, warning) = remote.attachments(store, &bytes)?;
+            let found =
+                PlatformImages::of(&remote, remote.all_images(store, bytes.clone())?, Some((bytes, attachments)))?;
+            PlatformImages { warning, ..found }
+        }
         wanted => PlatformImages::of(&remote, remote.images_for(store, &bytes, wanted)?, None)?,
     };
     let lock = Lock::pull(&format!("{name} *"));
@@ -98,6 +111,39 @@ impl RemoteImage {
         }
         Ok(listed.images)
     }
+}
+
+impl RemoteImage {
+    /// Returns the attestations of an index. If the registry lacks one, returns none and a warning.
+    fn attachments(&self, store: &Store, bytes: &[u8]) -> Result<(Vec<Attachment>, Option<String>)> {
+        if !is_index(bytes) {
+            return Ok(Default::default());
+        }
+        let transfer = self.transfer(store, &self.platform);
+        let (mut found, mut size) = (Vec::new(), 0);
+        for entry in transfer.index(bytes, 0)?.manifests().iter().filter(|entry| is_attachment(entry)) {
+            let document = match transfer.document_of(entry) {
+                Err(e) if is_missing(&e) => {
+                    let (digest, place) = (entry.digest(), self.repository.place());
+                    let warning = format!("{place}: the registry lacks the attestation {digest} of the index");
+                    return Ok((Vec::new(), Some(format!("{warning}, which is stored without attestations"))));
+                }
+                document => document?,
+            };
+            size += document.len();
+            if size > MAX_DOCUMENTS {
+                let limit = MAX_DOCUMENTS >> 20;
+                return Err(transfer.invalid(format!("its attestations are larger than {limit} MiB in total")));
+            }
+            found.push(Attachment::of(document)?);
+        }
+        Ok((found, None))
+    }
+}
+
+/// Returns true if the registry reported that it does not have a document.
+fn is_missing(e: &TransportError) -> bool {
+    matches!(e, TransportError::Registry(e) if matches!(*e.problem, RegistryProblem::Missing { .. }))
 }
 
 /// The images of all platforms that an index leads to.
@@ -150,20 +196,22 @@ impl IndexImages<'_, '_> {
     }
 }
 
-/// Returns true if an index lists these images and nothing else, so that it can be stored as it is.
-fn lists_only(index: &[u8], images: &[Image]) -> bool {
+/// Returns true if an index lists these images and attestations and nothing else, so that it can be
+/// stored as it is.
+fn lists_only(index: &[u8], images: &[Image], attachments: &[Attachment]) -> bool {
     let Ok(parsed) = parse_index(index) else { return false };
     let listed: Option<HashSet<BlobDigest>> = parsed.manifests().iter().map(|entry| digest_of(entry).ok()).collect();
-    let known: HashSet<BlobDigest> = images.iter().map(|image| image.manifest_digest.blob()).collect();
-    is_index(index) && listed.is_some_and(|listed| listed == known)
+    let images = images.iter().map(|image| image.manifest_digest.blob());
+    let known = images.chain(attachments.iter().map(|attachment| attachment.document.digest()));
+    is_index(index) && listed.is_some_and(|listed| listed == known.collect())
 }
 
 impl PlatformImages<'_> {
-    /// `document` is that of the registry, if all images were requested.
+    /// `whole` is the document of the registry with its attestations, if all images were requested.
     fn of(
         remote: &RemoteImage,
         images: Vec<(Platform, ImageDocuments)>,
-        document: Option<Vec<u8>>,
+        whole: Option<(Vec<u8>, Vec<Attachment>)>,
     ) -> Result<PlatformImages<'_>> {
         let mut seen = HashSet::new();
         let mut listed = Vec::new();
@@ -174,15 +222,16 @@ impl PlatformImages<'_> {
                 listed.push(image);
             }
         }
-        let index = match document.filter(|document| lists_only(document, &listed)) {
-            Some(index) => Some(index),
-            None if listed.len() > 1 => Some(index_of_images(&listed)?),
-            None => None,
+        let whole = whole.filter(|(document, attachments)| lists_only(document, &listed, attachments));
+        let (index, attachments) = match whole {
+            Some((index, attachments)) => (Some(index), attachments),
+            None if listed.len() > 1 => (Some(index_of_images(&listed)?), Vec::new()),
+            None => (None, Vec::new()),
         };
         let single = listed.first().map(|image| image.manifest_digest);
         let top = index.as_ref().map(|bytes| ManifestDigest::of(bytes)).or(single);
         let top = top.ok_or_else(|| TransportError::other("no platform was requested"))?;
-        Ok(PlatformImages { remote, images, top, index })
+        Ok(PlatformImages { remote, images, top, index, attachments, warning: None })
     }
 
     /// Returns the result if the name refers to complete images of these platforms.
@@ -208,10 +257,13 @@ impl PlatformImages<'_> {
         let images = || self.images.iter().map(|(_, image)| image);
         let documents =
             images().flat_map(|image| [&image.manifest, &image.config].into_iter().chain(image.embedded.values()));
-        for document in documents.chain(&self.index) {
+        let attestations = self.attachments.iter().map(|attachment| &attachment.document.bytes);
+        for document in documents.chain(&self.index).chain(attestations) {
             staging.put_bytes(document)?;
         }
-        let layers: Vec<BlobInfo> = self.images.iter().flat_map(|(_, image)| &image.layers).copied().collect();
+        let layers = self.images.iter().flat_map(|(_, image)| &image.layers);
+        let layers: Vec<BlobInfo> =
+            layers.chain(self.attachments.iter().flat_map(|attachment| &attachment.blobs)).copied().collect();
         let urls = self.images.iter().flat_map(|(_, image)| image.urls.clone()).collect();
         let missing = missing_layers(&staging, &layers)?;
         (progress.total)(total_size(&missing));
@@ -221,7 +273,8 @@ impl PlatformImages<'_> {
             let manifest = BlobDigest::of(&image.manifest).of_manifest();
             store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
         }
-        let warnings = self.images.iter().flat_map(|(_, image)| image.warnings.clone()).collect();
+        let warnings = self.images.iter().flat_map(|(_, image)| image.warnings.clone());
+        let warnings = warnings.chain(self.warning.clone()).collect();
         Ok(PulledPlatforms { resolved: *resolved, is_new: true, lost, warnings })
     }
 }

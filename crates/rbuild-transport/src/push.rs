@@ -4,9 +4,7 @@ use rbuild_remedy::ServerRemedy;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use rbuild_image::{
-    BlobDigest, Descriptor, ImageManifest, ManifestDigest, MediaType, Reference, digest_of, parse_index,
-};
+use rbuild_image::{BlobDigest, Descriptor, ImageManifest, ManifestDigest, MediaType, Reference, digest_of};
 use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, PackingWatch, RepoDigest, Store, StoreError, Workspace};
@@ -15,6 +13,7 @@ use crate::blobs::{BlobInfo, BlobOrigin, Document, TransferProgress, copy_all, t
 use crate::documents::{index_entry, index_of_type};
 use crate::early_push::{EarlyPush, EarlyUploads};
 use crate::error::{Result, TransportError};
+use crate::kept_index::KeptIndex;
 use crate::lent::{LentBlobs, LentLayer, mountable};
 use crate::manifest_format::ManifestFormat;
 use crate::referrers::{UnlistedReferrer, push_document};
@@ -39,7 +38,7 @@ pub struct Outgoing {
 }
 
 /// The form of an image that is pushed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Default)]
 pub struct OutgoingForm {
     /// True for layers as they are in the store. Otherwise, those that are not compressed are
     /// compressed with gzip.
@@ -47,7 +46,7 @@ pub struct OutgoingForm {
     /// Format of the manifests.
     pub format: ManifestFormat,
     /// The stored index of the images, which is pushed as it is if its manifests are.
-    pub index: Option<ManifestDigest>,
+    pub index: Option<KeptIndex>,
 }
 
 /// Prepares an image for registries, given by the images of its platforms. The compressed layers
@@ -100,7 +99,7 @@ fn prepared(
 ) -> Result<Outgoing> {
     let (mut below, mut entries, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
     for image in platforms {
-        let document = packed(store, watch, image, form, &mut blobs)?;
+        let document = packed(store, watch, image, &form, &mut blobs)?;
         let (digest, size) = (document.digest().of_manifest(), document.bytes.len() as u64);
         entries.push(index_entry(&document.media_type, &digest, size, image));
         below.push(document);
@@ -113,7 +112,13 @@ fn prepared(
         (kept, last) => {
             below.extend(last);
             match kept {
-                Some(index) => index_document(store.blobs().read_document(&index.blob())?)?,
+                Some(KeptIndex { document, attachments }) => {
+                    for attachment in attachments {
+                        attachment.blobs.into_iter().for_each(|blob| add(&mut blobs, blob));
+                        below.push(attachment.document);
+                    }
+                    document
+                }
                 None => {
                     let media_type = form.format.index_type().to_string();
                     Document { bytes: index_of_type(&media_type, entries)?, media_type }
@@ -125,19 +130,12 @@ fn prepared(
     Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs, images, early: None, lent: Vec::new() })
 }
 
-/// Returns a stored index with its media type.
-fn index_document(bytes: Vec<u8>) -> Result<Document> {
-    let parsed = parse_index(&bytes).map_err(TransportError::document("the image index"))?;
-    let media_type = parsed.media_type().as_ref().map_or(MediaType::ImageIndex.to_string(), ToString::to_string);
-    Ok(Document { media_type, bytes })
-}
-
 /// Returns the manifest of an image for registries, and adds its blobs to `blobs`.
 fn packed(
     store: &Store,
     watch: Option<&dyn PackingWatch>,
     image: &Image,
-    OutgoingForm { as_is, format, .. }: OutgoingForm,
+    OutgoingForm { as_is, format, .. }: &OutgoingForm,
     blobs: &mut Vec<BlobInfo>,
 ) -> Result<Document> {
     let mut bytes = store.blobs().read_document(&image.manifest_digest.blob())?;
@@ -170,11 +168,16 @@ fn packed(
 fn add_blobs(manifest: &ImageManifest, blobs: &mut Vec<BlobInfo>) -> Result<String> {
     for part in manifest.layers().iter().chain([manifest.config()]) {
         let digest = digest_of(part).map_err(TransportError::document("the manifest"))?;
-        if !blobs.iter().any(|known| known.digest == digest) {
-            blobs.push(BlobInfo { digest, size: part.size() });
-        }
+        add(blobs, BlobInfo { digest, size: part.size() });
     }
     Ok(manifest.media_type().as_ref().map_or(MediaType::ImageManifest.to_string(), ToString::to_string))
+}
+
+/// Adds a blob, unless it is there.
+fn add(blobs: &mut Vec<BlobInfo>, blob: BlobInfo) {
+    if !blobs.iter().any(|known| known.digest == blob.digest) {
+        blobs.push(blob);
+    }
 }
 
 impl Outgoing {

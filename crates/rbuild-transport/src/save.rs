@@ -10,7 +10,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{BlobDigest, Descriptor, DiffId, DigestError, MediaType, digest_of};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, DigestError, digest_of};
 use rbuild_layer::{Bounded, LimitedTar, Limits};
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::{Image, Store};
@@ -161,9 +161,13 @@ fn blobs_of(images: &[NamedArtifact], known: &BTreeSet<BlobDigest>) -> Result<BT
             blobs.insert(image.manifest_digest.blob(), BlobContent::Stored(image.manifest_size));
             blobs.insert(image.id.blob(), BlobContent::Stored(image.manifest.config().size()));
         }
-        if let Some(bytes) = platform_index(saved)? {
-            let index = Document { media_type: MediaType::ImageIndex.to_string(), bytes };
+        if let Some(index) = platform_index(saved)? {
             blobs.insert(index.digest(), BlobContent::Made(index));
+        }
+        for attachment in saved.index.iter().flat_map(|index| &index.attachments) {
+            let parts = attachment.blobs.iter().filter(|blob| !known.contains(&blob.digest));
+            blobs.extend(parts.map(|blob| (blob.digest, BlobContent::Stored(blob.size))));
+            blobs.insert(attachment.document.digest(), BlobContent::Made(attachment.document.clone()));
         }
     }
     Ok(blobs)

@@ -213,7 +213,7 @@ pub struct LoadArgs {
     /// input]
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// Platform to load from a multi-platform image [default: that of this machine]
+    /// Platform to load from a multi-platform image [default: all platforms]
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
     /// Do not show progress

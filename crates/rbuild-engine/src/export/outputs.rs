@@ -114,7 +114,7 @@ pub(crate) fn publish(
             images.push(store.images().image(manifest)?);
         }
         let moved = Arc::default();
-        let entries = [NamedArtifact { images, names: request.tags.clone() }];
+        let entries = [NamedArtifact { images, index: None, names: request.tags.clone() }];
         match export {
             Export::Layout { to, .. } => save_directory(store, &entries, &BTreeSet::new(), to, &moved)?,
             Export::Archive { format, to, .. } => {

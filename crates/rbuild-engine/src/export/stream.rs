@@ -75,5 +75,5 @@ fn pack(env: &StepEnv<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::W
 
 fn saved(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<NamedArtifact> {
     let manifest = image::documents(env, form, packed)?;
-    Ok(NamedArtifact { images: vec![env.store.images().image(&manifest)?], names: Vec::new() })
+    Ok(NamedArtifact { images: vec![env.store.images().image(&manifest)?], index: None, names: Vec::new() })
 }

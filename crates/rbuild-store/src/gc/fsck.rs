@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
 
+use crate::artifact::NamedImage;
 use crate::cache::records::{Record, ResultFile};
 use crate::directories::all_dirs;
 use crate::error::{Result, StoreError, naming};
@@ -16,7 +17,8 @@ use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::damage::{BlobFault, CheckFailure, FoundDamage, ImageFault, ImageLabel, StoreDamage};
 use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
-use crate::images::{Image, InvalidEntry, NamedImage, digest};
+use crate::images::Image;
+use crate::index_entries::{InvalidEntry, digest, parts_of};
 use crate::partial_blobs;
 use crate::store::Store;
 use crate::workspace::sweep;
@@ -101,6 +103,14 @@ impl ImageState {
             Ok(()) => ImageState::Whole,
             Err(fault @ BlobFault::Unreadable) => ImageState::Unread(ImageFault::Blob { blob, fault }),
             Err(fault) => ImageState::Incomplete(ImageFault::Blob { blob, fault }),
+        }
+    }
+
+    /// Returns the state of an image with a document that could not be read.
+    fn of_document(e: StoreError) -> ImageState {
+        match e {
+            e @ StoreError::Kernel(_) if !e.is_not_found() => ImageState::Unread(ImageFault::Document(Arc::new(e))),
+            e => ImageState::Incomplete(ImageFault::Document(Arc::new(e))),
         }
     }
 
@@ -344,7 +354,9 @@ impl Gc<'_> {
             let label = entry.name.clone().map_or_else(|| self.unnamed(&entry.manifest), ImageLabel::Named);
             // An image may have many names.
             let state = |m: &ManifestDigest| known.entry(*m).or_insert_with(|| self.image_state(m, blobs)).clone();
-            if ImageState::worst(entry.artifact.images().iter().map(state)).report(label, checked) {
+            let images = ImageState::worst(entry.artifact.images().iter().map(state));
+            let attachments = entry.artifact.attachments().iter().map(|m| self.attachment_state(m, blobs));
+            if ImageState::worst(std::iter::once(images).chain(attachments)).report(label, checked) {
                 broken.push(entry);
             }
         }
@@ -364,13 +376,19 @@ impl Gc<'_> {
         }
     }
 
+    /// Returns the state of an attestation or another artifact of an index.
+    fn attachment_state(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> ImageState {
+        let document = self.store.blobs().read_document(&manifest.blob());
+        match document.and_then(|document| parts_of(&document)) {
+            Ok(parts) => ImageState::worst(parts.into_iter().map(|blob| ImageState::with(blob, blobs.state(&blob)))),
+            Err(e) => ImageState::of_document(e),
+        }
+    }
+
     fn image_state(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> ImageState {
         let image = match self.store.images().image(manifest) {
             Ok(image) => image,
-            Err(e @ StoreError::Kernel(_)) if !e.is_not_found() => {
-                return ImageState::Unread(ImageFault::Document(Arc::new(e)));
-            }
-            Err(e) => return ImageState::Incomplete(ImageFault::Document(Arc::new(e))),
+            Err(e) => return ImageState::of_document(e),
         };
         let Ok(layers) = image.layers() else { return ImageState::Incomplete(ImageFault::LayerCounts) };
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());

@@ -6,12 +6,13 @@ use std::ffi::OsStr;
 use rbuild_image::{BlobDigest, digest_of};
 use rbuild_linux::{FileKind, RootDir, Stat};
 
+use crate::artifact::NamedImage;
 use crate::cache::records::{Record, ResultFile};
 use crate::contents::noted_blob;
 use crate::downloads;
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
-use crate::images::NamedImage;
+use crate::index_entries::parts_of;
 use crate::partial_blobs;
 use crate::sentinel;
 use crate::store::Store;
@@ -211,6 +212,10 @@ impl Gc<'_> {
                 blobs.extend(digest_of(&layer).ok());
                 layers.insert(diff_id.hex());
             }
+        }
+        for attachment in entries.iter().flat_map(|entry| entry.artifact.attachments()).collect::<HashSet<_>>() {
+            blobs.insert(attachment.blob());
+            blobs.extend(parts_of(&self.store.blobs().read_document(&attachment.blob())?)?);
         }
         Ok((blobs, layers))
     }

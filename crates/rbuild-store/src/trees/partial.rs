@@ -12,8 +12,9 @@ use rbuild_linux::parallel::{cores, try_map};
 
 use crate::error::Result;
 use crate::ids::CacheKey;
-use crate::images::{Image, digest};
+use crate::images::Image;
 use crate::incoming_blobs::retry_restarted;
+use crate::index_entries::digest;
 use crate::once::{Lock, Once};
 use crate::session::Session;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};

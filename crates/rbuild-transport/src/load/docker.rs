@@ -63,7 +63,7 @@ fn docker_item(
         let layers = layers.iter().map(|layer| known.descriptor(layer)).collect();
         rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config, config_size), layers)
     })?;
-    Ok(CheckedImage { manifest, id })
+    Ok(CheckedImage { manifest, id: id.blob() })
 }
 
 /// Manifests by image ID and layers.

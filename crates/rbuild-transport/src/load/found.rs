@@ -1,6 +1,6 @@
 //! Images found in an archive or a layout.
 
-use rbuild_image::{ImageId, ManifestDigest, Platform, Reference};
+use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference};
 use rbuild_remedy::Warning;
 
 use crate::archive_error::{OtherPlatforms, SkippedPlatforms};
@@ -18,16 +18,18 @@ pub struct WithWarnings<T> {
 /// The platform whose images are taken from a source with several platforms.
 #[derive(Debug, Clone)]
 pub enum WantedPlatform {
-    /// This machine's platform. An image that exists for a single platform is taken regardless.
+    /// All platforms of which the source has the content. Messages name this machine's platform.
+    All(Platform),
+    /// One platform. An image that exists for a single platform is taken regardless.
     Host(Platform),
     /// The given platform and no other.
     Given(Platform),
 }
 
 impl WantedPlatform {
-    /// Returns the given platform, or that of this machine.
+    /// Returns the given platform, or all.
     pub fn new(given: Option<Platform>) -> WantedPlatform {
-        given.map_or_else(|| WantedPlatform::Host(Platform::host()), WantedPlatform::Given)
+        given.map_or_else(|| WantedPlatform::All(Platform::host()), WantedPlatform::Given)
     }
 
     pub(crate) fn given(&self) -> bool {
@@ -35,7 +37,7 @@ impl WantedPlatform {
     }
 
     pub(crate) fn platform(&self) -> &Platform {
-        let (WantedPlatform::Host(platform) | WantedPlatform::Given(platform)) = self;
+        let (WantedPlatform::All(platform) | WantedPlatform::Host(platform) | WantedPlatform::Given(platform)) = self;
         platform
     }
 
@@ -45,13 +47,13 @@ impl WantedPlatform {
     }
 }
 
-/// An image whose manifest, configuration and layers have been checked.
+/// An image whose manifest, configuration and layers have been checked, or an index of such images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CheckedImage {
-    /// Digest of the manifest.
+    /// Digest of the manifest or the index.
     pub manifest: ManifestDigest,
-    /// ID of the image.
-    pub id: ImageId,
+    /// ID of the image, or digest of the index.
+    pub id: BlobDigest,
 }
 
 /// Imported images, each once, and their names. If a name occurs more than once, the last one

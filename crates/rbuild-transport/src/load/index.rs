@@ -2,17 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rbuild_image::{
-    BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, digest_of, parse_index,
-    parse_manifest,
-};
+use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 
 use crate::archive_error::SkippedPlatforms;
 use crate::error::{Result, TransportError};
-use crate::layout::blob_path;
 use crate::load::found::{CheckedImage, WantedPlatform, unreadable};
-use crate::load::manifest::{import_blob, import_image};
+use crate::load::manifest::{digest_in, import_blob, import_image};
 use crate::load::members::IncomingParts;
+use crate::load::whole_index::WholeIndex;
 use crate::media_types::is_index;
 
 const MAX_INDEX_DEPTH: usize = 4;
@@ -86,28 +83,37 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         if platform.os == "unknown" {
             return Ok(());
         }
-        let set = if self.is_complete(entry)? { &mut skipped.others } else { &mut skipped.absent };
+        let set = if self.members.is_complete(entry)? { &mut skipped.others } else { &mut skipped.absent };
         set.insert(platform.to_string());
         Ok(())
     }
 
-    /// Returns true if the source or the store has the content of an image. A list of manifests
-    /// counts as one: its entries are checked when it is requested.
-    fn is_complete(&self, entry: &Descriptor) -> Result<bool> {
-        let Ok(digest) = digest_of(entry) else { return Ok(false) };
-        if !self.members.has(&digest)? {
-            return Ok(false);
+    /// Imports all images of an index that the layout's own index lists; if that contains indexes,
+    /// only those for the wanted platform.
+    pub(super) fn enter_whole(&mut self, entry: &Descriptor) -> Result<ResolvedEntry> {
+        let digest = digest_in(entry)?;
+        if let Some(known) = self.seen.get(&(digest, true)) {
+            return Ok(known.clone());
         }
-        let Some(text) = self.members.document(&blob_path(&digest))? else { return Ok(true) };
-        let Ok(manifest) = parse_manifest(&text) else { return Ok(true) };
-        for part in manifest.layers().iter().chain([manifest.config()]) {
-            if let Ok(part) = digest_of(part)
-                && !self.members.has(&part)?
-            {
-                return Ok(false);
+        import_blob(self.members, entry, "the manifest")?;
+        let index = parse_index(&self.members.staging.read_document(&digest)?).map_err(unreadable("index"))?;
+        // Its images may be those of many other indexes, so that one of all of them would be large.
+        if index.manifests().iter().any(|entry| is_index(entry.media_type())) {
+            return self.follow(entry, 0);
+        }
+        let whole = WholeIndex::import(self.members, self.wanted.platform(), &index)?;
+        let reached = match whole.content(&digest)? {
+            Some(image) => {
+                if self.manifests.insert(image.manifest) {
+                    self.images.push(image);
+                }
+                IndexMatch::One(image)
             }
-        }
-        Ok(true)
+            None => IndexMatch::None,
+        };
+        let resolution = ResolvedEntry { reached, skipped: whole.skipped };
+        self.seen.insert((digest, true), resolution.clone());
+        Ok(resolution)
     }
 
     /// Imports everything that an entry refers to.
@@ -127,7 +133,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
             self.follow_all(&parse_index(&text).map_err(unreadable("index"))?, depth)?
         } else {
             let manifest = digest.of_manifest();
-            let image = CheckedImage { manifest, id: import_image(self.members, &text)? };
+            let image = CheckedImage { manifest, id: import_image(self.members, &text)?.blob() };
             if self.manifests.insert(manifest) {
                 self.images.push(image);
             }

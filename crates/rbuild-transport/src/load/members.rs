@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::{BlobDigest, DiffId, ImageConfig, ImageId, Platform};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageConfig, ImageId, Platform, digest_of, parse_manifest};
 use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
 use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::Staging;
@@ -196,6 +196,25 @@ impl<'a> IncomingParts<'a> {
             PartSource::Layout(layout, _) => layout.size(digest)?.is_some(),
         };
         Ok(is_here || self.staging.verified_size(digest)?.is_some())
+    }
+
+    /// Returns true if the source or the store has the content of an image or an attestation. A
+    /// list of manifests counts as one: its entries are checked when it is requested.
+    pub(super) fn is_complete(&self, entry: &Descriptor) -> Result<bool> {
+        let Ok(digest) = digest_of(entry) else { return Ok(false) };
+        if !self.has(&digest)? {
+            return Ok(false);
+        }
+        let Some(text) = self.document(&blob_path(&digest))? else { return Ok(true) };
+        let Ok(manifest) = parse_manifest(&text) else { return Ok(true) };
+        for part in manifest.layers().iter().chain([manifest.config()]) {
+            if let Ok(part) = digest_of(part)
+                && !self.has(&part)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn file(&self, layout: &LayoutSource, moved: &Arc<AtomicU64>, name: &str) -> Result<(BlobDigest, u64)> {

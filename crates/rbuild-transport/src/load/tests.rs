@@ -17,8 +17,8 @@ const TAG: &str = "org.opencontainers.image.ref.name";
 const HOST: &str = "linux/amd64";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-fn host() -> WantedPlatform {
-    WantedPlatform::Host(HOST.parse().unwrap())
+fn all() -> WantedPlatform {
+    WantedPlatform::All(HOST.parse().unwrap())
 }
 
 fn given(platform: &str) -> WantedPlatform {
@@ -100,10 +100,10 @@ fn a_faulty_layout_is_refused_as_recorded_and_leaves_nothing() {
         let entries = make(&mut fixture);
         let fixture = fixture.with_index(&entries);
         let store = store_in(&scratch, &format!("{case} 1"));
-        let archive = load(&store, &fixture.archive()[..], &host()).unwrap_err();
+        let archive = load(&store, &fixture.archive()[..], &all()).unwrap_err();
         let dir = scratch.join(case);
         fixture.write(&dir);
-        let layout = load_directory(&store, &dir, &host(), &Arc::default()).unwrap_err();
+        let layout = load_directory(&store, &dir, &all(), &Arc::default()).unwrap_err();
         for (form, e) in [("archive", archive), ("directory", layout)] {
             let row = message_row(&format!("{case}, {form}"), &e, e.help());
             table += &row.replace(&*dir.to_string_lossy(), "[layout]");
@@ -130,7 +130,7 @@ fn names_are_normalized_and_the_last_one_applies() {
         let entry = fixture.valid_image(HOST, "1").entry;
         let entries: Vec<Value> = annotations.iter().map(|(key, name)| named(&entry, key, name)).collect();
         let store = store_in(&scratch, &format!("{annotations:?}").replace('/', "-"));
-        let loaded = load_names(&store, &fixture.with_index(&entries).archive(), &host()).unwrap();
+        let loaded = load_names(&store, &fixture.with_index(&entries).archive(), &all()).unwrap();
         assert_eq!(loaded, [names.to_vec()], "{annotations:?}");
         let listed = store.images().list().unwrap();
         let listed: Vec<String> = listed.iter().filter_map(|entry| Some(entry.name.as_ref()?.familiar())).collect();
@@ -191,13 +191,13 @@ fn a_docker_archive_is_loaded_in_every_form() {
     ] {
         let store = store_in(&scratch, case);
         let archive = old.clone().with_manifest_json(&items).archive();
-        match (load_names(&store, &archive, &host()), names) {
+        match (load_names(&store, &archive, &all()), names) {
             (Ok(loaded), Ok(names)) => assert_eq!(loaded, names, "{case}"),
             (Err(message), Err(want)) => assert!(message.contains(want), "{case}: {message}"),
             (loaded, _) => panic!("{case}: {loaded:?}"),
         }
     }
-    let empty = load_names(&store_in(&scratch, "none"), &Fixture::default().archive(), &host()).unwrap_err();
+    let empty = load_names(&store_in(&scratch, "none"), &Fixture::default().archive(), &all()).unwrap_err();
     assert!(empty.contains("neither manifest.json nor index.json"), "{empty}");
 }
 
@@ -212,31 +212,16 @@ fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
     }]);
     let fixture = fixture.with_index(std::slice::from_ref(&image.entry)).with_manifest_json(&items);
     let store = store_in(&scratch, "store");
-    assert_eq!(load_names(&store, &fixture.archive(), &host()).unwrap(), [["a:1"]]);
+    assert_eq!(load_names(&store, &fixture.archive(), &all()).unwrap(), [["a:1"]]);
     let (_, found) = store.images().find_image("a:1").unwrap();
     assert_eq!(found.manifest_digest.blob(), image.manifest);
     assert_eq!(found.manifest.annotations().as_ref().unwrap()["org.example.a"], "1");
     // A damaged one is replaced by a manifest of what `manifest.json` describes.
     let mut damaged = fixture;
     damaged.files.remove(&blob_path(&image.manifest));
-    let WithWarnings { found, warnings } = load(&store_in(&scratch, "other"), &damaged.archive()[..], &host()).unwrap();
+    let WithWarnings { found, warnings } = load(&store_in(&scratch, "other"), &damaged.archive()[..], &all()).unwrap();
     assert_eq!(found.len(), 1);
     assert!(warnings[0].text.contains("which cannot be used"), "{warnings:?}");
-}
-
-#[test]
-fn images_that_are_skipped_for_their_platform_are_a_warning() {
-    let scratch = Scratch::new();
-    let mut fixture = Fixture::default();
-    let (one, other) = (fixture.valid_image(HOST, "1"), fixture.valid_image("linux/s390x", "2"));
-    let list = fixture.list(INDEX, &[one.entry, other.entry]);
-    let archive = fixture.with_index(&[named(&list, TAG, "a:1")]).archive();
-    let warnings = |name: &str, wanted| load(&store_in(&scratch, name), &archive[..], &wanted).unwrap().warnings;
-    let [.., skipped] = &warnings("host", host())[..] else { panic!() };
-    assert_eq!(skipped.text, format!("images for linux/s390x were not loaded, only those for {HOST}"));
-    assert_eq!(skipped.help, Some(ImageRemedy::SelectPlatform { platform: "linux/s390x".into() }.into()));
-    let given = warnings("given", WantedPlatform::Given(HOST.parse().unwrap()));
-    assert!(given.iter().all(|warning| !warning.text.contains("s390x")), "{given:?}");
 }
 
 /// Returns the texts of warnings, and the platforms that their hints select.
@@ -262,21 +247,14 @@ fn platforms_without_content_are_not_suggested() {
     let empty = fixture.list(INDEX, &[s390x.entry, ppc.entry]);
     let absent = "has no image for linux/amd64; its index lists linux/ppc64le, linux/s390x without their content";
     for (case, entries, expected) in [
-        (
-            "some",
-            vec![named(&list, TAG, "a:1"), named(&empty, TAG, "b:1")],
-            Ok(vec![
-                (format!("b:1 {absent}"), None),
-                (format!("images for linux/arm64 were not loaded, only those for {HOST}"), Some("linux/arm64".into())),
-            ]),
-        ),
+        ("some", vec![named(&list, TAG, "a:1"), named(&empty, TAG, "b:1")], Ok(vec![(format!("b:1 {absent}"), None)])),
         ("all", vec![named(&empty, TAG, "b:1")], Err(absent.to_string())),
     ] {
         let fixture = fixture.clone().with_index(&entries);
         let dir = scratch.join(case);
         fixture.write(&dir);
-        let archive = load(&store_in(&scratch, &format!("{case} 1")), &fixture.archive()[..], &host());
-        let layout = load_directory(&store_in(&scratch, &format!("{case} 2")), &dir, &host(), &Arc::default());
+        let archive = load(&store_in(&scratch, &format!("{case} 1")), &fixture.archive()[..], &all());
+        let layout = load_directory(&store_in(&scratch, &format!("{case} 2")), &dir, &all(), &Arc::default());
         for loaded in [archive, layout] {
             match (loaded, &expected) {
                 (Ok(loaded), Ok(expected)) => assert_eq!(told(&loaded.warnings), *expected, "{case}"),
@@ -300,13 +278,9 @@ fn a_warning_names_only_the_platforms_of_its_image() {
     let entries =
         [named(&list, TAG, "a:1"), named(&other, TAG, "b:1"), named(&other, TAG, "c:1"), named(&list, TAG, "d:1")];
     let archive = fixture.with_index(&entries).archive();
-    let loaded = load(&store_in(&scratch, "store"), &archive[..], &host()).unwrap();
+    let loaded = load(&store_in(&scratch, "store"), &archive[..], &all()).unwrap();
     let none = |name: &str| format!("{name} has no image for {HOST}, only for linux/s390x");
-    let expected = [
-        (none("b:1"), Some("linux/s390x".into())),
-        (none("c:1"), Some("linux/s390x".into())),
-        (format!("images for linux/arm64 were not loaded, only those for {HOST}"), Some("linux/arm64".into())),
-    ];
+    let expected = [(none("b:1"), Some("linux/s390x".into())), (none("c:1"), Some("linux/s390x".into()))];
     assert_eq!(told(&loaded.warnings), expected);
 }
 

@@ -32,7 +32,7 @@ fn saved(scratch: &Scratch, name: &str, fixture: Fixture, entries: &[Value], nam
     let images = store.images().list().unwrap();
     let images = images.iter().map(|entry| store.images().image(&entry.manifest).unwrap()).collect();
     let names = names.iter().map(|name| name.parse::<Reference>().unwrap()).collect();
-    (store, NamedArtifact { images, names })
+    (store, NamedArtifact { images, index: None, names })
 }
 
 fn archive(store: &Store, images: &[NamedArtifact], known: &BTreeSet<rbuild_image::BlobDigest>, to: &Path) -> Vec<u8> {

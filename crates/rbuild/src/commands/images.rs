@@ -4,9 +4,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-use rbuild_image::{ImageId, ManifestDigest, Reference, human_duration, human_size};
+use rbuild_image::{
+    BlobDigest, Descriptor, ImageId, ManifestDigest, MediaType, Reference, attested, digest_of, human_duration,
+    human_size, is_attachment, parse_index, parse_manifest, platform_document,
+};
 use rbuild_linux::Timestamp;
-use rbuild_store::{Artifact, Image, NamedImage, RepoDigest, Store};
+use rbuild_store::{Artifact, FoundImage, Image, NamedImage, RepoDigest, Store};
 use serde_json::{Value, json};
 
 use crate::args::{HistoryArgs, ImagesArgs, TagArgs};
@@ -201,15 +204,34 @@ fn tree(store: &Store, listed: &[ImageRow], whole_ids: bool) -> Result<String, F
         let name = l.name.as_ref().map_or("<untagged>".into(), Reference::familiar);
         let digest = l.artifact.digest();
         rows.push(vec![name, if whole_ids { digest.to_string() } else { digest.short() }, String::new()]);
-        let images = l.artifact.images();
-        for (at, manifest) in images.iter().enumerate() {
+        let mut below = Vec::new();
+        for manifest in l.artifact.images() {
             let image = store.images().image(manifest)?;
-            let branch = if at + 1 == images.len() { "└─" } else { "├─" };
             let size = human_size(image_size(store, &image)?);
-            rows.push(vec![format!("{branch} {}", image.config.platform()), id_text(&image.id, whole_ids), size]);
+            below.push((image.config.platform().to_string(), id_text(&image.id, whole_ids), size));
+        }
+        for entry in store.images().index_entries(&l.artifact)?.iter().filter(|entry| is_attachment(entry)) {
+            let subject = attested(entry);
+            let platform = l.artifact.images().iter().zip(&below).find(|(image, _)| Some(**image) == subject);
+            let name = platform.map_or("artifact".into(), |(_, (platform, ..))| format!("attestation of {platform}"));
+            let digest = digest_of(entry).map_err(|e| Failure::new(e.to_string()))?;
+            let id = if whole_ids { digest.to_string() } else { digest.short() };
+            below.push((name, id, human_size(attachment_size(store, &digest)?)));
+        }
+        let last = below.len();
+        for (at, (name, id, size)) in below.into_iter().enumerate() {
+            let branch = if at + 1 == last { "└─" } else { "├─" };
+            rows.push(vec![format!("{branch} {name}"), id, size]);
         }
     }
     Ok(terminal::table(&["IMAGE", "ID", "SIZE"], &rows))
+}
+
+/// Returns the size in bytes of the blobs of an attestation.
+fn attachment_size(store: &Store, manifest: &BlobDigest) -> Result<u64, Failure> {
+    let manifest = parse_manifest(&store.blobs().read_document(manifest)?);
+    let manifest = manifest.map_err(|e| Failure::new(format!("cannot read an attestation: {e}")))?;
+    Ok(manifest.layers().iter().fold(0, |size, layer| layer.size().saturating_add(size)))
 }
 
 /// The name that `images` lists.
@@ -362,6 +384,41 @@ pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
     let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
     terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
     Ok(code::OK)
+}
+
+/// Returns the properties of an image that was found by a name or an ID. If the name refers to an
+/// index, these are the properties of one image, with the entries of the index as in docker.
+pub fn inspected_entry(store: &Store, found: &FoundImage) -> Result<Value, Failure> {
+    let mut properties = inspected(store, &found.image)?;
+    let entries = store.images().index_entries(&found.artifact)?;
+    if !entries.is_empty() {
+        let (digest, bytes) = (found.artifact.digest(), store.blobs().read_document(&found.artifact.digest().blob())?);
+        let media_type = parse_index(&bytes).ok().and_then(|index| index.media_type().clone());
+        let media_type = media_type.unwrap_or(MediaType::ImageIndex).to_string();
+        properties["Descriptor"] = json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()});
+        properties["Manifests"] = entries.iter().map(manifest_of).collect();
+    }
+    Ok(properties)
+}
+
+/// Returns the summary of an entry of an index.
+fn manifest_of(entry: &Descriptor) -> Value {
+    let mut summary = json!({"ID": entry.digest().to_string(), "Descriptor": entry, "Available": true});
+    if let Some(platform) = platform_document(entry) {
+        summary["Descriptor"]["platform"] = platform;
+    }
+    match attested(entry) {
+        Some(subject) => {
+            summary["Kind"] = json!("attestation");
+            summary["AttestationData"] = json!({"For": subject.to_string()});
+        }
+        None if is_attachment(entry) => summary["Kind"] = json!("unknown"),
+        None => {
+            summary["Kind"] = json!("image");
+            summary["ImageData"] = json!({"Platform": summary["Descriptor"]["platform"]});
+        }
+    }
+    summary
 }
 
 /// Returns the properties of an image.

@@ -4,7 +4,7 @@ use rbuild_store::{Container, Store};
 use serde_json::Value;
 
 use crate::args::InspectArgs;
-use crate::commands::named::{self, Purpose};
+use crate::commands::named;
 use crate::commands::{containers, images};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -25,7 +25,7 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
             continue;
         }
         // As in Docker, existing objects are printed, followed by errors for the others.
-        let (_, image) = match named::find(&store, wanted, Purpose::Use) {
+        let found = match named::find_entry(&store, wanted) {
             Ok(found) => found,
             Err(failure) => {
                 missing.push(failure);
@@ -33,9 +33,9 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
             }
         };
         if args.verify {
-            store.gc().verify_image(&image)?;
+            store.gc().verify_image(&found.image)?;
         }
-        all.push(images::inspected(&store, &image)?);
+        all.push(images::inspected_entry(&store, &found)?);
     }
     let text = match args.format.as_deref() {
         Some("json") => all.iter().map(|i| format!("{i}\n")).collect(),

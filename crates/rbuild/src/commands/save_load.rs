@@ -11,8 +11,8 @@ use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, SourceUrl, h
 use rbuild_layer::LayerError;
 use rbuild_linux::quoted;
 use rbuild_remedy::{BuildRemedy, ImageRemedy, Remedy};
-use rbuild_store::{FoundImage, Store};
-use rbuild_transport::{ArchiveFormat, NamedArtifact, WantedPlatform, save_size};
+use rbuild_store::{Artifact, FoundImage, Store};
+use rbuild_transport::{ArchiveFormat, KeptIndex, NamedArtifact, WantedPlatform, save_size};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::commands::named::{self, Purpose};
@@ -191,21 +191,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         }
     };
     let store = settings.open()?;
-    let mut images: Vec<NamedArtifact> = Vec::new();
-    for wanted in &args.images {
-        let found = named::find_entry(&store, wanted)?;
-        let FoundImage { name, artifact, .. } = found;
-        let name = name.filter(|n| n.digest().is_none());
-        let is_it =
-            |saved: &NamedArtifact| saved.images.iter().map(|image| &image.manifest_digest).eq(artifact.images());
-        match images.iter_mut().find(|saved| is_it(saved)) {
-            Some(known) => known.names.extend(name),
-            None => {
-                let all = store.images().images_of(&artifact)?;
-                images.push(NamedArtifact { images: all, names: name.into_iter().collect() });
-            }
-        }
-    }
+    let images = saved_images(&store, &args.images)?;
     let mut known = BTreeSet::new();
     for wanted in &args.exclude {
         known.extend(rbuild_transport::layer_blobs(&named::find(&store, wanted, Purpose::Use)?.1)?);
@@ -232,6 +218,25 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     drop(bar);
     dest.publish().map_err(|e| output::unwritten("the output", &dest.path(), e))?;
     Ok(code::OK)
+}
+
+/// Returns the images to save, each once, with all names by which they are requested.
+fn saved_images(store: &Store, wanted: &[String]) -> Result<Vec<NamedArtifact>, Failure> {
+    let mut known: Vec<Artifact> = Vec::new();
+    let mut images: Vec<NamedArtifact> = Vec::new();
+    for wanted in wanted {
+        let FoundImage { name, artifact, .. } = named::find_entry(store, wanted)?;
+        let name = name.filter(|n| n.digest().is_none());
+        match known.iter().position(|known| *known == artifact) {
+            Some(at) => images[at].names.extend(name),
+            None => {
+                let (all, index) = (store.images().images_of(&artifact)?, KeptIndex::of(store, &artifact)?);
+                images.push(NamedArtifact { images: all, index, names: name.into_iter().collect() });
+                known.push(artifact);
+            }
+        }
+    }
+    Ok(images)
 }
 
 pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {

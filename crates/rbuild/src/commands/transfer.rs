@@ -12,7 +12,7 @@ use rbuild_registry::Client;
 use rbuild_remedy::sentence;
 use rbuild_store::{Artifact, Download, Image, NamedImage, Store, StoreError};
 use rbuild_transport::{
-    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, LentLayer, ManifestFormat, OtherPlatform, Outgoing,
+    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, KeptIndex, LentLayer, ManifestFormat, OtherPlatform, Outgoing,
     OutgoingForm, PulledImage, PulledPlatforms, PushFaults, TransferProgress, TransportError, UnlistedReferrer,
     WantedImage, check_name, outgoing, outgoing_lent,
 };
@@ -236,7 +236,7 @@ pub struct PushedImage<'a> {
     pub layers: PushedLayers<'a>,
     pub format: ManifestFormat,
     /// The stored index of several platforms.
-    pub index: Option<ManifestDigest>,
+    pub index: Option<KeptIndex>,
 }
 
 /// Prepares an image that is pushed under several names.
@@ -432,10 +432,7 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     for Pushed { artifact, names } in &pushed {
         let images = store.images().images_of(artifact)?;
         let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
-        let index = match artifact {
-            Artifact::Index { digest, .. } => Some(*digest),
-            Artifact::Image(_) => None,
-        };
+        let index = KeptIndex::of(&store, artifact)?;
         let image = PushedImage { platforms: &images, layers, format, index };
         let digest = push_all(&store, &client, image, names, TransferDisplay::new(args.quiet))?;
         for name in names {

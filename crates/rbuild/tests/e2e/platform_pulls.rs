@@ -64,8 +64,82 @@ fn a_name_that_was_pulled_for_several_platforms_is_an_index() {
         .fails(1, &["no image for linux/riscv64, only for linux/amd64, linux/arm64, linux/s390x"]);
 }
 
+/// Adds an attestation of the first image of `multi:1` in the form of BuildKit. Returns the bytes
+/// of the new index.
+fn attest(scene: &Scene) -> Vec<u8> {
+    let (manifest, mut index) = ("application/vnd.oci.image.manifest.v1+json", scene.document("multi", "1"));
+    let part = |media_type: &str, bytes: &[u8]| {
+        let digest = scene.registry.add_blob("multi", bytes);
+        json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
+    };
+    let layer = part("application/vnd.in-toto+json", br#"{"_type": "https://in-toto.io/Statement/v1"}"#);
+    let attestation = serde_json::to_vec(&json!({
+        "schemaVersion": 2, "mediaType": manifest, "layers": [layer],
+        "config": part("application/vnd.oci.empty.v1+json", b"{}"),
+    }));
+    let attestation = attestation.unwrap();
+    let digest = scene.registry.add_manifest("multi", "attestation", manifest, &attestation);
+    let subject = index["manifests"][0]["digest"].clone();
+    index["manifests"].as_array_mut().unwrap().push(json!({
+        "mediaType": manifest, "digest": digest, "size": attestation.len(),
+        "platform": {"os": "unknown", "architecture": "unknown"},
+        "annotations": {
+            "vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": subject,
+        },
+    }));
+    let bytes = serde_json::to_vec_pretty(&index).unwrap();
+    scene.registry.add_manifest("multi", "1", INDEX, &bytes);
+    bytes
+}
+
+/// Signatures and policies refer to the digest of the index with its attestations.
 #[test]
-fn all_platforms_are_pulled_without_attestations() {
+fn attestations_are_kept_by_pulls_pushes_and_archives() {
+    let (scene, name) = scene(&["amd64", "s390x"]);
+    let index = attest(&scene);
+    let digest = rbuild_image::BlobDigest::of(&index).to_string();
+    scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+    let tree = scene.rbuild(&["images", "--tree"]).ok().stdout;
+    assert!(tree.contains("├─ linux/s390x") && tree.contains("└─ attestation of linux/amd64"), "{tree}");
+    let kinds = scene.rbuild(&["inspect", "-f", "{{range .Manifests}}{{.Kind}} {{end}}", &name]).ok().stdout;
+    assert_eq!(kinds, "image image attestation \n");
+    scene.rbuild(&["prune", "-a"]).ok();
+    scene.rbuild(&["fsck"]).ok();
+    let pushed = |copy: &str| {
+        let copy = scene.name(copy);
+        scene.rbuild(&["tag", &name, &copy]).ok();
+        let pushed = scene.rbuild(&["push", &copy]).ok().stdout;
+        assert!(pushed.contains(&digest), "{pushed}");
+    };
+    pushed("copy:1");
+    let requests = scene.registry.requests();
+    assert!(requests.iter().any(|request| request.starts_with("PUT /v2/copy/manifests/sha256:")), "{requests:?}");
+    assert_eq!(scene.document("copy", "1"), scene.document("multi", "1"));
+    // An image of the index is used, never the attestation.
+    scene.build(&format!("FROM --platform=linux/s390x {name}\nCOPY --from={name} /amd64 /\n"), &["."]).ok();
+    for (format, file) in [("docker-archive", "a.tar"), ("oci-archive", "b.tar"), ("oci", "c")] {
+        let file = scene.lab.path(file);
+        let file = file.to_str().unwrap();
+        scene.rbuild(&["save", "--format", format, "-o", file, &name]).ok();
+        scene.rbuild(&["rmi", "-f", &name]).ok();
+        for copy in ["copy:1", "docker-archive", "oci-archive"] {
+            scene.rbuild(&["rmi", "-f", &scene.name(copy)]).ok();
+        }
+        scene.rbuild(&["prune", "-a"]).ok();
+        let loaded = scene.rbuild(&["load", "-i", file]).ok();
+        assert_eq!((loaded.stdout.as_str(), loaded.stderr.as_str()), (&*format!("Loaded image: {name}\n"), ""));
+        pushed(format);
+        // One platform on request.
+        scene.rbuild(&["load", "--platform", "linux/s390x", "-i", file]).ok();
+        let inspected = scene.rbuild(&["inspect", &name]).ok().stdout;
+        assert!(inspected.contains("\"s390x\"") && !inspected.contains("Manifests"), "{inspected}");
+        scene.rbuild(&["load", "-i", file]).ok();
+        scene.rbuild(&["fsck"]).ok();
+    }
+}
+
+#[test]
+fn attestations_that_the_registry_lacks_are_left_out() {
     let (scene, name) = scene(&["amd64", "s390x"]);
     let mut index = scene.document("multi", "1");
     let digest = format!("sha256:{}", "0".repeat(64));
@@ -75,7 +149,9 @@ fn all_platforms_are_pulled_without_attestations() {
         "platform": {"os": "unknown", "architecture": "unknown"},
     }));
     scene.registry.add_manifest("multi", "1", INDEX, &serde_json::to_vec(&index).unwrap());
-    scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+    let pulled = scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+    let lacks = format!("the registry lacks the attestation {digest} of the index, which is stored without");
+    assert!(pulled.stderr.contains(&lacks), "{}", pulled.stderr);
     scene.rbuild(&["push", &name, &scene.name("copy:1")]).ok();
     assert_eq!(architectures(&scene, "copy", "1"), ["amd64", "s390x"]);
     // An image of one platform is all there is.

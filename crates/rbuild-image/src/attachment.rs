@@ -1,0 +1,59 @@
+//! Entries of an image index that are not images: attestations and other artifacts.
+
+use oci_spec::image::Descriptor;
+
+use crate::digest::ManifestDigest;
+use crate::platform::Platform;
+
+/// Annotation with the type of a manifest that refers to another one of its index.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+/// Annotation with the digest of the manifest that such a manifest refers to.
+const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+
+/// Returns true if an entry of an index is an attestation or another artifact. BuildKit gives
+/// attestations the platform `unknown/unknown`, so that clients do not choose them.
+pub fn is_attachment(entry: &Descriptor) -> bool {
+    let is_unknown = Platform::of(entry).is_some_and(|platform| platform.os == "unknown");
+    is_unknown || annotation(entry, REFERENCE_TYPE).is_some() || entry.artifact_type().is_some()
+}
+
+/// Returns the manifest that an attestation of an index refers to.
+pub fn attested(entry: &Descriptor) -> Option<ManifestDigest> {
+    annotation(entry, REFERENCE_DIGEST)?.parse().ok()
+}
+
+fn annotation<'a>(entry: &'a Descriptor, name: &str) -> Option<&'a str> {
+    entry.annotations().as_ref()?.get(name).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::parse_index;
+
+    use super::*;
+
+    #[test]
+    fn entries_without_a_platform_for_images_are_attachments() {
+        let digest = format!("sha256:{}", "1".repeat(64));
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        for (more, is_it, subject) in [
+            (String::new(), false, None),
+            (r#","platform":{"os":"linux","architecture":"amd64"}"#.into(), false, None),
+            (r#","platform":{"os":"unknown","architecture":"unknown"}"#.into(), true, None),
+            (r#","artifactType":"example/x""#.into(), true, None),
+            (
+                format!(
+                    r#","annotations":{{"{REFERENCE_TYPE}":"attestation-manifest","{REFERENCE_DIGEST}":"{digest}"}}"#
+                ),
+                true,
+                Some(digest.clone()),
+            ),
+        ] {
+            let entry = format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":1{more}}}"#);
+            let index = parse_index(format!(r#"{{"schemaVersion":2,"manifests":[{entry}]}}"#).as_bytes()).unwrap();
+            let entry = &index.manifests()[0];
+            assert_eq!(is_attachment(entry), is_it, "{more}");
+            assert_eq!(attested(entry).map(|digest| digest.to_string()), subject, "{more}");
+        }
+    }
+}
