@@ -16,6 +16,7 @@ use crate::error::{Result, TransportError};
 use crate::kept_index::KeptIndex;
 use crate::lent::{LentBlobs, LentLayer, mountable};
 use crate::manifest_format::ManifestFormat;
+use crate::media_types::is_nondistributable;
 use crate::referrers::{UnlistedReferrer, push_document};
 use crate::registry::Upload;
 use crate::save::layer_pairs;
@@ -47,6 +48,9 @@ pub struct OutgoingForm {
     pub format: ManifestFormat,
     /// The stored index of the images, which is pushed as it is if its manifests are.
     pub index: Option<KeptIndex>,
+    /// True if layers that must not be distributed are pushed as well. Otherwise, the registry gets
+    /// their URLs only.
+    pub nondistributable: bool,
 }
 
 /// Prepares an image for registries, given by the images of its platforms. The compressed layers
@@ -77,7 +81,7 @@ pub fn outgoing_lent(store: &Store, platforms: &[Image], lent: &[LentLayer]) -> 
     };
     let document = store.blobs().read_document(&image.manifest_digest.blob())?;
     let mut blobs = Vec::new();
-    let media_type = add_blobs(&image.manifest, &mut blobs)?;
+    let media_type = add_blobs(&image.manifest, false, &mut blobs)?;
     let top = Document { media_type, bytes: document };
     let images = vec![image.manifest_digest];
     Ok(Outgoing {
@@ -135,7 +139,7 @@ fn packed(
     store: &Store,
     watch: Option<&dyn PackingWatch>,
     image: &Image,
-    OutgoingForm { as_is, format, .. }: &OutgoingForm,
+    OutgoingForm { as_is, format, nondistributable, .. }: &OutgoingForm,
     blobs: &mut Vec<BlobInfo>,
 ) -> Result<Document> {
     let mut bytes = store.blobs().read_document(&image.manifest_digest.blob())?;
@@ -160,13 +164,19 @@ fn packed(
     if manifest != image.manifest {
         bytes = serde_json::to_vec(&manifest).map_err(TransportError::document("the manifest"))?;
     }
-    let media_type = add_blobs(&manifest, blobs)?;
+    let media_type = add_blobs(&manifest, *nondistributable, blobs)?;
     Ok(Document { media_type, bytes })
 }
 
-/// Adds the layers and the configuration of a manifest to `blobs`. Returns its media type.
-fn add_blobs(manifest: &ImageManifest, blobs: &mut Vec<BlobInfo>) -> Result<String> {
-    for part in manifest.layers().iter().chain([manifest.config()]) {
+/// Adds the layers and the configuration of a manifest to `blobs`: without layers that must not be
+/// distributed and have URLs, unless `nondistributable` is true. Returns its media type.
+fn add_blobs(manifest: &ImageManifest, nondistributable: bool, blobs: &mut Vec<BlobInfo>) -> Result<String> {
+    let stays = |part: &Descriptor| {
+        !nondistributable
+            && is_nondistributable(part.media_type())
+            && part.urls().as_ref().is_some_and(|urls| !urls.is_empty())
+    };
+    for part in manifest.layers().iter().chain([manifest.config()]).filter(|part| !stays(part)) {
         let digest = digest_of(part).map_err(TransportError::document("the manifest"))?;
         add(blobs, BlobInfo { digest, size: part.size() });
     }

@@ -98,6 +98,9 @@ pub struct PushArgs {
     /// Do not compress layers before pushing
     #[arg(long)]
     pub as_is: bool,
+    /// Also push layers that must not be distributed and have URLs of their own
+    #[arg(long)]
+    pub allow_nondistributable_artifacts: bool,
     /// Write the digest of the manifest to a file
     #[arg(long, value_name = "FILE")]
     pub digestfile: Option<PathBuf>,

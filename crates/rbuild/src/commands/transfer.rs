@@ -237,6 +237,8 @@ pub struct PushedImage<'a> {
     pub format: ManifestFormat,
     /// The stored index of several platforms.
     pub index: Option<KeptIndex>,
+    /// True if layers that must not be distributed are pushed as well.
+    pub nondistributable: bool,
 }
 
 /// Prepares an image that is pushed under several names.
@@ -247,8 +249,8 @@ fn prepare(
     names: &[Reference],
     display: TransferDisplay,
 ) -> Result<Outgoing, TransportError> {
-    let PushedImage { platforms, layers, format, index } = image;
-    let form = |as_is| OutgoingForm { as_is, format, index };
+    let PushedImage { platforms, layers, format, index, nondistributable } = image;
+    let form = |as_is| OutgoingForm { as_is, format, index, nondistributable };
     match (layers, names.first()) {
         (PushedLayers::Compressed, Some(first)) => {
             names.iter().try_for_each(check_name)?;
@@ -433,7 +435,8 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
         let images = store.images().images_of(artifact)?;
         let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
         let index = KeptIndex::of(&store, artifact)?;
-        let image = PushedImage { platforms: &images, layers, format, index };
+        let nondistributable = args.allow_nondistributable_artifacts;
+        let image = PushedImage { platforms: &images, layers, format, index, nondistributable };
         let digest = push_all(&store, &client, image, names, TransferDisplay::new(args.quiet))?;
         for name in names {
             terminal::out(&format!("{}@{digest}\n", name.familiar_name()));

@@ -16,6 +16,30 @@ fn noise(seed: u32, size: usize) -> Vec<u8> {
     (0..size).scan(seed, |x, _| next(x)).collect()
 }
 
+/// Whichever way an image is pushed, its layers are compressed with gzip, and it has one digest.
+#[test]
+fn a_build_with_push_and_a_later_push_give_the_same_digest() {
+    let scene = Scene::with_image();
+    scene.lab.write("file", "content");
+    let host = rbuild_image::Platform::host().to_string();
+    let platforms = format!("{host},linux/s390x");
+    let base = format!("FROM {}\nRUN echo one > /one\nCOPY file /\n", scene.name("busybox:1"));
+    for (case, file, flags) in [
+        ("one", base.as_str(), &[][..]),
+        ("several", "FROM scratch\nARG TARGETARCH\nCOPY file /$TARGETARCH\n", &["--platform", &platforms]),
+    ] {
+        let [built, later] = ["built", "later"].map(|how| scene.name(&format!("{case}/{how}:1")));
+        scene.build(file, &[&["-t", &later, "."][..], flags].concat()).ok();
+        scene.build(file, &[&["-t", &built, "--push", "."][..], flags].concat()).ok();
+        scene.rbuild(&["push", &later]).ok();
+        let [built, later] = ["built", "later"].map(|how| {
+            let key = (format!("{case}/{how}"), "1".to_string());
+            scene.registry.state().manifests[&key].clone()
+        });
+        assert_eq!(built, later, "{case}");
+    }
+}
+
 #[test]
 fn large_layers_are_uploaded_while_they_are_packed() {
     let scene = Scene::new(Access::Open);

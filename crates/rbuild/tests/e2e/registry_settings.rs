@@ -147,6 +147,18 @@ fn layers_that_must_not_be_distributed_come_from_their_urls() {
     assert_eq!(other.requests(), ["nosuch", "layers"].map(|r| format!("GET /v2/{r}/blobs/{digest}")));
     assert_eq!(blob_requests(&scene.registry), 1, "the configuration");
     scene.build(&format!("FROM {name}\nRUN test -x /bin/busybox\n"), &[]).ok();
+    // Other registries get them on request only.
+    let (has_layer, copy) =
+        (|| scene.registry.state().blobs.contains_key(&("copy".into(), digest)), scene.name("copy:1"));
+    for flags in [&[][..], &["--allow-nondistributable-artifacts"]] {
+        scene.registry.state().manifests.retain(|(repository, _), _| repository != "copy");
+        scene.rbuild(&[&["push", &name, &copy], flags].concat()).ok();
+        assert_eq!((scene.document("copy", "1"), has_layer()), (manifest.clone(), !flags.is_empty()), "{flags:?}");
+    }
+    let built = scene.name("built:1");
+    scene.build(&format!("FROM {name}\nLABEL a=b\n"), &["-t", &built, "--push"]).ok();
+    assert!(!scene.registry.state().blobs.contains_key(&("built".into(), digest)), "a build does not push it");
+    scene.forget(&built);
     // The registry is asked if the others fail, or send other bytes.
     for fault in [Fault::Flip, Fault::Cut(10), Fault::Status(503, None)] {
         scene.forget(&name);

@@ -46,7 +46,7 @@ pub fn push(
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
             let layers = if lent.is_empty() { PushedLayers::Built(uploaded) } else { PushedLayers::Lent(lent) };
             let format = ManifestFormat::Stored;
-            let image = PushedImage { platforms: &images, layers, format, index: None };
+            let image = PushedImage { platforms: &images, layers, format, index: None, nondistributable: false };
             push_all(store, &client, image, names, display)
         });
         pushed.err()
