@@ -45,7 +45,7 @@ pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
 pub use prepare::downloads::DownloadedFiles;
 pub use prepare::network_access::{Fetch, FullName, ImageRequest, NetworkAccess, PullImages};
-pub use prepare::resolve::{PullPolicy, stored_image};
+pub use prepare::resolve::{PullPolicy, stored_image, with_similar_name};
 pub use prepare::{Prepared, PreparedBuild, check, prepare, warn_of_store};
 pub use rbuild_plan::{ContextDir, IgnoreFile, UrlSource};
 pub use request::{AgentSource, BuildRequest};

@@ -55,7 +55,7 @@ pub use layout::LayoutWriter;
 pub use lent::LentLayer;
 pub use load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};
 pub use manifest_format::ManifestFormat;
-pub use pull::{OtherPlatform, PendingPull, PullStart, PulledImage, WantedImage, begin_pull, pull};
+pub use pull::{NameUse, OtherPlatform, PendingPull, PullStart, PulledImage, WantedImage, begin_pull, pull};
 pub use pull_platforms::{PulledPlatforms, pull_platforms};
 pub use push::{Outgoing, OutgoingForm, PushFaults, check_name, check_push, outgoing, outgoing_lent, push};
 pub use put_layer::{PutLayer, put_layer};

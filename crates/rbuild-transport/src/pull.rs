@@ -61,6 +61,8 @@ pub struct WantedImage<'a> {
     pub platform: &'a Platform,
     /// Handling of an image for another platform.
     pub other: OtherPlatform,
+    /// The image that the name refers to afterwards.
+    pub name_use: NameUse,
 }
 
 /// Pulls an image for a platform and names it. If the store has the current image of the registry,
@@ -77,8 +79,8 @@ pub fn pull(
     image: &WantedImage<'_>,
     progress: &TransferProgress<'_>,
 ) -> Result<PulledImage> {
-    let WantedImage { name, platform, other } = *image;
-    let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::ThisImage)?;
+    let WantedImage { name, platform, other, name_use } = *image;
+    let (remote, document) = RemoteImage::resolve(client, name, platform, name_use)?;
     let remote = RemoteImage { other, ..remote };
     let download = || remote.download(&remote.documents(document, store)?, store, progress, None);
     remote.once(store, download)
@@ -112,12 +114,13 @@ pub enum PullStart {
 }
 
 /// The image that the name refers to after a pull.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NameUse {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameUse {
     /// The one that was pulled.
     ThisImage,
     /// Of those that were pulled for several platforms, the one that [`Images::preferred_pull`]
-    /// returns, whichever pull ends last.
+    /// returns, whichever pull ends last; or the index that the name refers to, as long as the name
+    /// resolves to the same digest.
     ///
     /// [`Images::preferred_pull`]: rbuild_store::Images::preferred_pull
     PreferredImage,

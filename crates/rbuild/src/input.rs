@@ -9,6 +9,7 @@ pub mod hidden_credentials;
 pub mod network;
 pub mod output;
 pub mod ports;
+pub mod proxies;
 pub mod registry;
 pub mod request;
 pub mod server_settings;

@@ -23,6 +23,8 @@ pub struct Invocation {
     pub entrypoint: Option<Vec<String>>,
     /// Variables that precede the image's own in the environment.
     pub env: Vec<(String, String)>,
+    /// Variables of proxies. They may contain logins, and are not recorded.
+    pub proxies: Vec<(String, String)>,
     pub user: Option<String>,
     pub cwd: Option<String>,
     pub hostname: String,
@@ -183,8 +185,8 @@ fn command(invocation: &Invocation, config: &RunConfig) -> Result<Vec<String>> {
 }
 
 fn environment(invocation: &Invocation, image: &[String], home: Option<&str>) -> Vec<String> {
-    let Invocation { hostname, input, env, .. } = invocation;
-    variables(image, env, home, hostname, *input)
+    let Invocation { hostname, input, env, proxies, .. } = invocation;
+    variables(image, &[&proxies[..], env].concat(), home, hostname, *input)
 }
 
 /// Returns the environment of a command: the variables of the image, those of the command line, and
@@ -228,6 +230,7 @@ mod tests {
             args: Vec::new(),
             entrypoint: None,
             env: Vec::new(),
+            proxies: Vec::new(),
             user: None,
             cwd: None,
             hostname: String::new(),

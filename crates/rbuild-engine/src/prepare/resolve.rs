@@ -204,7 +204,7 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>
 }
 
 /// Returns the remedy of a failed pull, given a similar name that may have been meant.
-fn with_similar_name(remedy: Remedy, name: String) -> Remedy {
+pub fn with_similar_name(remedy: Remedy, name: String) -> Remedy {
     match remedy {
         // Registries also refuse the names of images that do not exist.
         Remedy::Server(ServerRemedy::Registry { registry, action: RegistryAction::LogIn }) => {

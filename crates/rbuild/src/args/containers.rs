@@ -6,6 +6,7 @@ use clap::Args;
 use rbuild_engine::PullPolicy;
 use rbuild_plan::NetworkMode;
 
+use crate::args::registry::RegistryFlags;
 use crate::input::value::{self, GroupLimit, Lines, SignalNumber};
 
 #[derive(Args)]
@@ -107,10 +108,14 @@ pub struct RunArgs {
     pub expose: Vec<String>,
     #[arg(long, hide = true)]
     pub init: bool,
-    #[arg(short, long, hide = true)]
-    pub quiet: bool,
-    #[arg(long, hide = true, value_parser = value::pull)]
+    /// Pull the image: missing (only if it is not in the store), always or never [default: missing]
+    #[arg(long, value_name = "WHEN", env = "RBUILD_PULL", value_parser = value::pull)]
     pub pull: Option<PullPolicy>,
+    /// Do not show the progress of a pull
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
     #[command(flatten)]
     pub ignored: IgnoredRunFlags,
 }
@@ -150,6 +155,14 @@ pub struct CreateArgs {
     /// Platform to select from a multi-platform image [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
+    /// Pull the image: missing (only if it is not in the store), always or never [default: missing]
+    #[arg(long, value_name = "WHEN", env = "RBUILD_PULL", value_parser = value::pull)]
+    pub pull: Option<PullPolicy>,
+    /// Do not show the progress of a pull
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
     #[command(flatten)]
     pub ignored: IgnoredCreateFlags,
 }
@@ -170,14 +183,10 @@ pub struct IgnoredCreateFlags {
     workdir: Option<String>,
     #[arg(short, long, hide = true)]
     user: Option<String>,
-    #[arg(short, long, hide = true)]
-    quiet: bool,
     #[arg(long, hide = true)]
     rm: bool,
     #[arg(long, hide = true)]
     pub entrypoint: Option<String>,
-    #[arg(long, hide = true)]
-    pull: Option<String>,
     #[arg(long, hide = true)]
     network: Option<String>,
     #[arg(short, long, hide = true)]

@@ -3,6 +3,7 @@
 pub mod command;
 pub mod create;
 pub mod exec;
+pub mod image;
 pub mod inspect;
 pub mod list;
 pub mod lookup;

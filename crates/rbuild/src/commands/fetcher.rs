@@ -11,4 +11,5 @@ pub mod early_push;
 pub mod layer_server;
 pub mod pulls;
 pub mod pushes;
+pub mod single_pull;
 mod task;

@@ -26,42 +26,72 @@ pub fn find(store: &Store, wanted: &str, purpose: Purpose) -> Result<(Option<Ref
     with_full_name(wanted, |name| store.images().find_image(name)).map_err(missing(store, wanted, purpose))
 }
 
-/// Returns the image that `wanted` names, which is used: that of `platform`, or if there is none,
-/// that of this machine's platform or else the first one.
+/// The result of a lookup of an image for a platform.
+pub enum StoredImage {
+    /// The store has no image of that name.
+    Missing,
+    Found {
+        /// The name by which it was found, if it was not found by its ID.
+        name: Option<Reference>,
+        image: Box<Image>,
+    },
+    /// The name has images for other platforms only.
+    Other {
+        name: Option<Reference>,
+        /// The platforms. There is at least one.
+        platforms: Vec<String>,
+        /// True if an image was pulled under the name, so that its registry may have others.
+        was_pulled: bool,
+    },
+}
+
+/// Looks up the image that `wanted` names: that of `platform`, or if that is `None`, that of this
+/// machine's platform or else the first one.
 ///
 /// # Errors
 ///
-/// Fails if there is no such image, with the nearest name as the hint, or if it is not for
-/// `platform`.
-pub fn find_for(store: &Store, wanted: &str, platform: Option<&Platform>) -> Result<Image, Failure> {
-    let found = find_entry(store, wanted)?;
-    let Some(platform) = platform else { return Ok(found.image) };
-    let mut others = Vec::new();
-    for image in store.images().images_of(&found.artifact)? {
+/// Fails if the store cannot be read.
+pub fn look_up(store: &Store, wanted: &str, platform: Option<&Platform>) -> Result<StoredImage, Failure> {
+    let found = match with_full_name(wanted, |name| store.images().find(name)) {
+        Err(StoreError::NoImage(_)) => return Ok(StoredImage::Missing),
+        found => found?,
+    };
+    let FoundImage { name, artifact, .. } = found;
+    let Some(platform) = platform else { return Ok(StoredImage::Found { name, image: Box::new(found.image) }) };
+    let mut platforms = Vec::new();
+    for image in store.images().images_of(&artifact)? {
         let own = image.platform();
         if platform.accepts(&own) {
-            return Ok(image);
+            return Ok(StoredImage::Found { name, image: Box::new(image) });
         }
-        others.push(own.to_string());
+        platforms.push(own.to_string());
     }
-    // The name refers to the images that were pulled last. Others were pulled at the same time if
-    // the name resolved to the same digest.
-    if let Some(name) = &found.name
-        && let Some((pulled, image)) = store.images().pulled_image(name, platform)?
-        && platform.accepts(&image.config.platform())
-    {
+    let mut was_pulled = false;
+    if let Some(name) = &name {
         let resolutions = store.images().resolutions(name)?;
-        let of_image = |manifest| resolutions.get(manifest).is_some_and(|known| known.contains(&pulled.resolved));
-        if found.artifact.images().iter().any(of_image) {
-            return Ok(image);
+        was_pulled = artifact.images().iter().any(|manifest| resolutions.contains_key(manifest));
+        // The name refers to the images that were pulled last. Others were pulled at the same time
+        // if the name resolved to the same digest.
+        if let Some((pulled, image)) = store.images().pulled_image(name, platform)?
+            && platform.accepts(&image.config.platform())
+        {
+            let of_image = |manifest| resolutions.get(manifest).is_some_and(|known| known.contains(&pulled.resolved));
+            if artifact.images().iter().any(of_image) {
+                return Ok(StoredImage::Found { name: Some(name.clone()), image: Box::new(image) });
+            }
         }
     }
+    Ok(StoredImage::Other { name, platforms, was_pulled })
+}
+
+/// Returns the failure for an image that exists for other platforms only.
+pub fn other_platforms(wanted: &str, platform: &Platform, others: Vec<String>) -> Failure {
     let only = others.join(", ");
     let failure = Failure::new(format!("`{wanted}` has no image for {platform}, only for {only}"));
-    Err(match others.into_iter().next() {
+    match others.into_iter().next() {
         Some(platform) => failure.help(Remedy::Image(ImageRemedy::SelectPlatform { platform })),
         None => failure,
-    })
+    }
 }
 
 /// Returns the entry of the image that `wanted` names, which is used.
@@ -114,6 +144,17 @@ pub fn missing(store: &Store, wanted: &str, purpose: Purpose) -> impl Fn(StoreEr
 /// Returns the failure for an image that the store does not have.
 pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
     let failure = Failure::new(StoreError::NoImage(wanted.to_string()).to_string());
+    match similar(store, wanted) {
+        Some(near) => failure.help(hints::did_you_mean(&near)),
+        None if purpose == Purpose::Use && wanted.parse::<Reference>().is_ok() && !wanted.starts_with("sha256:") => {
+            failure.help(VerbRemedy::ListOrPull { image: wanted.into() })
+        }
+        None => failure.help(VerbRemedy::ListImages),
+    }
+}
+
+/// Returns the name of the stored image that was most likely meant.
+pub fn similar(store: &Store, wanted: &str) -> Option<String> {
     let names: Vec<Reference> = store.images().list().unwrap_or_default().into_iter().filter_map(|e| e.name).collect();
     let reference = wanted.parse::<Reference>().ok();
     // A digest identifies exactly one image, so there is no similar one.
@@ -125,11 +166,5 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
         let close = rbuild_dockerfile::closest(wanted, list.iter().map(String::as_str))?;
         names.get(list.iter().position(|name| name == close)?)
     };
-    match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest) {
-        Some(near) => failure.help(hints::did_you_mean(&near)),
-        None if purpose == Purpose::Use && reference.is_some() && !wanted.starts_with("sha256:") => {
-            failure.help(VerbRemedy::ListOrPull { image: wanted.into() })
-        }
-        None => failure.help(VerbRemedy::ListImages),
-    }
+    names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest)
 }

@@ -5,7 +5,7 @@ mod limits;
 
 use std::collections::BTreeSet;
 
-use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, volume_binds};
+use rbuild_engine::{BuildError, Invocation, invoke, limit_remedy, volume_binds};
 use rbuild_image::Platform;
 use rbuild_linux::{ControlGroup, Timestamp};
 use rbuild_plan::{NetworkMode, PublishedPort, Volume};
@@ -16,12 +16,12 @@ use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
 use crate::commands::containers::command::{STOP_TIME, entrypoint, input, not_started, on_signal, variables};
+use crate::commands::containers::image::ContainerImage;
 use crate::commands::in_builder::{exit_code, store_in};
-use crate::commands::named;
 use crate::exit::{Failure, interrupted};
 use crate::input::settings::Settings;
-use crate::input::{flags, network, ports};
-use crate::ui::hints::{Hint, UsageRemedy, VerbRemedy};
+use crate::input::{flags, network, ports, proxies};
+use crate::ui::hints::{Hint, UsageRemedy};
 use crate::ui::terminal;
 
 /// The note while a command that has received a signal has not ended.
@@ -32,7 +32,14 @@ const KILLED: i32 = 128 + 9;
 
 pub fn run(settings: &Settings, mut args: RunArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let image = image(&store, &args)?;
+    let image = ContainerImage {
+        name: &args.words[0],
+        platform: args.platform.as_deref(),
+        policy: args.pull,
+        quiet: args.quiet,
+        registry: &args.registry,
+    };
+    let image = image.obtain(&store)?;
     let input = if args.detach { detached_input(&args) } else { input(args.interactive, args.tty)? };
     warn_of_flags(&args, &image);
     let ports = published_ports(&mut args, &image)?;
@@ -65,17 +72,6 @@ pub fn run(settings: &Settings, mut args: RunArgs) -> Result<u8, Failure> {
     let ended = ended?;
     // A builder that was killed has not stopped the command by itself.
     Ok(exit_code(ended.code, ended.stopped && ended.code == KILLED))
-}
-
-/// Returns the image to run.
-fn image(store: &Store, args: &RunArgs) -> Result<Image, Failure> {
-    let platform = flags::platform(args.platform.as_deref())?;
-    let image = named::find_for(store, &args.words[0], platform.as_ref())?;
-    if args.pull == Some(PullPolicy::Always) {
-        return Err(Failure::usage("--pull=always: `rbuild run` uses local images only")
-            .help(VerbRemedy::PullFirst { image: args.words[0].clone() }));
-    }
-    Ok(image)
 }
 
 fn detached_input(args: &RunArgs) -> Input {
@@ -133,10 +129,12 @@ fn invocation(
     carrier: Option<&Carrier>,
     input: Input,
 ) -> Result<Invocation, Failure> {
+    let env = variables(&args.env_file, &args.env)?;
     Ok(Invocation {
         args: args.words[1..].to_vec(),
         entrypoint: args.entrypoint.clone().map(entrypoint),
-        env: variables(&args.env_file, &args.env)?,
+        proxies: proxies::beside(&env)?,
+        env,
         user: args.user.clone(),
         cwd: args.workdir.as_ref().map(|d| if d.starts_with('/') { d.clone() } else { format!("/{d}") }),
         hostname: args.hostname.clone().unwrap_or_else(|| "rbuild".into()),

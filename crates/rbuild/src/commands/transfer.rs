@@ -12,9 +12,9 @@ use rbuild_registry::Client;
 use rbuild_remedy::sentence;
 use rbuild_store::{Artifact, Download, Image, NamedImage, Store, StoreError};
 use rbuild_transport::{
-    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, KeptIndex, LentLayer, ManifestFormat, OtherPlatform, Outgoing,
-    OutgoingForm, PulledImage, PulledPlatforms, PushFaults, TransferProgress, TransportError, UnlistedReferrer,
-    WantedImage, check_name, outgoing, outgoing_lent,
+    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, KeptIndex, LentLayer, ManifestFormat, NameUse, OtherPlatform,
+    Outgoing, OutgoingForm, PulledImage, PulledPlatforms, PushFaults, TransferProgress, TransportError,
+    UnlistedReferrer, WantedImage, check_name, outgoing, outgoing_lent,
 };
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
@@ -81,7 +81,7 @@ pub fn shown_name(name: &Reference, platform: &Platform) -> String {
 }
 
 /// Pulls an image and reports the result.
-fn pull_one(
+pub fn pull_one(
     store: &Store,
     client: &Client,
     image: &WantedImage<'_>,
@@ -163,7 +163,7 @@ pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
     let other = if platform.is_some() { OtherPlatform::Refuse } else { OtherPlatform::Accept };
     let platform = platform.unwrap_or_else(Platform::host);
     pull_with(settings, &args, |store, client, name, display| {
-        let image = WantedImage { name, platform: &platform, other };
+        let image = WantedImage { name, platform: &platform, other, name_use: NameUse::ThisImage };
         let pulled = pull_one(store, client, &image, display)?;
         Ok((pulled.is_new, pulled.resolved))
     })

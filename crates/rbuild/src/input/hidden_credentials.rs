@@ -31,10 +31,19 @@ pub fn hide(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
         Verb::Build(args) => Some(&args.registry),
         Verb::Pull(args) => Some(&args.registry),
         Verb::Push(args) => Some(&args.registry),
+        Verb::Run(args) => Some(&args.registry),
+        Verb::Create(args) => Some(&args.registry),
         _ => None,
     };
+    // The words of a container's command are the last ones, and are not flags of rbuild.
+    let words = match &cli.verb {
+        Verb::Run(args) => args.words.len(),
+        Verb::Create(args) => args.words.len(),
+        _ => 0,
+    };
+    let (line, words) = argv.split_at(argv.len().saturating_sub(words));
     let is_flag = |arg: &OsString| arg == FLAG || arg.as_encoded_bytes().starts_with(b"--creds=");
-    let creds_by_flag = argv.iter().take_while(|arg| *arg != "--").any(is_flag);
+    let creds_by_flag = line.iter().take_while(|arg| *arg != "--").any(is_flag);
     // CI systems pass an unset secret as an empty variable.
     let given = flags.and_then(|flags| flags.creds.clone()).filter(|pair| creds_by_flag || !pair.is_empty());
     let found = HiddenCredentials { creds: given, creds_by_flag, auth_config: std::env::var(AUTH_CONFIG).ok() };
@@ -42,7 +51,8 @@ pub fn hide(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
         return Ok(());
     }
     let text = serde_json::to_string(&found).map_err(|e| not_withheld(&e))?;
-    let argv = if flags.is_some() { without_flag(argv) } else { argv.to_vec() };
+    let line = if flags.is_some() { without_flag(line) } else { line.to_vec() };
+    let argv = [&line, words].concat();
     Err(not_withheld(&rbuild_linux::execute_withholding(&text, &argv, &[CREDS, AUTH_CONFIG])))
 }
 

@@ -8,7 +8,6 @@ use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, SourceUrl};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
-use rbuild_registry::ProcessEnvironment;
 use rbuild_store::{BuildId, Download, Store, Workspace};
 
 use crate::args::BuildArgs;
@@ -16,7 +15,7 @@ use crate::exit::Failure;
 use crate::input::cache::{self, CacheReader, CacheTarget};
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
-use crate::input::{network, output, registry, value};
+use crate::input::{network, output, proxies, registry, value};
 use crate::ui::hints::{Hint, OutputRemedy, ValueRemedy};
 use crate::ui::terminal;
 
@@ -148,7 +147,7 @@ fn parameters(
     let network = args.network;
     Ok(Parameters {
         target: args.target.clone().filter(|target| !target.is_empty()),
-        build_args: with_proxies(build_args(&args.build_arg, args.timestamp.as_deref())?)?,
+        build_args: proxies::with(build_args(&args.build_arg, args.timestamp.as_deref())?)?,
         labels: args.label.iter().map(|label| pair("--label", label)).collect::<Result<_, _>>()?,
         network,
         emulated: emulated(),
@@ -270,18 +269,6 @@ fn build_args(given: &[String], epoch: Option<&str>) -> Result<Vec<(String, Stri
         args.extend(given.or_else(|| from_env("SOURCE_DATE_EPOCH")));
     }
     Ok(args)
-}
-
-/// Adds the proxies of docker's config.json, each in both cases as docker does, unless an argument
-/// sets that proxy.
-fn with_proxies(args: Vec<(String, String)>) -> Result<Vec<(String, String)>, Failure> {
-    let proxies = rbuild_registry::proxies(&ProcessEnvironment::of_process())?;
-    let is_given = |name: &str| args.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
-    let new: Vec<(&str, String)> = proxies.into_iter().filter(|(name, _)| !is_given(name)).collect();
-    let both = new
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_string(), name.to_lowercase()].map(|name| (name, value.clone())));
-    Ok(args.iter().cloned().chain(both).collect())
 }
 
 fn no_cache(args: &BuildArgs) -> NoCache {

@@ -56,6 +56,7 @@ mod remote_inputs;
 mod removing;
 mod run_command;
 mod run_environment;
+mod run_pulls;
 mod running;
 mod secrets;
 mod security;

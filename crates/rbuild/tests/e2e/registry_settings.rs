@@ -217,6 +217,25 @@ fn proxies_of_docker_are_build_arguments() {
     assert_eq!(scene.build(file, &["-t", "a"]).ok().steps(), (0, 1));
 }
 
+/// Commands of containers get them as well. They are not recorded, because they may contain logins.
+#[test]
+fn proxies_of_docker_are_variables_of_containers() {
+    let scene = Scene::new(Access::Open);
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    let config = r#"{"proxies": {"default": {"httpProxy": "http://joe:hunter2@p:1", "noProxy": "a.io"}}}"#;
+    write_home(&scene, ".docker/config.json", config);
+    let shown = ["sh", "-c", "echo \"[$HTTP_PROXY $http_proxy $NO_PROXY $https_proxy]\""];
+    let ran = |args: &[&str]| scene.rbuild(&[args, &shown].concat()).ok().stdout;
+    assert_eq!(ran(&["run", "busybox"]), "[http://joe:hunter2@p:1 http://joe:hunter2@p:1 a.io ]\n");
+    assert_eq!(ran(&["run", "-e", "http_proxy=q", "busybox"]), "[ q a.io ]\n");
+    scene.rbuild(&["run", "-d", "--name", "c", "busybox", "sleep", "60"]).ok();
+    assert_eq!(ran(&["exec", "c"]), "[http://joe:hunter2@p:1 http://joe:hunter2@p:1 a.io ]\n");
+    let inspected = scene.rbuild(&["inspect", "c"]).ok().stdout;
+    assert!(!inspected.contains("hunter2"), "{inspected}");
+    assert_eq!(scene.lab.sh(r#"grep -rl hunter2 "$LAB/store""#).stdout, "", "files of the store");
+    scene.rbuild(&["rm", "-f", "c"]).ok();
+}
+
 #[test]
 fn short_names_have_the_meaning_of_podman_on_request() {
     let scene = Scene::with_image();
@@ -239,7 +258,12 @@ fn short_names_have_the_meaning_of_podman_on_request() {
     scene.forget(&format!("{full}:1"));
     assert_eq!(rbuild(&["pull", "-q", "box:1"], "podman").ok().stdout, format!("{full}:1\n"));
     // Other commands find the image by the same short name.
-    for args in [&["inspect", "box:1"][..], &["create", "box:1"], &["run", "box:1", "true"], &["tag", "box:1", "x"]] {
+    for args in [
+        &["inspect", "box:1"][..],
+        &["create", "--pull=never", "box:1"],
+        &["run", "--pull=never", "box:1", "true"],
+        &["tag", "box:1", "x"],
+    ] {
         rbuild(args, "podman").ok();
         rbuild(args, "docker").fails(1, &["box:1"]);
     }

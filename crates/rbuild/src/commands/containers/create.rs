@@ -6,9 +6,8 @@ use rbuild_store::NewContainer;
 
 use crate::args::CreateArgs;
 use crate::commands::containers::command::entrypoint;
-use crate::commands::named;
+use crate::commands::containers::image::ContainerImage;
 use crate::exit::{Failure, code};
-use crate::input::flags;
 use crate::input::settings::Settings;
 use crate::ui::hints::VerbRemedy;
 use crate::ui::terminal;
@@ -16,8 +15,14 @@ use crate::ui::terminal;
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     check_name(args.name.as_deref())?;
-    let platform = flags::platform(args.platform.as_deref())?;
-    let image = named::find_for(&store, &args.words[0], platform.as_ref())?;
+    let image = ContainerImage {
+        name: &args.words[0],
+        platform: args.platform.as_deref(),
+        policy: args.pull,
+        quiet: args.quiet,
+        registry: &args.registry,
+    };
+    let image = image.obtain(&store)?;
     let entrypoint = args.ignored.entrypoint.map(entrypoint);
     let command = command_line(&image.config.config, entrypoint.as_deref(), &args.words[1..]);
     let now = Timestamp::now();

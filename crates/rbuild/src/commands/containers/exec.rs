@@ -10,6 +10,7 @@ use crate::args::ExecArgs;
 use crate::commands::containers::command::{input, not_started, variables};
 use crate::commands::containers::lookup;
 use crate::exit::Failure;
+use crate::input::proxies;
 use crate::input::settings::Settings;
 use crate::ui::hints::{UsageRemedy, VerbRemedy};
 use crate::ui::terminal;
@@ -26,7 +27,7 @@ pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
     let image = store.images().image(&container.image)?;
     let run = store.containers().settings(&container.id)?.ok_or_else(not_running)?;
     let input = input(args.interactive, args.tty)?;
-    let mut env = run.env;
+    let mut env = proxies::with(run.env)?;
     env.extend(variables(&args.env_file, &args.env)?);
     let mode = RunnerMode::of_name(&started.isolation).unwrap_or(RunnerMode::Container);
     let owners = store.owner_records().with_mode(match mode {

@@ -151,7 +151,7 @@ const RUN_RESOURCES: [Unsupported; 3] = [
 ];
 
 /// Other flags of `docker run` and `podman run`.
-const RUN_OTHERS: [Unsupported; 15] = [
+const RUN_OTHERS: [Unsupported; 14] = [
     (
         &["--domainname", "--ip", "--ip6", "--link-local-ip", "--mac-address", "--network-alias"],
         "containers have no names and addresses in a network of their own",
@@ -189,7 +189,6 @@ const RUN_OTHERS: [Unsupported; 15] = [
         "a terminal is not detached from its container",
         "start the container with -dit, and run `rbuild exec -it CONTAINER sh`",
     ),
-    (&["--authfile", "--tls-verify"], "`rbuild run` uses local images only", "pull the image first: rbuild pull IMAGE"),
     (
         &[
             "--runtime",

@@ -59,8 +59,6 @@ pub enum VerbRemedy {
     ShowSizes,
     /// List images, or pull one.
     ListOrPull { image: String },
-    /// Pull an image before it is run.
-    PullFirst { image: String },
     /// Run without a terminal.
     OmitTerminal,
     /// Filter by time.
@@ -129,7 +127,6 @@ impl VerbRemedy {
             VerbRemedy::ListOrPull { image } => {
                 format!("run `rbuild images` to list the images, or `rbuild pull {image}`").into()
             }
-            VerbRemedy::PullFirst { image } => format!("run `rbuild pull {image}` first").into(),
             VerbRemedy::OmitTerminal => "omit -t".into(),
             VerbRemedy::UntilFilter => "use until=24h".into(),
             VerbRemedy::DurationForm => "use a duration such as 24h or 1h30m".into(),
