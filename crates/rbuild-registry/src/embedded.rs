@@ -12,6 +12,11 @@ pub fn embedded(descriptor: &Descriptor) -> Option<Vec<u8>> {
     fits.then_some(bytes)
 }
 
+/// Decodes base64; `None` if the text is something else.
+pub fn decode_text(text: &str) -> Option<Vec<u8>> {
+    BASE64_STANDARD.decode(text).ok()
+}
+
 /// Returns content in the form in which a descriptor contains it (`data`).
 pub fn embeddable(content: &[u8]) -> String {
     BASE64_STANDARD.encode(content)

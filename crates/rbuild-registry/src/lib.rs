@@ -58,7 +58,7 @@ pub use config_error::{ConfigError, EndpointUse, FileAction};
 pub use credential::{CommandLineCredentials, CommandLineLogin, Credential, Login};
 pub use docker_config::proxies;
 pub use download::{DownloadError, FileAnswer, FileEncoding, FileRequest, FileSink, Validators};
-pub use embedded::{embeddable, embedded};
+pub use embedded::{decode_text, embeddable, embedded};
 pub use endpoint::TlsVerify;
 pub use endpoint_modes::EndpointRole;
 pub use environment::ProcessEnvironment;

@@ -75,6 +75,20 @@ impl Repository {
         self.first(|endpoint| endpoint.operations.tags, |session| resolve(session, tag))
     }
 
+    /// Returns the digest of a tag as [`Repository::resolve`] does; `None` if there is none, which
+    /// takes a single request, too.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry fails or refuses.
+    pub fn find(&self, tag: &str) -> Result<Option<ResolvedTag>> {
+        match self.first(|endpoint| endpoint.operations.tags, |session| find(session, tag)) {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if matches!(&*e.problem, RegistryProblem::Missing { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Returns the manifest or index with that tag.
     ///
     /// # Errors
@@ -91,6 +105,22 @@ impl Repository {
     /// Fails if no endpoint has it.
     pub fn document(&self, digest: &BlobDigest) -> Result<ReceivedManifest> {
         self.first(|endpoint| endpoint.operations.digests, |session| get(session, &digest.to_string(), Some(digest)))
+    }
+}
+
+/// Returns the digest of a tag at one endpoint as [`resolve`] does, but asks for no reason if there
+/// is none.
+pub(crate) fn find(session: &EndpointSession, tag: &str) -> std::result::Result<ResolvedTag, RegistryProblem> {
+    let reply = ask(session, "HEAD", tag)?;
+    let digest = reply.header("docker-content-digest").and_then(|digest| digest.parse().ok());
+    match (reply.status(), digest) {
+        (200, Some(digest)) => Ok(ResolvedTag::Digest(digest)),
+        (404, _) => {
+            let request = RequestName::Manifest { method: "HEAD", reference: tag };
+            let object = RemoteObject::Manifest(tag.to_string());
+            Err(session.refused(reply, request, object, RemoteAction::Pull))
+        }
+        _ => get(session, tag, None).map(ResolvedTag::Manifest),
     }
 }
 

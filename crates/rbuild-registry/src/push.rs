@@ -160,7 +160,7 @@ impl Repository {
     ///
     /// Fails if the registry fails or refuses.
     pub fn resolve_pushed(&self, tag: &str) -> Result<Option<ResolvedTag>> {
-        self.pushing(|session| match manifest::resolve(session, tag) {
+        self.pushing(|session| match manifest::find(session, tag) {
             Ok(found) => Ok(Some(found)),
             Err(RegistryProblem::Missing { .. }) => Ok(None),
             Err(problem) => Err(problem),
