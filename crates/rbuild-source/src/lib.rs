@@ -3,6 +3,7 @@
 //! Selection works the same for the build context and for the file systems of other stages. Paths
 //! are resolved inside the root of the source and never leave it. This crate does not write.
 
+mod buildkit;
 mod content;
 mod file;
 mod fingerprint;
@@ -15,6 +16,7 @@ mod scan;
 mod select;
 mod walk;
 
+pub use buildkit::buildkit_digest;
 pub use content::{HardLinks, Selection, SelectionContent, content, content_without_links};
 pub use fingerprint::{Details, Fingerprint};
 pub use hashes::HashCache;
