@@ -1,14 +1,16 @@
 //! Environment of the steps of one platform: the request, the plan, results and files, progress and
 //! cancellation.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use rbuild_image::ManifestDigest;
 use rbuild_linux::clock::monotonic_nanoseconds;
+use rbuild_linux::parallel::locked;
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, RunRequest};
-use rbuild_store::{CacheKey, Image, Store};
+use rbuild_store::{CacheId, CacheKey, Image, Store};
 use rbuild_transport::ImportedStep;
 
 use crate::cache::explain;
@@ -44,6 +46,8 @@ pub(crate) struct StepEnv<'a> {
     pub leaks: Leaks<'a>,
     /// For each vertex, true if a command that mounts such a secret contributed to its files.
     pub exposed: Vec<bool>,
+    /// The cache mounts that commands used, with their names.
+    used_mounts: Mutex<BTreeMap<CacheId, String>>,
     /// The command that failed first: the time of failure, and its request with its files.
     pub failed_run: Mutex<Option<(u64, RunRequest)>>,
 }
@@ -78,6 +82,7 @@ impl<'a> StepEnv<'a> {
             nearest: explain::nearest(&store.records().build_index(&prepared.build_index)?, graph),
             exposed: exposed(graph, &leaks),
             leaks,
+            used_mounts: Mutex::default(),
             failed_run: Mutex::new(None),
         })
     }
@@ -100,6 +105,16 @@ impl<'a> StepEnv<'a> {
     /// Returns the number of the step in the build's log.
     pub fn log_number(&self, id: VertexId) -> usize {
         self.events.first() + id.position()
+    }
+
+    /// Notes that a command uses a cache mount.
+    pub fn note_mount(&self, id: &CacheId, name: &str) {
+        locked(&self.used_mounts).insert(*id, name.to_string());
+    }
+
+    /// Returns the cache mounts that commands used, with their names.
+    pub fn used_mounts(&self) -> BTreeMap<CacheId, String> {
+        locked(&self.used_mounts).clone()
     }
 
     /// Returns an image that was resolved for the plan.

@@ -27,11 +27,36 @@ pub struct BuildReport {
 }
 
 /// A cache that the steps of a build are written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheExport {
     /// Form of the layers.
     pub form: LayerForm,
     pub mode: CacheMode,
+    /// Cache mounts that are written, too.
+    pub mounts: MountChoice,
+    /// Maximum size of a cache mount in bytes, compressed.
+    pub max_mount: u64,
+}
+
+/// A choice of cache mounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MountChoice {
+    #[default]
+    None,
+    All,
+    /// Those with these IDs.
+    Named(Vec<String>),
+}
+
+impl CacheExport {
+    /// Returns true if cache mounts with that ID are written.
+    pub(crate) fn takes_mount(&self, id: &str) -> bool {
+        match &self.mounts {
+            MountChoice::None => false,
+            MountChoice::All => true,
+            MountChoice::Named(names) => names.iter().any(|name| name == id),
+        }
+    }
 }
 
 /// The steps that are written to a cache.
@@ -60,6 +85,8 @@ pub struct ReportedStep {
     pub is_in_result: bool,
     /// True if it was run although the cache may have had it (`--no-cache`).
     pub is_refreshed: bool,
+    /// The ID of the cache mount whose content this is. It is no step.
+    pub mount: Option<String>,
 }
 
 impl ReportedSteps {
@@ -70,9 +97,12 @@ impl ReportedSteps {
 
     /// Returns the steps that belong in a cache. A step that was read from another cache has the
     /// form that it has there.
-    pub fn of(&self, export: CacheExport) -> Vec<CachedStep> {
+    pub fn of(&self, export: &CacheExport) -> Vec<CachedStep> {
         let mut found: BTreeMap<CacheKey, &CachedStep> = BTreeMap::new();
-        let belongs = |step: &&ReportedStep| step.is_in_result || export.mode == CacheMode::Max;
+        let belongs = |step: &&ReportedStep| match &step.mount {
+            Some(id) => export.takes_mount(id) && step.step.layer.size <= export.max_mount,
+            None => step.is_in_result || export.mode == CacheMode::Max,
+        };
         for ReportedStep { step, .. } in self.steps.iter().filter(belongs) {
             if step.layer.form == export.form.name() || !found.contains_key(&step.key) {
                 found.insert(step.key, step);
@@ -266,6 +296,17 @@ impl Requirements {
             required.images.push(ImageForm { squash, ..ImageForm::of_store() });
         }
         required
+    }
+
+    /// Returns the same requirements, with no layers that are packed straight into an export.
+    pub(crate) fn with_layers_in_store(mut self, exports: &[Export]) -> Requirements {
+        self.streams = false;
+        for form in exports.iter().filter_map(Export::form) {
+            if !self.images.contains(&form) {
+                self.images.push(form);
+            }
+        }
+        self
     }
 
     /// Returns true if new layers are packed only into this export.

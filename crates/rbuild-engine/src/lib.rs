@@ -34,8 +34,8 @@ pub use error::{BuildError, StepFailure};
 pub use event::{Event, StepOutcome, Warning};
 pub use events::Events;
 pub use exports::{
-    BuildReport, CacheExport, CacheMode, Export, FinishedImage, FinishedIndex, ImageForm, ReportedStep, ReportedSteps,
-    Requirements, Split, Squash,
+    BuildReport, CacheExport, CacheMode, Export, FinishedImage, FinishedIndex, ImageForm, MountChoice, ReportedStep,
+    ReportedSteps, Requirements, Split, Squash,
 };
 pub use images::copy_out::{CopiedTo, CopyTarget, ImagePath, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};

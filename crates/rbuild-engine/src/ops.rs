@@ -11,6 +11,7 @@ pub(crate) mod redact;
 pub(crate) mod run;
 pub(crate) mod run_mounts;
 pub(crate) mod selection;
+pub(crate) mod shared_caches;
 pub(crate) mod source_errors;
 pub(crate) mod ssh_agent;
 pub(crate) mod ssh_keys;

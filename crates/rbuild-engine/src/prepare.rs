@@ -1,5 +1,6 @@
 //! The phases of a build that need no namespaces: resolve, plan, key.
 
+mod buildkit_walk;
 pub(crate) mod demands;
 pub(crate) mod downloads;
 pub(crate) mod image_key;

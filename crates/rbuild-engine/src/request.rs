@@ -66,6 +66,8 @@ pub struct BuildRequest {
     pub caches: Arc<ImportedCaches>,
     /// Caches that the steps are written to.
     pub cache_exports: Vec<CacheExport>,
+    /// Adds the records of the image's own steps to its configuration.
+    pub inline_cache: bool,
     /// ID of this build in the store's records.
     pub build_id: BuildId,
 }
@@ -94,6 +96,8 @@ impl BuildRequest {
 
     /// Returns the images and files that the build must produce for its exports.
     pub fn requirements(&self) -> Requirements {
-        Requirements::of(&self.exports, !self.tags.is_empty(), self.platforms.len(), self.squash)
+        let required = Requirements::of(&self.exports, !self.tags.is_empty(), self.platforms.len(), self.squash);
+        // The records are those of layers in the store.
+        if self.inline_cache { required.with_layers_in_store(&self.exports) } else { required }
     }
 }

@@ -26,6 +26,12 @@ pub(crate) enum BuildWarning<'a> {
     NotEvicted(StoreError),
     /// A layer of a cache besides the store cannot be used. Its step runs.
     LostLayer { cache: &'a str, cause: &'a str },
+    /// The content of a cache mount in a cache besides the store cannot be used.
+    LostMount { name: &'a str, cache: &'a str, cause: &'a str },
+    /// A cache mount contains the value of a secret, and is not written to a cache.
+    MountWithSecret { name: &'a str },
+    /// A cache mount cannot be written to a cache.
+    NotPacked { name: &'a str, cause: &'a str },
 }
 
 impl BuildWarning<'_> {
@@ -51,6 +57,15 @@ impl BuildWarning<'_> {
             BuildWarning::LostLayer { cache, cause } => {
                 format!("a layer of the cache {cache} cannot be used, so its step runs: {cause}")
             }
+            BuildWarning::LostMount { name, cache, cause } => {
+                format!("the cache mount `{name}` of the cache {cache} cannot be used: {cause}")
+            }
+            BuildWarning::MountWithSecret { name } => {
+                format!("the cache mount `{name}` contains the value of a secret, so no cache gets it")
+            }
+            BuildWarning::NotPacked { name, cause } => {
+                format!("the cache mount `{name}` cannot be packed, so no cache gets it: {cause}")
+            }
         }
     }
 
@@ -63,7 +78,10 @@ impl BuildWarning<'_> {
                 Some(FileRemedy::IgnoreStore { path: path.to_string_lossy().into_owned() }.into())
             }
             BuildWarning::NotEvicted(e) => e.remedy(),
-            BuildWarning::LostLayer { .. } => None,
+            BuildWarning::LostLayer { .. }
+            | BuildWarning::LostMount { .. }
+            | BuildWarning::MountWithSecret { .. }
+            | BuildWarning::NotPacked { .. } => None,
         }
     }
 }
@@ -93,6 +111,9 @@ mod tests {
             BuildWarning::StoreLeftOut { path: Path::new(".local/share/rbuild") },
             BuildWarning::NotEvicted(full.into()),
             BuildWarning::LostLayer { cache: "`/cache`", cause: "it is missing" },
+            BuildWarning::LostMount { name: "/root/.cache", cache: "`/cache`", cause: "it is missing" },
+            BuildWarning::MountWithSecret { name: "/root/.cache" },
+            BuildWarning::NotPacked { name: "/root/.cache", cause: "`x` is a socket" },
         ];
         let variants = variants!(BuildWarning {
             NotIsolated,
@@ -103,6 +124,9 @@ mod tests {
             StoreLeftOut,
             NotEvicted,
             LostLayer,
+            LostMount,
+            MountWithSecret,
+            NotPacked,
         });
         let words = |warning: &BuildWarning| format!("{}\n  remedy: {:?}", warning.text(), warning.help());
         assert_recorded!("BuildWarning", variants.words(&warnings, words));

@@ -8,9 +8,10 @@ use rbuild_transport::ImportedStep;
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::export::image::not_packed;
+use crate::export::packing_error::not_packed;
 use crate::export::secret_scan::Leaks;
 use crate::exports::{CacheMode, ReportedStep, ReportedSteps};
+use crate::ops::shared_caches;
 use crate::prepare::Prepared;
 use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
@@ -40,20 +41,29 @@ fn writes_caches(request: &BuildRequest) -> bool {
     request.salt.is_none() && !request.cache_exports.is_empty()
 }
 
-/// Returns true if a step belongs in one of the caches. A command that mounts a volume depends on
-/// this machine.
+/// Returns true if a step belongs in one of the caches.
 fn belongs(graph: &BuildGraph, request: &BuildRequest, id: VertexId) -> bool {
-    let is_portable = match &graph.vertices[id].step {
+    let takes_all = request.cache_exports.iter().any(|export| export.mode == CacheMode::Max);
+    is_portable(graph, id) && (takes_all || is_in_result(graph, id))
+}
+
+/// Returns true if other machines can use a step. A command that mounts a volume depends on this
+/// one.
+fn is_portable(graph: &BuildGraph, id: VertexId) -> bool {
+    match &graph.vertices[id].step {
         Step::Scratch | Step::Image { .. } => false,
         Step::Run(run) => !run.mounts.iter().any(|mount| matches!(mount.kind, RunMountKind::Volume { .. })),
         Step::Copy(_) | Step::Workdir(_) => true,
-    };
-    let takes_all = request.cache_exports.iter().any(|export| export.mode == CacheMode::Max);
-    is_portable && (takes_all || is_in_result(graph, id))
+    }
 }
 
 fn passed_on(graph: &BuildGraph, vertex: VertexId, found: &ImportedStep) -> ReportedStep {
-    ReportedStep { step: found.step.clone(), is_in_result: is_in_result(graph, vertex), is_refreshed: false }
+    ReportedStep {
+        step: found.step.clone(),
+        is_in_result: is_in_result(graph, vertex),
+        is_refreshed: false,
+        mount: None,
+    }
 }
 
 /// Returns true if steps whose layers were not read go from one cache to another. They have not
@@ -117,6 +127,23 @@ pub(crate) fn made(envs: &[StepEnv<'_>]) -> Result<ReportedSteps> {
     Ok(all)
 }
 
+/// Returns the image's own steps with their layers in that form, which are packed, lowest first.
+/// Steps that no cache may contain are left out.
+pub(crate) fn of_image(env: &StepEnv<'_>, form: LayerForm) -> Result<Vec<CachedStep>> {
+    let graph = env.graph();
+    let mut steps = Vec::new();
+    for vertex in env.chain().filter(|id| is_portable(graph, *id)) {
+        let Some(done) = env.results.get(vertex) else { continue };
+        let (Some(tree), Some(key)) = (&done.tree, done.key) else { continue };
+        if is_clear(env, tree)? {
+            let stored = StoredStep { vertex, key, result: done.result, created: done.created, tree };
+            steps.extend(reported(graph, env.store, &stored, form)?.map(|reported| reported.step));
+        }
+    }
+    steps.reverse();
+    Ok(steps)
+}
+
 #[tracing::instrument(target = "engine", name = "cache", level = "debug", skip_all)]
 fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
     let (graph, forms) = (env.graph(), forms(env.request));
@@ -152,6 +179,7 @@ fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
         Ok::<_, BuildError>(reported_steps)
     })?;
     steps.extend(packed.into_iter().flatten());
+    steps.extend(shared_caches::packed(env)?);
     Ok(steps)
 }
 
@@ -193,5 +221,5 @@ fn reported(
     let shared = store.records().record(&key)?.and_then(|record| record.shared);
     let step = CachedStep { key, shared, result, layer, created, used: 0, is_searched };
     let is_refreshed = graph.vertices[vertex].ignore_cache;
-    Ok(Some(ReportedStep { step, is_in_result: is_in_result(graph, vertex), is_refreshed }))
+    Ok(Some(ReportedStep { step, is_in_result: is_in_result(graph, vertex), is_refreshed, mount: None }))
 }

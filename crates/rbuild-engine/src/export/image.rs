@@ -6,18 +6,18 @@ use std::time::Instant;
 
 use rbuild_dockerfile::{Diagnostic, Help};
 use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descriptor};
-use rbuild_layer::LayerError;
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_plan::{BuildGraph, NoCache, Step, VertexId};
 use rbuild_store::{Image, LayerVariant, Layers, PackedLayer, Store, StoreError, TreeId, Workspace};
-use rbuild_transport::layer_pairs;
+use rbuild_transport::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records, layer_pairs};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::event::BuildPhase;
+use crate::export::cache_steps;
+use crate::export::packing_error::not_packed;
 use crate::exports::{ImageForm, Squash};
-use crate::ops::copy_step::no_space;
 use crate::prepare::image_key::image_key;
 use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
@@ -82,7 +82,12 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
     let own = packed.iter().map(|layer| (layer.descriptor(), layer.diff_id)).collect();
     let created = |id: VertexId| env.done(id).created;
     let parts = ImageParts { graph, request: env.request, images: &env.prepared.images, created: &created };
-    parts.put(env.store, &env.rootfs.work, form, ImageLayers { below, own })
+    let records = if env.request.inline_cache && form.squash == Squash::None {
+        Some(inline_records(&cache_steps::of_image(env, form.layers)?)?)
+    } else {
+        None
+    };
+    parts.put(env.store, &env.rootfs.work, form, ImageLayers { below, own }, records)
 }
 
 /// The layers of an image with their diffIDs, lowest first.
@@ -105,13 +110,14 @@ pub(crate) struct ImageParts<'a> {
 
 impl ImageParts<'_> {
     /// Stores the configuration and the manifest of an image with the layers of its base and those
-    /// of its own steps. Returns the manifest digest.
+    /// of its own steps, and with records of these. Returns the manifest digest.
     pub fn put(
         &self,
         store: &Store,
         work: &Workspace,
         form: &ImageForm,
         layers: ImageLayers,
+        records: Option<String>,
     ) -> Result<ManifestDigest> {
         let (graph, request) = (self.graph, self.request);
         let mut chain: Vec<VertexId> = graph.chain(graph.target).collect();
@@ -119,6 +125,9 @@ impl ImageParts<'_> {
         let mut config = graph.config.clone();
         config.history.clear();
         config.rootfs = Default::default();
+        // Those of the base are not records of this image.
+        [INLINE_RECORDS, FOREIGN_INLINE_RECORDS].iter().for_each(|key| drop(config.rest.remove(*key)));
+        config.rest.extend(records.map(|records| (INLINE_RECORDS.to_string(), records.into())));
         if let Step::Image { manifest, .. } = &graph.vertices[chain[0]].step {
             let image = self.images.get(manifest);
             let image = image.ok_or_else(|| BuildError::other("an image of the plan was never resolved"))?;
@@ -226,20 +235,6 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
         packed.map_err(|e| not_packed(env, tree, e))
     };
     try_map(cores(), &trees, pack)
-}
-
-/// Converts an error from packing a layer. If the step itself caused it, or if the disk is full,
-/// the error points at the step in the Dockerfile.
-pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) -> BuildError {
-    if env.cancel.is_canceled() {
-        return BuildError::Canceled;
-    }
-    let made_it = |id: &VertexId| env.done(*id).tree.as_ref() == Some(tree);
-    match (error, env.chain().find(made_it)) {
-        (error @ StoreError::Layer(LayerError::WhiteoutName(_)), Some(id)) => env.failure(id, error, Vec::new()),
-        (error, Some(id)) if error.is_disk_full() => no_space(env, id, error),
-        (error, _) => error.into(),
-    }
 }
 
 /// Returns the layers that the trees of an image of that form are packed into.

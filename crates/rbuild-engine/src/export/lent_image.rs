@@ -54,7 +54,7 @@ pub(crate) fn lent_image(prepared: &Prepared, request: &BuildRequest, store: &St
         graph.chain(graph.target).map(|id| (id, time_of_state(state(id), request.now))).collect();
     let work = Workspace::open(store)?;
     let parts = ImageParts { graph, request, images: &prepared.images, created: &|id| created[&id] };
-    let manifest: ManifestDigest = parts.put(store, &work, &form, ImageLayers { below, own })?;
+    let manifest: ManifestDigest = parts.put(store, &work, &form, ImageLayers { below, own }, None)?;
     let image = store.images().image(&manifest)?;
     let finished = FinishedImage { is_stored: false, ..FinishedImage::stored(&image) };
     Ok(Some(BuildReport { image: Some(finished), platforms: vec![manifest], lent, ..BuildReport::default() }))

@@ -17,6 +17,7 @@ use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::event::BuildPhase;
 use crate::export::image;
+use crate::export::packing_error::not_packed;
 use crate::exports::{Export, FinishedImage, ImageForm};
 
 /// Writes the image of a finished build to a direct export; returns its description.
@@ -70,7 +71,7 @@ fn pack(env: &StepEnv<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::W
     let variant = image::variant(env, form);
     let stop = || env.cancel.is_canceled();
     let packed = env.store.layers().pack_tree_to(&env.rootfs.work, tree, variant, out, &stop);
-    packed.map_err(|e| image::not_packed(env, tree, e))
+    packed.map_err(|e| not_packed(env, tree, e))
 }
 
 fn saved(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<NamedArtifact> {

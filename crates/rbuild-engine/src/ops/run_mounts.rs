@@ -29,6 +29,7 @@ use crate::ops::copy_error::CopyError;
 use crate::ops::copy_step::{copy_error, copy_settings, incremental_copy};
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::selection::{ContextMount, context_mounts, reads_context};
+use crate::ops::shared_caches;
 use crate::ops::source_errors::source_error;
 use crate::ops::ssh_agent::Agent;
 use crate::ops::step_error::{Attempt, StepError};
@@ -143,11 +144,14 @@ fn caches(
     let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
     for (id, mounts) in wanted {
         let (_, first, seed) = mounts[0];
+        env.note_mount(&id, &first.id);
         let sharing = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
-        let cache = env
-            .store
-            .cache_mounts()
-            .cache_mount(&env.rootfs.work, &id, sharing, |dir| fill_cache(env, vertex, first, seed, dir))?;
+        let cache = env.store.cache_mounts().cache_mount(&env.rootfs.work, &id, sharing, |dir| {
+            if shared_caches::restore(env, &id, &first.id, dir)? {
+                return Ok::<_, StepError>(());
+            }
+            fill_cache(env, vertex, first, seed, dir)
+        })?;
         caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
     }
     Ok(caches)

@@ -24,6 +24,9 @@ pub(crate) fn image_key(graph: &BuildGraph, target: &ResultId, request: &BuildRe
     if *squash != Squash::None {
         hasher.field("history as long as the layers");
     }
+    if request.inline_cache {
+        hasher.field("records of steps");
+    }
     if request.allow_leaks {
         hasher.field("secrets may be in it");
     }

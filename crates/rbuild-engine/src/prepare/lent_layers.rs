@@ -41,6 +41,7 @@ pub(crate) fn form(graph: &BuildGraph, request: &BuildRequest) -> Option<ImageFo
         && request.salt.is_none()
         && request.parameters.no_cache == NoCache::None
         && !request.record_sizes
+        && !request.inline_cache
         && !request.caches.must_be_copied();
     is_allowed.then_some(form)
 }
@@ -61,7 +62,9 @@ pub(crate) fn layers_of_steps<'a>(
             VertexState::Imported(_, found) if found.step.layer.form == form.layers.name() => {
                 let layer = &found.step.layer;
                 let part = BlobInfo { digest: layer.blob, size: layer.size };
-                let Some(name) = request.caches.registry_of(found) else { return Ok(None) };
+                let Some(name) = request.caches.registry_of(found).filter(|_| layer.has_type_of_form()) else {
+                    return Ok(None);
+                };
                 let is_here = store.blobs().has_complete_blob(&part.digest, part.size)?;
                 let lent = (!is_here).then(|| LentLayer { part, name: name.clone() });
                 KnownLayer { layer: (layer.descriptor(), layer.diff_id), lent }

@@ -24,6 +24,7 @@ use crate::error::{BuildError, Result};
 use crate::event::{BuildPhase, Event};
 use crate::events::Events;
 use crate::exports::Requirements;
+use crate::prepare::buildkit_walk::BuildKitWalk;
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::image_key::image_key;
 use crate::prepare::lent_layers;
@@ -100,12 +101,15 @@ impl Lookup<'_> {
 
     fn steps(&self, selected_files: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<Vec<FoundVertex>> {
         let keys = KeyBuilder { downloads: self.downloads, salt: self.request.salt.as_deref() };
+        let mut walk = BuildKitWalk::new(self.graph, self.store, self.contexts, &self.request.caches);
         let mut found: Vec<FoundVertex> = Vec::with_capacity(self.graph.vertices.len());
         for (id, vertex) in self.graph.numbered() {
             let (step, label) = (id.position(), &vertex.name);
             let _span = tracing::debug_span!(target: "engine", "key", step, %label).entered();
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
                 let result = key::source_result(&vertex.step);
+                walk.find(vertex, None, &[])?;
+                walk.visited(vertex, &VertexState::Source(result))?;
                 found.push(FoundVertex { state: VertexState::Source(result), result: Some(result), fresh: false });
                 continue;
             }
@@ -115,13 +119,21 @@ impl Lookup<'_> {
             // runs.
             let results = InputResults::of(&inputs, |id| found[id].result.unwrap_or_else(|| ResultId::of(b"open")));
             let key = keys.definition(vertex, &results, &selected_files[id])?;
+            let of_buildkit = walk.find(vertex, key.as_ref(), &selected_files[id])?;
             let state = match key {
-                Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
+                Some(key) if ready && !vertex.ignore_cache => match (self.step(id, &key, unusable)?, of_buildkit) {
+                    (VertexState::Open, Some(found)) if self.may_import(&vertex.step, &key, &found)? => {
+                        tracing::debug!(target: "engine", key = key.short(), "hit in a cache of BuildKit");
+                        VertexState::Imported(key, found)
+                    }
+                    (state, _) => state,
+                },
                 _ => {
                     let reason = if vertex.ignore_cache { Miss::Disabled } else { Miss::OpenInput };
                     missed(key.as_ref(), reason)
                 }
             };
+            walk.visited(vertex, &state)?;
             let known_key = key.filter(|_| inputs.iter().all(|i| found[*i].result.is_some()));
             let above_fresh = vertex.parent.is_some_and(|parent| found[parent].fresh);
             let fresh = match (&vertex.step, known_key) {
@@ -194,6 +206,13 @@ impl Lookup<'_> {
     fn imported_step(&self, step: &Step, key: &CacheKey) -> Option<ImportedStep> {
         let mounts_secrets = matches!(step, Step::Run(run) if !run.secrets.is_empty());
         self.request.caches.step(key).filter(|found| found.step.is_searched || !mounts_secrets)
+    }
+
+    /// Returns true if a step of a cache of BuildKit may be used: the store has no record that must
+    /// not be used.
+    fn may_import(&self, step: &Step, key: &CacheKey, found: &ImportedStep) -> Result<bool> {
+        let mounts_secrets = matches!(step, Step::Run(run) if !run.secrets.is_empty());
+        Ok((found.step.is_searched || !mounts_secrets) && self.store.records().record(key)?.is_none())
     }
 
     fn is_recorded(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {

@@ -71,16 +71,37 @@ impl CacheMounts<'_> {
         Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, name, _lock: lock })
     }
 
+    /// Returns the cache `id`, if it exists and no command has it for itself.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken or the cache cannot be opened.
+    pub fn idle_mount(&self, id: &CacheId) -> Result<Option<CacheMount>> {
+        let name = self.name_of_copy(id, 0);
+        let Some(lock) = self.store.try_lock(Lock::Cache(*id, name), LockKind::Shared)? else { return Ok(None) };
+        let short = &name.hex()[..32];
+        let mounts = self.store.dir("mounts")?;
+        if !mounts.exists(short)? {
+            return Ok(None);
+        }
+        let path = self.store.path().join("mounts").join(short);
+        Ok(Some(CacheMount { path, dir: mounts.sub(short)?, name, _lock: lock }))
+    }
+
+    fn name_of_copy(&self, id: &CacheId, copy: u64) -> CacheName {
+        let mut hasher = Hasher::new();
+        hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
+        if self.store.owners() == OwnerMode::Recorded {
+            hasher.field("keyed owners");
+        }
+        hasher.finish()
+    }
+
     /// Locks the first available copy of the cache `id`. Returns its name and the lock.
     fn lock_cache(&self, id: &CacheId, sharing: CacheUse) -> Result<(CacheName, HeldLock)> {
         let mut copy = 0u64;
         loop {
-            let mut hasher = Hasher::new();
-            hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
-            if self.store.owners() == OwnerMode::Recorded {
-                hasher.field("keyed owners");
-            }
-            let name: CacheName = hasher.finish();
+            let name = self.name_of_copy(id, copy);
             let lock = Lock::Cache(*id, name);
             let held = match sharing {
                 CacheUse::Locked => Some(self.store.lock(lock)?),

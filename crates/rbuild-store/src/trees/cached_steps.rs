@@ -6,10 +6,11 @@
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType};
 use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, examine};
-use rbuild_linux::UidGid;
+use rbuild_linux::{RootDir, Timestamp, UidGid};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::records::{Record, RecordedStep};
+use crate::cache_mounts::CacheMount;
 use crate::contents::{compare, compare_content};
 use crate::error::{Result, StoreError};
 use crate::ids::{CacheKey, ResultId};
@@ -20,6 +21,8 @@ use crate::session::Session;
 use crate::store::document;
 use crate::trees::id::TreeId;
 use crate::trees::lazy::{LazyNote, LazyTrees, RootMeta};
+use crate::trees::tree::LayerDigests;
+use crate::workspace::Workspace;
 
 /// A step in a cache: its keys, its result, and the layer with its files. Serialized, it is a line
 /// of the cache's records (docs/formats/cache.md); unknown fields are ignored.
@@ -113,6 +116,24 @@ impl StepLayer {
         format!("{blob} {diff_id} {media_type} {form} {size} {highest_ids:?}")
     }
 
+    /// Returns a layer that another builder made, of which only the properties of the blob are
+    /// known. Its root directory is that of most images.
+    pub fn of_other_builder(blob: BlobDigest, size: u64, diff_id: DiffId, form: &str, created: i64) -> StepLayer {
+        let media_type = match form {
+            "gzip" => MediaType::ImageLayerGzip,
+            "zstd" => MediaType::ImageLayerZstd,
+            _ => MediaType::ImageLayer,
+        };
+        let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
+        let (form, mtime) = (form.to_string(), (created, 0));
+        StepLayer { blob, diff_id, media_type, form, size, unpacked: size, root, mtime, highest_ids: None }
+    }
+
+    /// Returns true if the media type is the one of the form. Records may state any.
+    pub fn has_type_of_form(&self) -> bool {
+        self.media_type_of_form().as_ref() == Some(&self.media_type)
+    }
+
     /// Returns the layer's descriptor for a manifest.
     pub fn descriptor(&self) -> Descriptor {
         self.packed().descriptor()
@@ -190,6 +211,40 @@ impl LazyTrees<'_> {
         self.store.blobs().note_layer(blob, diff_id)
     }
 
+    /// Unpacks the layer of a cache mount, which is a blob of the store, into its new directory.
+    /// After an error, the directory is empty.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the layer cannot be unpacked.
+    pub fn unpack_cached_layer(&self, layer: &StepLayer, dir: &RootDir) -> Result<()> {
+        let digests = LayerDigests { blob: layer.blob, diff_id: layer.diff_id };
+        if let Err(e) = self.store.trees().unpack_verified(&digests, dir, None) {
+            for entry in dir.entries()? {
+                dir.remove_all(&entry.name)?;
+            }
+            return Err(e);
+        }
+        let RootMeta { owner, mode } = layer.root;
+        let (sec, nsec) = layer.mtime;
+        Ok(dir.set_own_meta(owner, mode & 0o7777, Timestamp { sec, nsec })?)
+    }
+
+    /// Packs a cache mount into a layer.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file cannot be read or be part of a layer, or if the layer cannot be written.
+    pub fn pack_mount(&self, work: &Workspace, mount: &CacheMount, variant: LayerVariant) -> Result<StepLayer> {
+        let PackedLayer { diff_id, digest, size, unpacked, media_type, .. } =
+            self.store.layers().pack_view(work, &mount.dir, variant)?;
+        let stat = mount.dir.stat_self()?;
+        let root = RootMeta { owner: stat.owner(), mode: stat.mode };
+        let mtime = (stat.mtime.sec, stat.mtime.nsec);
+        let form = variant.form.name();
+        Ok(StepLayer { blob: digest, diff_id, media_type, form, size, unpacked, root, mtime, highest_ids: None })
+    }
+
     /// Makes the tree of a cached step whose layer is a blob of the store, and stores its record.
     /// The tree is unpacked when its files are needed. Returns `None` if the builder cannot use the
     /// layer. The caller holds the lock of the step.
@@ -243,14 +298,12 @@ impl LazyTrees<'_> {
 mod tests {
     use std::ffi::OsStr;
 
-    use rbuild_linux::Timestamp;
     use rbuild_testkit::Scratch;
 
     use super::*;
     use crate::ids::BuildId;
     use crate::store::Store;
     use crate::trees::tree::NewTree;
-    use crate::workspace::Workspace;
 
     fn cached(store: &Store, tree: &TreeId, key: &CacheKey) -> Option<CachedStep> {
         let layer = store.lazy_trees().cached_layer(tree, LayerForm::GZIP).unwrap()?;

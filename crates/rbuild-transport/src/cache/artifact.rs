@@ -18,6 +18,8 @@ use crate::error::{Result, TransportError};
 pub(crate) const ARTIFACT: &str = "application/vnd.rbuild.cache.v1+json";
 const CONFIG: &str = "application/vnd.rbuild.cache.config.v1+json";
 const RECORDS: &str = "application/vnd.rbuild.cache.records.v1+jsonl+zstd";
+/// Media type of the configuration of BuildKit's caches.
+pub(crate) const BUILDKIT_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Annotation with the diffID of a layer.
 const DIFF_ID: &str = "io.rbuild.diffid";
 
@@ -32,10 +34,6 @@ const LEVEL: i32 = 9;
 
 /// The steps of a cache by key.
 pub type CachedSteps = BTreeMap<CacheKey, CachedStep>;
-
-/// The records of a cache in a registry.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RemoteSteps(pub Vec<CachedStep>);
 
 /// The configuration of a cache. Readers ignore unknown fields.
 #[derive(Serialize, Deserialize)]
@@ -100,7 +98,7 @@ impl CacheDocuments {
     }
 }
 
-fn compressed(lines: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn compressed(lines: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
     encoder.write_all(lines)?;
     encoder.finish()
@@ -124,24 +122,53 @@ pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Cach
         return Err(TransportError::other("it was written by a version of rbuild with another format"));
     }
     let mut steps = CachedSteps::new();
-    let mut rest = MAX_RECORDS;
+    let mut rest = RecordLimits::default();
     for layer in parsed.layers().iter().filter(|layer| layer.media_type().to_string() == RECORDS) {
         let packed = blobs.document(&info(layer)?.digest)?;
-        let failed = || TransportError::document("cannot read the records of the cache");
-        let mut lines = Vec::new();
-        Decoder::new(&packed[..]).map_err(failed())?.take(rest + 1).read_to_end(&mut lines).map_err(failed())?;
-        rest = rest.checked_sub(lines.len() as u64).ok_or_else(too_large)?;
-        for line in lines.split(|byte| *byte == b'\n') {
+        rest.parse(&packed, &mut |line| {
             // The first record of a key applies.
             if let Ok(step) = serde_json::from_slice::<CachedStep>(line) {
                 steps.entry(step.key).or_insert(step);
             }
-            if steps.len() > MAX_LINES {
-                return Err(too_large());
-            }
-        }
+        })?;
     }
     Ok(steps)
+}
+
+/// The bytes and lines of records that may still be read from a cache.
+struct RecordLimits {
+    bytes: u64,
+    lines: usize,
+}
+
+impl Default for RecordLimits {
+    fn default() -> RecordLimits {
+        RecordLimits { bytes: MAX_RECORDS, lines: MAX_LINES }
+    }
+}
+
+impl RecordLimits {
+    /// Decompresses records, and calls `found` with each line.
+    fn parse(&mut self, packed: &[u8], found: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let failed = || TransportError::document("cannot read the records of the cache");
+        let mut lines = Vec::new();
+        Decoder::new(packed).map_err(failed())?.take(self.bytes + 1).read_to_end(&mut lines).map_err(failed())?;
+        self.bytes = self.bytes.checked_sub(lines.len() as u64).ok_or_else(too_large)?;
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            self.lines = self.lines.checked_sub(1).ok_or_else(too_large)?;
+            found(line);
+        }
+        Ok(())
+    }
+}
+
+/// Decompresses the records of one cache, and calls `found` with each line.
+///
+/// # Errors
+///
+/// Fails if they are damaged or exceed the limits.
+pub(crate) fn parse_lines(packed: &[u8], found: &mut dyn FnMut(&[u8])) -> Result<()> {
+    RecordLimits::default().parse(packed, found)
 }
 
 /// Returns true if the configuration is that of another format.
@@ -203,7 +230,7 @@ pub(crate) fn check_type(manifest: &[u8]) -> Result<()> {
         return Ok(());
     }
     let kind = match document["config"]["mediaType"].as_str() {
-        Some("application/vnd.buildkit.cacheconfig.v0") => "a cache of BuildKit, which is not supported yet",
+        Some(BUILDKIT_CONFIG) => "a cache of BuildKit, which is only read",
         _ => "not a cache of rbuild",
     };
     Err(TransportError::other(format!("it is {kind}")))
@@ -237,7 +264,7 @@ pub mod tests {
     }
 
     /// Blobs in memory.
-    struct Memory(HashMap<BlobDigest, Vec<u8>>);
+    pub(crate) struct Memory(pub HashMap<BlobDigest, Vec<u8>>);
 
     impl BlobSource for Memory {
         fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {

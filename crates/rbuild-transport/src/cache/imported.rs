@@ -13,8 +13,11 @@ use rbuild_linux::parallel::{locked, try_map};
 use rbuild_store::{CacheKey, CachedStep, Store, StoreError, Workspace};
 
 use crate::blobs::{BlobInfo, BlobSource};
-use crate::cache::artifact::{CachedSteps, RemoteSteps};
+use crate::cache::artifact::CachedSteps;
+use crate::cache::buildkit::BuildKitCache;
 use crate::cache::local::{LocalCache, open_local};
+use crate::cache::records::{CacheRecords, RemoteSteps};
+use crate::cache::shards::RemoteCache;
 use crate::error::{Result, TransportError};
 use crate::layout::LayoutSource;
 
@@ -28,6 +31,8 @@ pub struct ImportedCache {
     steps: CachedSteps,
     /// The definition keys of steps by their content keys.
     contents: HashMap<CacheKey, CacheKey>,
+    /// The records of BuildKit, if the cache is one of these.
+    buildkit: Option<BuildKitCache>,
     layers: LayerPlace,
 }
 
@@ -39,7 +44,7 @@ enum LayerPlace {
         identity: Option<(u64, u64)>,
         tag: String,
     },
-    Registry(Reference),
+    Registry(RemoteCache),
 }
 
 /// A layer of a cache in a registry.
@@ -62,20 +67,22 @@ impl ImportedCache {
     ///
     /// Fails if the directory contains something else, or if a document is damaged.
     pub fn local(dir: &Path, tag: &str) -> Result<Option<ImportedCache>> {
-        let cache = |(steps, blobs)| {
+        let cache = |(records, blobs)| {
             let layers = LayerPlace::Directory { blobs, identity: identity(dir), tag: tag.into() };
-            ImportedCache::new(rbuild_linux::quoted(dir).to_string(), steps, layers)
+            ImportedCache::new(rbuild_linux::quoted(dir).to_string(), records, layers)
         };
         Ok(open_local(dir, tag)?.map(cache))
     }
 
     /// Returns the cache in a registry with these records.
-    pub fn remote(name: Reference, steps: RemoteSteps) -> ImportedCache {
-        let steps = steps.0.into_iter().map(|step| (step.key, step)).collect();
-        ImportedCache::new(format!("`{}`", name.familiar()), steps, LayerPlace::Registry(name))
+    pub fn remote(cache: RemoteCache, steps: RemoteSteps) -> ImportedCache {
+        let RemoteSteps { steps, buildkit, .. } = steps;
+        let records = CacheRecords { steps: steps.into_iter().map(|step| (step.key, step)).collect(), buildkit };
+        ImportedCache::new(format!("`{}`", cache.name().familiar()), records, LayerPlace::Registry(cache))
     }
 
-    fn new(name: String, steps: CachedSteps, layers: LayerPlace) -> ImportedCache {
+    fn new(name: String, records: CacheRecords, layers: LayerPlace) -> ImportedCache {
+        let CacheRecords { steps, buildkit } = records;
         let mut contents = HashMap::new();
         for step in steps.values() {
             if let Some(content) = step.shared {
@@ -83,7 +90,7 @@ impl ImportedCache {
                 contents.entry(content).or_insert(step.key);
             }
         }
-        ImportedCache { name, steps, contents, layers }
+        ImportedCache { name, steps, contents, buildkit, layers }
     }
 
     /// Returns the number of steps.
@@ -159,8 +166,21 @@ impl ImportedCaches {
     }
 
     /// Returns the keys of the steps of a cache in a registry whose layers cannot be used.
-    pub fn lost_in_registry(&self, cache: &Reference) -> BTreeSet<CacheKey> {
-        self.lost_in(|place| matches!(place, LayerPlace::Registry(name) if name == cache))
+    pub fn lost_in_registry(&self, cache: &RemoteCache) -> BTreeSet<CacheKey> {
+        self.lost_in(|place| matches!(place, LayerPlace::Registry(known) if known.name() == cache.name()))
+    }
+
+    /// Returns true if a cache in a registry, as it was read, has these steps, and they were used
+    /// recently.
+    pub fn has_recent(&self, cache: &RemoteCache, steps: &[CachedStep], today: i64) -> bool {
+        let lost = locked(&self.lost);
+        self.caches.iter().enumerate().any(|(number, imported)| {
+            let is_there = |step: &CachedStep| {
+                let known = imported.steps.get(&step.key).filter(|known| known.used >= today);
+                known.is_some_and(|known| known.result == step.result) && !lost.contains(&(number, step.key))
+            };
+            matches!(&imported.layers, LayerPlace::Registry(known) if known == cache) && steps.iter().all(is_there)
+        })
     }
 
     fn lost_in(&self, is_target: impl Fn(&LayerPlace) -> bool) -> BTreeSet<CacheKey> {
@@ -193,9 +213,24 @@ impl ImportedCaches {
         })
     }
 
-    /// Returns true if one of the caches is in a registry.
-    pub fn has_registries(&self) -> bool {
-        self.caches.iter().any(|cache| matches!(cache.layers, LayerPlace::Registry(_)))
+    /// Returns the caches of BuildKit with their positions.
+    pub fn of_buildkit(&self) -> impl Iterator<Item = (usize, &BuildKitCache)> {
+        self.caches.iter().enumerate().filter_map(|(number, cache)| Some((number, cache.buildkit.as_ref()?)))
+    }
+
+    /// Returns a step that was found in the cache at that position, unless its layer was found to
+    /// be unusable.
+    pub fn found_in(&self, cache: usize, step: CachedStep) -> Option<ImportedStep> {
+        (!locked(&self.lost).contains(&(cache, step.key))).then_some(ImportedStep { step, cache })
+    }
+
+    /// Returns the names of the caches in registries.
+    pub fn registries(&self) -> Vec<Reference> {
+        let name = |cache: &ImportedCache| match &cache.layers {
+            LayerPlace::Registry(cache) => Some(cache.name().clone()),
+            LayerPlace::Directory { .. } => None,
+        };
+        self.caches.iter().filter_map(name).collect()
     }
 
     /// Replaces the function that downloads layers.
@@ -214,9 +249,14 @@ impl ImportedCaches {
     /// Returns the name of the registry's cache that has a step; `None` if it is in a directory.
     pub fn registry_of(&self, step: &ImportedStep) -> Option<&Reference> {
         match &self.caches[step.cache].layers {
-            LayerPlace::Registry(name) => Some(name),
+            LayerPlace::Registry(cache) => Some(cache.name()),
             LayerPlace::Directory { .. } => None,
         }
+    }
+
+    /// Returns the name of the cache that has a step, for messages.
+    pub fn name_of(&self, step: &ImportedStep) -> &str {
+        &self.caches[step.cache].name
     }
 
     /// Has the layers copied into the store from now on, because an image cannot be pushed without
@@ -262,9 +302,9 @@ impl ImportedCaches {
                 LayerPlace::Directory { blobs, .. } => here.push((*step, blob, blobs)),
                 // What the store has needs no fetcher.
                 LayerPlace::Registry(_) if store.blobs().has_complete_blob(&blob.digest, blob.size)? => {}
-                LayerPlace::Registry(name) => {
+                LayerPlace::Registry(cache) => {
                     elsewhere.push(*step);
-                    wanted.push(WantedLayer { name: name.clone(), blob });
+                    wanted.push(WantedLayer { name: cache.name().clone(), blob });
                 }
             }
         }

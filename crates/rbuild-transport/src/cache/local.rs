@@ -9,10 +9,9 @@ use rbuild_linux::{Directory, is_disk_full};
 use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobRead, BlobSource, copy_verified};
-use crate::cache::artifact::{
-    ARTIFACT, CacheDocuments, CachedSteps, KnownSteps, damaged_document, read_steps, steps_to_extend,
-};
+use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps, KnownSteps, damaged_document, steps_to_extend};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
+use crate::cache::records::{CacheRecords, read_any};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
 
@@ -30,15 +29,15 @@ pub struct LocalCache {
 /// # Errors
 ///
 /// Fails if the directory contains something else, or if a document is damaged.
-pub(crate) fn open_local(dir: &Path, tag: &str) -> Result<Option<(CachedSteps, LayoutSource)>> {
+pub(crate) fn open_local(dir: &Path, tag: &str) -> Result<Option<(CacheRecords, LayoutSource)>> {
     let source = match LayoutSource::open(dir) {
         Err(TransportError::OpenLayout { source, .. }) if source.whole().is_not_found() => return Ok(None),
         other => other?,
     };
     let Some(index) = source.read("index.json")? else { return Ok(None) };
     let Some(manifest) = manifest_in(&index, tag)? else { return Ok(None) };
-    let steps = read_steps(&source.document(&manifest)?, &source)?;
-    Ok(Some((steps, source)))
+    let records = read_any(&source.document(&manifest)?, &source)?;
+    Ok(Some((records, source)))
 }
 
 /// Returns the manifest with that tag in an index.

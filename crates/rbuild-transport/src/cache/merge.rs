@@ -75,6 +75,24 @@ pub fn day_of(seconds: i64) -> i64 {
     seconds.div_euclid(DAY)
 }
 
+/// Returns the steps that a machine writes to its shard of a cache, and the limits of the shard.
+/// `others` are the steps of the other shards. A step that another shard has stays there, unless it
+/// is lost or replaced, or will soon be dropped because of its age.
+pub(crate) fn own_share(ours: &OwnSteps<'_>, others: &CachedSteps, shards: u32) -> (Vec<CachedStep>, CacheLimits) {
+    let OwnSteps { steps, lost, refreshed, limits, today } = *ours;
+    let half_age = day_of(i64::try_from(limits.age / 2).unwrap_or(i64::MAX));
+    let is_left = |step: &CachedStep| {
+        let is_fresh = |there: &CachedStep| there.used >= today.saturating_sub(half_age);
+        !lost.contains(&step.key) && !refreshed.contains(&step.key) && others.get(&step.key).is_some_and(is_fresh)
+    };
+    let steps = steps.iter().filter(|step| !is_left(step)).cloned().collect();
+    let mut counted = BTreeSet::new();
+    let elsewhere = others.values().filter(|step| counted.insert(step.layer.blob));
+    let elsewhere = elsewhere.fold(0u64, |total, step| total.saturating_add(step.layer.size));
+    let share = limits.bytes / u64::from(shards.max(1));
+    (steps, CacheLimits { bytes: limits.bytes.saturating_sub(elsewhere).max(share), ..limits })
+}
+
 /// Returns the steps of a cache after a build has used or made the steps `ours`. A step that both
 /// have is that of the cache, unless it is lost or refreshed, so that all machines continue with
 /// one result. Own steps and those that were used last stay, within the limits.
@@ -169,6 +187,21 @@ mod tests {
         assert_eq!(names(CacheLimits { bytes: 5, ..limits }, &[step("new", b"1234", 0)]), "new");
         assert_eq!(names(CacheLimits { bytes: 5, ..limits }, &[step("new", b"123456", 0)]), "cd");
         assert_eq!(names(CacheLimits { bytes: 0, ..limits }, &[]), "");
+    }
+
+    #[test]
+    fn steps_of_other_shards_are_written_once() {
+        let others = steps([step("a", b"1234", 95), step("old", b"1234", 84), step("lost", b"56", 99)]);
+        let ours = ["a", "old", "lost", "new", "refreshed"].map(|name| step(name, b"own", 0));
+        let (lost, refreshed) = (BTreeSet::from([ours[2].key]), BTreeSet::from([ours[4].key]));
+        let limits = CacheLimits { bytes: 20, ..CacheLimits::default() };
+        let own = OwnSteps { steps: &ours, lost: &lost, refreshed: &refreshed, limits, today: 100 };
+        let (share, left) = own_share(&own, &others, 4);
+        assert_eq!(steps(share), steps(ours[1..].to_vec()));
+        assert_eq!(left.bytes, 14, "two layers are elsewhere");
+        let limits = CacheLimits { bytes: 8, ..limits };
+        assert_eq!(own_share(&OwnSteps { limits, ..own }, &others, 4).1.bytes, 2, "each shard has a share");
+        assert_eq!(own_share(&own, &CachedSteps::new(), 1), (ours.to_vec(), own.limits));
     }
 
     #[test]

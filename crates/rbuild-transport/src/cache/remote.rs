@@ -8,13 +8,16 @@ use rbuild_image::{BlobDigest, Reference, digest_of, parse_manifest};
 use rbuild_linux::parallel::try_map;
 use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, ResolvedTag, embedded};
 use rbuild_store::{Store, Workspace};
+use serde_json::Value;
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource};
-use crate::cache::artifact::{
-    CacheDocuments, CachedSteps, KnownSteps, RemoteSteps, check_type, damaged_document, read_steps, steps_to_extend,
-};
+use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type, damaged_document, steps_to_extend};
+use crate::cache::buildkit::buildkit_config;
 use crate::cache::imported::{WantedLayer, fetch_layer};
-use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
+use crate::cache::inline::{MAX_IMAGES, is_image};
+use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged, own_share};
+use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
+use crate::cache::shards::{RemoteCache, union};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
 
@@ -25,21 +28,50 @@ const MAX_DOCUMENT: u64 = 64 << 20;
 /// Number of times that the steps are merged again because another machine wrote meanwhile.
 const MERGES: usize = 3;
 
-/// Reads the records of a cache in a registry, without its layers. Documents that the store kept
-/// from the last time are not requested again. Returns `None` if there is no such cache.
+/// Reads the records of a cache in a registry, without its layers; all shards at once. Documents
+/// that the store kept from the last time are not requested again. Returns `None` if there is no
+/// such cache.
 ///
 /// # Errors
 ///
-/// Fails if the registry fails or refuses, or if a document is damaged.
-#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(%name))]
-pub fn read_remote_cache(store: &Store, client: &Client, name: &Reference) -> Result<Option<RemoteSteps>> {
-    let repository = client.repository(name)?;
-    let found = current(store, &repository, name)?;
-    Ok(found.map(|(_, steps)| RemoteSteps(steps.into_values().collect())))
+/// Fails if the registry fails or refuses, or if a document is damaged, and nothing could be read.
+#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(name = %cache.name()))]
+pub fn read_remote_cache(store: &Store, client: &Client, cache: &RemoteCache) -> Result<Option<RemoteSteps>> {
+    let (mut found, mut failure) = (Vec::new(), None);
+    let (mut faults, mut buildkit) = (Vec::new(), None);
+    for shard in shards(store, client, &cache.names())? {
+        match shard {
+            Ok(Some(records)) => {
+                found.push(records.steps);
+                buildkit = buildkit.or(records.buildkit);
+            }
+            Ok(None) => {}
+            Err(e) => {
+                faults.push(e.message());
+                failure = failure.or(Some(e));
+            }
+        }
+    }
+    match (found.is_empty(), failure) {
+        (true, Some(e)) => Err(e),
+        (true, None) => Ok(None),
+        (false, _) => {
+            faults.dedup();
+            Ok(Some(RemoteSteps { steps: union(found).into_values().collect(), buildkit, faults }))
+        }
+    }
 }
 
-/// Returns the digest of the cache's manifest and its steps, `None` if there is no such cache.
-fn current(store: &Store, repository: &Repository, name: &Reference) -> Result<Option<(BlobDigest, CachedSteps)>> {
+/// Reads the steps of several tags at once.
+fn shards(store: &Store, client: &Client, names: &[Reference]) -> Result<Vec<Result<Option<CacheRecords>>>> {
+    try_map(names.len().max(1), names, |name| {
+        let repository = client.repository(name).map_err(TransportError::from);
+        Ok(repository.and_then(|repository| current(store, &repository, name)))
+    })
+}
+
+/// Returns the records of a tag, `None` if there is no such cache.
+fn current(store: &Store, repository: &Repository, name: &Reference) -> Result<Option<CacheRecords>> {
     let digest = match name.digest() {
         Some(digest) => digest.blob(),
         None => match resolved(repository, name)? {
@@ -52,7 +84,11 @@ fn current(store: &Store, repository: &Repository, name: &Reference) -> Result<O
         Err(TransportError::Registry(e)) if is_missing(&e) => return Ok(None),
         manifest => manifest?,
     };
-    Ok(Some((digest, read_steps(&manifest, &documents.prefetched(&manifest)?)?)))
+    let blobs = match check_type(&manifest) {
+        Ok(()) => documents.prefetched(&manifest)?,
+        Err(_) => documents.of_others(&manifest)?,
+    };
+    read_any(&manifest, &blobs).map(Some)
 }
 
 /// Returns the digest of the tag in the repository that is pushed to, never that of a mirror.
@@ -65,9 +101,10 @@ fn resolved_for_push(repository: &Repository, name: &Reference) -> Result<Option
 }
 
 fn resolved(repository: &Repository, name: &Reference) -> Result<Option<BlobDigest>> {
-    match repository.resolve(tag_of(name)) {
-        Ok(ResolvedTag::Digest(digest)) => Ok(Some(digest)),
-        Ok(ResolvedTag::Manifest(manifest)) => Ok(Some(manifest.digest)),
+    match repository.find(tag_of(name)) {
+        Ok(Some(ResolvedTag::Digest(digest))) => Ok(Some(digest)),
+        Ok(Some(ResolvedTag::Manifest(manifest))) => Ok(Some(manifest.digest)),
+        Ok(None) => Ok(None),
         Err(e) if is_missing(&e) => Ok(None),
         Err(e) => Err(e.into()),
     }
@@ -114,6 +151,31 @@ impl RemoteDocuments<'_> {
         }
         let read = try_map(CONNECTIONS, &parts, |part| Ok::<_, TransportError>((part.digest, self.blob(part)?)))?;
         found.extend(read);
+        Ok(Prefetched(found))
+    }
+
+    /// Reads the configuration of a cache of BuildKit, that of an image, or those of the images of
+    /// an index with their manifests.
+    fn of_others(&self, manifest: &[u8]) -> Result<Prefetched> {
+        let document: Value =
+            serde_json::from_slice(manifest).map_err(TransportError::document("the cache's manifest"))?;
+        if let Some(config) = buildkit_config(&document) {
+            return Ok(Prefetched([(config.digest, self.blob(&config)?)].into()));
+        }
+        let (mut found, mut manifests) = (HashMap::new(), vec![manifest.to_vec()]);
+        if let Some(entries) = document["manifests"].as_array() {
+            let digests = entries.iter().take(MAX_IMAGES).filter_map(|entry| entry["digest"].as_str()?.parse().ok());
+            let digests: Vec<BlobDigest> = digests.collect();
+            manifests = try_map(CONNECTIONS, &digests, |digest| self.manifest(digest))?;
+            found.extend(digests.into_iter().zip(manifests.iter().cloned()));
+        }
+        let configs = manifests.iter().filter_map(|manifest| {
+            let parsed = parse_manifest(manifest).ok()?;
+            let digest = digest_of(parsed.config()).ok()?;
+            is_image(&parsed).then(|| BlobInfo { digest, size: parsed.config().size() })
+        });
+        let configs: Vec<BlobInfo> = configs.collect();
+        found.extend(try_map(CONNECTIONS, &configs, |part| Ok::<_, TransportError>((part.digest, self.blob(part)?)))?);
         Ok(Prefetched(found))
     }
 
@@ -212,20 +274,43 @@ pub fn fetch_remote_layers(store: &Store, client: &Client, wanted: &[WantedLayer
     })
 }
 
+/// A cache in a registry that a machine writes to.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteTarget<'a> {
+    /// The cache.
+    pub cache: &'a RemoteCache,
+    /// Name of the machine, which determines its shard.
+    pub machine: &'a str,
+}
+
 /// Adds the steps of a build to a cache in a registry: uploads the layers that the repository
 /// lacks, and the documents if they change. If another machine writes meanwhile, its steps stay.
-/// Layers that neither the store nor the repository has are left out with their steps.
+/// Layers that neither the store nor the repository has are left out with their steps. Only the
+/// shard of this machine is written, and steps that the other shards have are left to them.
 ///
 /// # Errors
 ///
 /// Fails if the registry fails or refuses.
-#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(%name))]
+#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(name = %target.cache.name()))]
 pub fn write_remote_cache(
     store: &Store,
     client: &Client,
-    name: &Reference,
+    target: RemoteTarget<'_>,
     ours: &OwnSteps<'_>,
 ) -> Result<WrittenCache> {
+    let RemoteTarget { cache, machine } = target;
+    let own_name = cache.name_of(machine);
+    let others: Vec<Reference> = cache.names().into_iter().filter(|name| *name != own_name).collect();
+    // One that cannot be read is as if it were empty: steps are written twice.
+    let others = shards(store, client, &others)?.into_iter().filter_map(|shard| Some(shard.ok()??.steps));
+    let others = union(others);
+    let (steps, limits) = own_share(ours, &others, cache.shards());
+    let written = write_shard(store, client, &own_name, &OwnSteps { steps: &steps, limits, ..*ours })?;
+    Ok(WrittenCache { steps: written.steps + others.len(), ..written })
+}
+
+/// Adds steps to one tag.
+fn write_shard(store: &Store, client: &Client, name: &Reference, ours: &OwnSteps<'_>) -> Result<WrittenCache> {
     let repository = client.repository(name)?;
     let upload = Upload { repository: &repository, elsewhere: HashMap::new() };
     let (mut written, mut there) = (WrittenCache::default(), BTreeSet::new());
@@ -288,7 +373,8 @@ pub fn write_remote_cache(
         all.retain(|_, step| !failed.contains(&step.layer.blob));
         written.steps = all.len();
         let documents = CacheDocuments::of(&all)?;
-        if before == Some(documents.manifest.digest()) {
+        // A shard without steps is not begun.
+        if before == Some(documents.manifest.digest()) || (before.is_none() && all.is_empty()) {
             written.is_unchanged = true;
             return Ok(written);
         }

@@ -1,9 +1,10 @@
 //! The verb `build`.
 
 use rbuild_engine::{BuildError, BuildReport, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
-use rbuild_image::{Reference, SourceUrl, hide_logins};
+use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
+use rbuild_transport::RemoteCache;
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
@@ -43,7 +44,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
         downloads::fetch_one(&store, &args.registry, secrets, display, url)
     };
-    let records = |names: &[Reference]| caches::read(&store, &args.registry, names);
+    let records = |names: &[RemoteCache]| caches::read(&store, &args.registry, names);
     let layers = || caches::layer_fetcher(&args.registry);
     let reader = CacheReader { records: &records, layers: &layers };
     let inputs = InputReader { args: &args, store: &store, fetch: &fetch, caches: reader };

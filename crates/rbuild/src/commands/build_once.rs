@@ -237,7 +237,8 @@ impl BuildOnce<'_> {
 
     /// Starts the fetcher that downloads layers of caches for the builder, if it may need any.
     fn layer_server(&self, request: &BuildRequest, platforms: &[Prepared]) -> Option<LayerServer> {
-        if !request.caches.has_registries() || !platforms.iter().any(Prepared::has_open_steps) {
+        let names = request.caches.registries();
+        if names.is_empty() || !platforms.iter().any(Prepared::has_open_steps) {
             return None;
         }
         let close = || {
@@ -245,7 +246,7 @@ impl BuildOnce<'_> {
             self.early.close();
         };
         // Without a fetcher, the steps run.
-        let server = LayerServer::start(self.store, self.flags, close).ok()?;
+        let server = LayerServer::start(self.store, self.flags, &names, close).ok()?;
         request.caches.fetch_with(server.fetcher());
         Some(server)
     }

@@ -35,7 +35,9 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
     for target in exports.targets {
         let place = match &target.to {
             CachePlace::Directory(to) => quoted(to.dir.path()).to_string(),
-            CachePlace::Registry(name) => format!("`{}`", name.familiar()),
+            CachePlace::Registry(cache) => format!("`{}`", cache.name().familiar()),
+            // Its records were written with it.
+            CachePlace::Image => continue,
         };
         match write_one(exports, target, &finished.cached) {
             Ok(written) => {
@@ -62,12 +64,21 @@ fn write_one(
 ) -> Result<WrittenCache, Failure> {
     let CacheExports { store, flags, caches, now, .. } = *exports;
     let named = |cause: &str| format!("--cache-to {}: cannot write the cache: {cause}", target.text);
-    let steps = cached.of(target.export);
+    let steps = cached.of(&target.export);
     let lost = match &target.to {
         CachePlace::Directory(to) => caches.lost_in_directory(to),
-        CachePlace::Registry(name) => caches.lost_in_registry(name),
+        CachePlace::Registry(cache) => caches.lost_in_registry(cache),
+        CachePlace::Image => return Ok(WrittenCache::default()),
     };
     let refreshed = cached.refreshed();
+    if let CachePlace::Registry(cache) = &target.to
+        && cached.failure.is_none()
+        && !steps.is_empty()
+        && refreshed.is_empty()
+        && caches.has_recent(cache, &steps, day_of(now))
+    {
+        return Ok(WrittenCache { steps: steps.len(), is_unchanged: true, ..WrittenCache::default() });
+    }
     let own = OwnSteps { steps: &steps, lost: &lost, refreshed: &refreshed, limits: target.limits, today: day_of(now) };
     let written = match &target.to {
         CachePlace::Directory(to) => {
@@ -76,7 +87,8 @@ fn write_one(
             let places: Vec<&dyn BlobSource> = places.collect();
             write_local_cache(to, &own, &places).map_err(Failure::from)
         }
-        CachePlace::Registry(name) => fetcher::caches::write(store, flags, name, &own),
+        CachePlace::Registry(cache) => fetcher::caches::write(store, flags, cache, &own),
+        CachePlace::Image => Ok(WrittenCache::default()),
     };
     let written = written.map_err(|failure| Failure { message: named(&failure.message), ..failure })?;
     match &cached.failure {

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rbuild_engine::{CacheExport, CacheMode};
-use rbuild_image::Reference;
+use rbuild_engine::{CacheExport, CacheMode, MountChoice};
 use rbuild_layer::LayerForm;
 use rbuild_remedy::ReportedError;
-use rbuild_transport::{CacheLimits, ImportedCache, ImportedCaches, LayerFetcher, LocalCache, RemoteSteps};
+use rbuild_transport::{
+    CacheLimits, ImportedCache, ImportedCaches, LayerFetcher, LocalCache, MAX_SHARDS, RemoteCache, RemoteSteps,
+    tag_of_scope,
+};
 
 use crate::exit::Failure;
 use crate::input::output::{self, csv_fields, layer_form};
@@ -20,12 +22,21 @@ use crate::ui::terminal;
 const TAG: &str = "latest";
 /// Types of caches, with those of BuildKit that are not supported yet.
 const TYPES: [&str; 6] = ["local", "registry", "inline", "gha", "s3", "azblob"];
-const SOURCE_KEYS: [&str; 5] = ["type", "src", "ref", "tag", "required"];
-const TARGET_KEYS: [&str; 13] = [
+/// Number of shards of a cache in a registry.
+const SHARDS: u32 = 16;
+/// Prefix of the tags of scopes.
+const SCOPE_PREFIX: &str = "cache";
+const SOURCE_KEYS: [&str; 7] = ["type", "src", "ref", "tag", "scope", "shards", "required"];
+const INLINE_KEYS: [&str; 2] = ["type", "mode"];
+/// Default of `mounts-max`.
+const MAX_MOUNT: u64 = 2_000_000_000;
+const TARGET_KEYS: [&str; 17] = [
     "type",
     "dest",
     "ref",
     "tag",
+    "scope",
+    "shards",
     "mode",
     "compression",
     "compression-level",
@@ -35,6 +46,8 @@ const TARGET_KEYS: [&str; 13] = [
     "ignore-error",
     "max-size",
     "max-age",
+    "mounts",
+    "mounts-max",
 ];
 
 /// A cache that is written after the build.
@@ -48,17 +61,26 @@ pub struct CacheTarget {
     pub ignores_errors: bool,
 }
 
+impl CacheTarget {
+    /// Returns true if the records are part of the image.
+    pub fn is_inline(&self) -> bool {
+        matches!(self.to, CachePlace::Image)
+    }
+}
+
 /// The place of a cache that is written.
 pub enum CachePlace {
     Directory(LocalCache),
-    Registry(Reference),
+    Registry(RemoteCache),
+    /// The configuration of the image.
+    Image,
 }
 
 /// The outcome of reading the records of a cache in a registry; `None` if there is no such cache.
 pub type ReadCache = Result<Option<RemoteSteps>, ReportedError>;
 
 /// Reads the records of caches in registries, all at once.
-pub type RecordReader<'a> = dyn Fn(&[Reference]) -> Result<Vec<ReadCache>, Failure> + 'a;
+pub type RecordReader<'a> = dyn Fn(&[RemoteCache]) -> Result<Vec<ReadCache>, Failure> + 'a;
 
 /// The functions that read caches in registries.
 #[derive(Clone, Copy)]
@@ -96,6 +118,8 @@ impl<'a> CacheFields<'a> {
         match fields.get("type") {
             None => Err(bad("the type is missing".into()).help(form)),
             Some("local" | "registry") => Ok(Some(fields)),
+            Some("inline") if flag == "--cache-to" => Ok(Some(fields)),
+            Some("inline") => Err(fields.bad("records in an image are read by its name", ValueRemedy::CacheRefForm)),
             Some(known) if TYPES.contains(&known) => {
                 unsupported(flag, known);
                 Ok(None)
@@ -126,18 +150,59 @@ impl<'a> CacheFields<'a> {
         Ok(switch.map_err(|e| self.bad(format!("`{key}`: {}", e.problem), e.hint))?.unwrap_or(false))
     }
 
-    /// Returns the name of a cache in a registry; `None` for a cache in a directory.
-    fn name(&self) -> Result<Option<Reference>, Failure> {
-        if self.get("type") != Some("registry") {
-            return Ok(None);
-        }
-        let name = self.get("ref").filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| self.bad("`ref` is missing", ValueRemedy::CacheRefForm))?;
-        registry::full_name(name).map(Some)
+    fn is_registry(&self) -> bool {
+        self.get("type") == Some("registry")
     }
 
-    fn tag(&self) -> String {
-        self.get("tag").filter(|tag| !tag.is_empty()).unwrap_or(TAG).to_string()
+    /// Returns the caches in a registry, one for each scope.
+    fn remote(&self) -> Result<Vec<RemoteCache>, Failure> {
+        let text = self.get("ref").filter(|name| !name.is_empty());
+        let text = text.ok_or_else(|| self.bad("`ref` is missing", ValueRemedy::CacheRefForm))?;
+        let (name, shards) = (registry::full_name(text)?, self.shards()?);
+        let has_tag = name.tag().is_some_and(|tag| text.ends_with(&format!(":{tag}")));
+        let Some(scopes) = self.scopes() else { return Ok(vec![RemoteCache::new(name, shards)]) };
+        if name.digest().is_some() {
+            return Err(self.bad("a digest has no scope", ValueRemedy::CacheRefForm));
+        }
+        let prefix = name.tag().filter(|_| has_tag).unwrap_or(SCOPE_PREFIX);
+        let tags: Vec<String> = scopes.map(|scope| tag_of_scope(prefix, scope)).collect();
+        let named = tags.into_iter().map(|tag| {
+            let name = value::image_name(&format!("{}/{}:{tag}", name.registry(), name.path()))?;
+            Ok(RemoteCache::new(name, shards))
+        });
+        named.collect()
+    }
+
+    /// Returns the scopes, of which the first one is written.
+    fn scopes(&self) -> Option<impl Iterator<Item = &str>> {
+        let scopes = self.get("scope").filter(|scope| !scope.is_empty())?;
+        Some(scopes.split(';').map(str::trim).filter(|scope| !scope.is_empty()))
+    }
+
+    fn shards(&self) -> Result<u32, Failure> {
+        let Some(text) = self.get("shards") else { return Ok(SHARDS) };
+        let number = text.parse().ok().filter(|number| (1..=MAX_SHARDS).contains(number));
+        number.ok_or_else(|| {
+            let remedy = ValueRemedy::CacheShardsRange { most: MAX_SHARDS };
+            self.bad(format!("`shards={text}`: not a number of shards"), remedy)
+        })
+    }
+
+    /// Returns the tags of a cache in a directory, one for each scope.
+    fn tags(&self) -> Vec<String> {
+        let given = self.get("tag").filter(|tag| !tag.is_empty());
+        match self.scopes() {
+            None => vec![given.unwrap_or(TAG).to_string()],
+            Some(scopes) => scopes.map(|scope| tag_of_scope(given.unwrap_or(SCOPE_PREFIX), scope)).collect(),
+        }
+    }
+
+    /// Fails if a cache that is written has several scopes.
+    fn check_one_scope(&self) -> Result<(), Failure> {
+        match self.scopes().map(Iterator::count) {
+            None | Some(1) => Ok(()),
+            Some(_) => Err(self.bad("a cache is written to one scope", ValueRemedy::CacheTargetForm)),
+        }
     }
 
     /// Returns the form of layers.
@@ -155,6 +220,21 @@ impl<'a> CacheFields<'a> {
             let remedy = OutputRemedy::LevelRange { form: e.form(), most: e.most() };
             self.bad(e, remedy)
         })
+    }
+
+    fn mounts(&self) -> MountChoice {
+        let named =
+            |text: &str| text.split(';').map(str::trim).filter(|id| !id.is_empty()).map(str::to_string).collect();
+        match self.get("mounts") {
+            None | Some("") => MountChoice::None,
+            Some("all") => MountChoice::All,
+            Some(text) => MountChoice::Named(named(text)),
+        }
+    }
+
+    fn max_mount(&self) -> Result<u64, Failure> {
+        let Some(text) = self.get("mounts-max") else { return Ok(MAX_MOUNT) };
+        value::size(text).map_err(|e| self.bad(format!("`mounts-max={text}`: {}", e.problem), e.hint))
     }
 
     fn limits(&self) -> Result<CacheLimits, Failure> {
@@ -183,15 +263,16 @@ fn seconds(text: &str) -> Option<u64> {
     text.parse::<jiff::SignedDuration>().ok()?.as_secs().try_into().ok()
 }
 
-/// A cache of `--cache-from`, before it is opened.
+/// The caches of a value of `--cache-from`, before they are opened.
 struct CacheSource<'a> {
     text: &'a str,
     /// The place, for messages.
     place: String,
     is_required: bool,
-    /// `None` for a cache in a registry.
-    opened: Option<Result<Option<ImportedCache>, String>>,
-    name: Option<Reference>,
+    /// Those in a directory.
+    opened: Vec<Result<Option<ImportedCache>, String>>,
+    /// Those in a registry.
+    remote: Vec<RemoteCache>,
 }
 
 /// Opens the caches of `--cache-from`. One that cannot be read is left out with a warning, unless
@@ -205,38 +286,52 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
     for text in given {
         let Some(fields) = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)? else { continue };
         fields.check_keys(&SOURCE_KEYS)?;
-        let (name, is_required) = (fields.name()?, fields.switch("required")?);
-        let (mut opened, mut place) = (None, name.as_ref().map(Reference::familiar).unwrap_or_default());
-        if name.is_none() {
+        let is_required = fields.switch("required")?;
+        let (mut opened, mut remote) = (Vec::new(), Vec::new());
+        let place = if fields.is_registry() {
+            remote = fields.remote()?;
+            remote.iter().map(|cache| cache.name().familiar()).collect::<Vec<_>>().join("`, `")
+        } else {
             let src = fields.get("src").filter(|src| !src.is_empty());
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
-            place = fields.tag();
-            opened = Some(ImportedCache::local(Path::new(src), &place).map_err(|e| e.message()));
-        }
-        sources.push(CacheSource { text, place, is_required, opened, name });
+            let open = |tag: &String| ImportedCache::local(Path::new(src), tag).map_err(|e| e.message());
+            let tags = fields.tags();
+            opened = tags.iter().map(open).collect();
+            tags.join("`, `")
+        };
+        sources.push(CacheSource { text, place, is_required, opened, remote });
     }
-    let names: Vec<Reference> = sources.iter().filter_map(|source| source.name.clone()).collect();
+    let names: Vec<RemoteCache> = sources.iter().flat_map(|source| source.remote.clone()).collect();
     let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names)? };
     let mut read = read.into_iter();
     let mut found = Vec::new();
-    for CacheSource { text, place, is_required, opened, name } in sources {
-        let remote = || {
-            let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message)?;
-            Ok(answer.zip(name).map(|(steps, name)| ImportedCache::remote(name, steps)))
-        };
-        match opened.unwrap_or_else(remote) {
-            Ok(Some(cache)) => found.push(cache),
-            Ok(None) if is_required => {
-                return Err(Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")));
+    for CacheSource { text, place, is_required, opened, remote } in sources {
+        let mut outcomes = opened;
+        for cache in remote {
+            let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message);
+            if let Ok(Some(steps)) = &answer {
+                for cause in &steps.faults {
+                    let text = format!("--cache-from {text}: cannot read a part of the cache: {cause}");
+                    terminal::warning(rbuild_engine::Warning { text, help: None });
+                }
             }
-            Ok(None) => {}
-            Err(cause) if is_required => {
-                return Err(Failure::new(format!("--cache-from {text}: cannot read the cache: {cause}")));
+            outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::remote(cache, steps))));
+        }
+        let count = found.len();
+        for outcome in outcomes {
+            match outcome {
+                Ok(cache) => found.extend(cache),
+                Err(cause) if is_required => {
+                    return Err(Failure::new(format!("--cache-from {text}: cannot read the cache: {cause}")));
+                }
+                Err(cause) => {
+                    let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {cause}");
+                    terminal::warning(rbuild_engine::Warning { text, help: None });
+                }
             }
-            Err(cause) => {
-                let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {cause}");
-                terminal::warning(rbuild_engine::Warning { text, help: None });
-            }
+        }
+        if is_required && found.len() == count {
+            return Err(Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")));
         }
     }
     Ok(ImportedCaches::new(found).fetched_by((reader.layers)()))
@@ -257,18 +352,23 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
         let mode = mode.map_err(|e| fields.bad(e.problem, e.hint))?;
         let ignores_errors = fields.switch("ignore-error")?;
         let (form, limits) = (fields.form()?, fields.limits()?);
-        let to = match fields.name()? {
-            Some(name) if name.digest().is_some() => {
+        fields.check_one_scope()?;
+        let to = if fields.get("type") == Some("inline") {
+            fields.check_keys(&INLINE_KEYS)?;
+            CachePlace::Image
+        } else if fields.is_registry() {
+            let cache = fields.remote()?.remove(0);
+            if cache.name().digest().is_some() {
                 return Err(fields.bad("a cache cannot be written to a digest", ValueRemedy::CacheRefForm));
             }
-            Some(name) => CachePlace::Registry(name),
-            None => {
-                let dest = fields.get("dest").filter(|dest| !dest.is_empty());
-                let dest = dest.ok_or_else(|| fields.bad("`dest` is missing", ValueRemedy::CacheTargetForm))?;
-                CachePlace::Directory(LocalCache { dir: output::directory(Path::new(dest))?, tag: fields.tag() })
-            }
+            CachePlace::Registry(cache)
+        } else {
+            let dest = fields.get("dest").filter(|dest| !dest.is_empty());
+            let dest = dest.ok_or_else(|| fields.bad("`dest` is missing", ValueRemedy::CacheTargetForm))?;
+            CachePlace::Directory(LocalCache { dir: output::directory(Path::new(dest))?, tag: fields.tags().remove(0) })
         };
-        let export = CacheExport { form, mode };
+        let (mounts, max_mount) = (fields.mounts(), fields.max_mount()?);
+        let export = CacheExport { form, mode, mounts, max_mount };
         targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors });
     }
     Ok(targets)
@@ -283,6 +383,15 @@ mod tests {
         for (text, want) in [("30d", Some(2_592_000)), ("1h30m", Some(5400)), ("d", None), ("-1h", None), ("x", None)] {
             assert_eq!(seconds(text), want, "{text}");
         }
+    }
+
+    #[test]
+    fn records_in_an_image_have_no_place() {
+        let [target] = &targets(&["type=inline".into()]).unwrap()[..] else { panic!() };
+        assert!(matches!(target.to, CachePlace::Image));
+        assert!(targets(&["type=inline,ref=a.io/b".into()]).is_err());
+        let reader = CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Arc::new(|_, _| None) };
+        assert!(sources(&["type=inline,ref=a.io/b".into()], reader).is_err());
     }
 
     #[test]
@@ -305,9 +414,25 @@ mod tests {
         assert_eq!((to.tag.as_str(), target.limits), ("main", CacheLimits::default()));
         for text in ["a.io/b", "type=registry,ref=a.io/b", "ref=a.io/b:latest,type=registry,oci-mediatypes=true"] {
             let [target] = &targets(&[text.to_string()]).unwrap()[..] else { panic!() };
-            let CachePlace::Registry(name) = &target.to else { panic!() };
-            assert!(name.familiar().starts_with("a.io/b"), "{text}");
+            let CachePlace::Registry(cache) = &target.to else { panic!() };
+            assert_eq!((cache.name().familiar().as_str(), cache.shards()), ("a.io/b:latest", SHARDS), "{text}");
         }
+        for (text, want) in [
+            ("scope=feature/a", "a.io/b:cache-feature-a-"),
+            ("scope=main,shards=2", "a.io/b:cache-main"),
+            ("ref=a.io/b:x,scope=main", "a.io/b:x-main"),
+            ("ref=a.io/b:latest,scope=main", "a.io/b:latest-main"),
+        ] {
+            let [target] = &targets(&[format!("type=registry,ref=a.io/b,{text}")]).unwrap()[..] else { panic!() };
+            let CachePlace::Registry(cache) = &target.to else { panic!() };
+            assert!(cache.name().familiar().starts_with(want), "{text}");
+        }
+        for text in ["scope=a;b", "shards=0", "shards=65", "shards=x"] {
+            assert!(targets(&[format!("type=registry,ref=a.io/b,{text}")]).is_err(), "{text}");
+        }
+        let text = format!("type=local,dest={},scope=main", dest.display());
+        let [target] = &targets(&[text]).unwrap()[..] else { panic!() };
+        assert!(matches!(&target.to, CachePlace::Directory(to) if to.tag == "cache-main"));
         let digest = format!("type=registry,ref=a.io/b:x@{}", rbuild_image::BlobDigest::of(b"x"));
         assert!(targets(&[digest]).is_err());
         assert!(!dest.exists(), "nothing is created before the build");

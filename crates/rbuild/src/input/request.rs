@@ -112,7 +112,12 @@ impl InputReader<'_> {
             carrier,
             now,
             caches: Arc::new(cache::sources(&args.cache_from, caches)?),
-            cache_exports: cache_to.iter().map(|target| target.export).collect(),
+            cache_exports: cache_to
+                .iter()
+                .filter(|target| !target.is_inline())
+                .map(|target| target.export.clone())
+                .collect(),
+            inline_cache: cache_to.iter().any(CacheTarget::is_inline),
             build_id: build_id(now)?,
         };
         let contexts = unpacked.into_iter().chain(named.downloaded).collect();

@@ -385,3 +385,44 @@ fn a_cache_is_limited() {
     let ran = lab.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max,max-age=2d")]).ok();
     assert!(ran.stderr.contains(": 5 steps"), "{}", ran.stderr);
 }
+
+/// The first use of a cache mount on a machine finds the files of another one.
+#[test]
+fn cache_mounts_travel_with_a_cache() {
+    let (one, two) = (machine(), machine());
+    let cache = one.path("cache");
+    let file = |text: &str| {
+        format!(
+            "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=cache,id=other,target=/o \\\n\
+             cat /c/* > /seen 2>/dev/null || true; echo {text} > /c/{text}; chown 7:8 /c/{text}; echo o > /o/{text}\n"
+        )
+    };
+    let seen = |lab: &Lab, text: &str, args: &[&str]| {
+        let out = lab.path("out");
+        let output = format!("type=local,dest={},mode=delete", out.display());
+        lab.build(&file(text), &[&["-o", &output, "--allow", "local.delete"], args].concat()).ok();
+        std::fs::read_to_string(out.join("seen")).unwrap()
+    };
+    let target = |more: &str| to(&cache, &format!(",mode=max{more}"));
+    assert_eq!(seen(&one, "a", &["--cache-to", &target(",mounts=/c")]), "");
+    assert_eq!(layers(&cache).len(), 2, "a step and a mount");
+    let source = from(&cache, "");
+    assert_eq!(seen(&two, "b", &["--cache-from", &source, "--cache-to", &target(",mounts=all")]), "a\n");
+    assert_eq!(layers(&cache).len(), 4, "another step, the content that replaced the first, and another mount");
+    // The mount of this machine stays.
+    assert_eq!(seen(&one, "c", &["--cache-from", &source]), "a\n");
+    assert_eq!(seen(&machine(), "d", &["--cache-from", &source]), "a\nb\n");
+    // One that is too large is not written, nor is one with a secret.
+    let last = machine();
+    last.write("secret", "very secret text");
+    last.write(".dockerignore", "secret\nDockerfile\n");
+    for (number, more) in [(0, ",mounts=all,mounts-max=1"), (1, ",mounts=/c")] {
+        let cache = last.path(&format!("cache{number}"));
+        let file = "FROM busybox\nRUN --mount=type=secret,id=s --mount=type=cache,target=/c cp /run/secrets/s /c\n";
+        let to = to(&cache, more);
+        let args = ["-o", "type=cacheonly", "--no-cache", "--secret", "id=s,src=secret", "--cache-to", &to];
+        let ran = last.build(file, &args).ok();
+        assert!(ran.stderr.contains("contains the value of a secret, so no cache gets it"), "{}", ran.stderr);
+        assert_eq!(layers(&cache).len(), 1);
+    }
+}

@@ -26,9 +26,16 @@ impl Machine {
     }
 
     fn build(&self, file: &str, args: &[&str]) -> Ran {
+        self.build_as("runner", file, args)
+    }
+
+    /// Builds on a machine with that name.
+    fn build_as(&self, name: &str, file: &str, args: &[&str]) -> Ran {
         self.lab.write("Dockerfile", file);
         let mut command = self.lab.command(["build"].into_iter().chain(args.iter().copied()));
-        self.lab.run_with(&mut command, &[("HOME", &self.home), ("XDG_RUNTIME_DIR", &self.home)])
+        let home = self.home.as_str();
+        let variables = [("HOME", home), ("XDG_RUNTIME_DIR", home), ("RBUILD_RUNNER", name)];
+        self.lab.run_with(&mut command, &variables)
     }
 
     /// Builds the result and returns its files, as `find` would print them.
@@ -49,7 +56,7 @@ fn paths(requests: &[String], method: &str, part: &str) -> usize {
 #[test]
 fn a_cold_machine_downloads_records_and_only_the_layers_it_needs() {
     let scene = Scene::new(Access::Open);
-    let cache = format!("type=registry,ref={}", scene.name("app:cache"));
+    let cache = format!("type=registry,ref={},shards=1", scene.name("app:cache"));
     let (one, two) = (Machine::new(), Machine::new());
     let wrote = one.build(FILE, &["-t", "x", "--cache-to", &format!("{cache},mode=max")]).ok();
     assert!(wrote.stderr.contains("5 steps, 5 new layers"), "{}", wrote.stderr);
@@ -82,7 +89,7 @@ fn a_cold_machine_downloads_records_and_only_the_layers_it_needs() {
 #[test]
 fn a_cold_machine_pushes_an_image_without_downloading_its_layers() {
     let (scene, one, two, three) = (Scene::new(Access::Open), Machine::new(), Machine::new(), Machine::new());
-    let cache = format!("type=registry,ref={}", scene.name("app:cache"));
+    let cache = format!("type=registry,ref={},shards=1", scene.name("app:cache"));
     let (app, other) = (scene.name("app:1"), scene.name("team/other:1"));
     one.build(FILE, &["-t", &app, "--push", "--cache-to", &format!("{cache},mode=max")]).ok();
     let expected = scene.document("app", "1");
@@ -117,7 +124,7 @@ fn a_cold_machine_pushes_an_image_without_downloading_its_layers() {
 #[test]
 fn steps_are_found_by_the_content_of_a_stage_that_was_built_again() {
     let scene = Scene::new(Access::Open);
-    let cache = format!("type=registry,ref={}", scene.name("app:cache"));
+    let cache = format!("type=registry,ref={},shards=1", scene.name("app:cache"));
     let file = |tool: &str| {
         format!(
             "FROM busybox AS tools\nRUN echo tool > /tool; {tool}\nFROM busybox\n\
@@ -147,7 +154,9 @@ fn machines_add_to_one_cache_and_upload_what_is_missing() {
     let scene = Scene::new(Access::Open);
     let cache = scene.name("app:cache");
     let (one, two, three) = (Machine::new(), Machine::new(), Machine::new());
-    let both = ["-t", "x", "--cache-from", &cache, "--cache-to", &format!("type=registry,ref={cache},mode=max")];
+    let from = format!("type=registry,ref={cache},shards=1");
+    let both =
+        ["-t", "x", "--cache-from", &from, "--cache-to", &format!("type=registry,ref={cache},shards=1,mode=max")];
     let file = |name: &str| format!("FROM busybox\nRUN head -c 16 /dev/urandom > /r\nRUN echo {name} > /n\n");
     assert_eq!(one.build(&file("one"), &both).ok().steps(), (2, 0));
     scene.registry.requests();
@@ -168,7 +177,7 @@ fn a_lost_layer_is_a_miss_and_the_next_build_repairs_the_cache() {
     for layer in 1..6 {
         let path = format!("app{layer}");
         let cache = scene.name(&format!("{path}:cache"));
-        let max = format!("type=registry,ref={cache},mode=max");
+        let max = format!("type=registry,ref={cache},shards=1,mode=max");
         one.build(FILE, &["-t", "x", "--cache-to", &max]).ok();
         let manifest = scene.document(&path, "cache");
         let digest: BlobDigest = manifest["layers"][layer]["digest"].as_str().unwrap().parse().unwrap();
@@ -191,7 +200,7 @@ fn a_lost_layer_that_a_build_does_not_need_is_dropped() {
     let (scene, one, two) = (Scene::new(Access::Open), Machine::new(), Machine::new());
     scene.registry.state().checks_manifests = true;
     let cache = scene.name("app:cache");
-    let max = format!("type=registry,ref={cache},mode=max");
+    let max = format!("type=registry,ref={cache},shards=1,mode=max");
     one.build(FILE, &["-t", "x", "--cache-to", &max]).ok();
     let manifest = scene.document("app", "cache");
     let digest: BlobDigest = manifest["layers"][2]["digest"].as_str().unwrap().parse().unwrap();
@@ -207,7 +216,7 @@ fn a_digest_in_the_name_applies() {
     let (scene, one, two) = (Scene::new(Access::Open), Machine::new(), Machine::new());
     let file = |name: &str| format!("FROM busybox\nRUN echo {name} > /n\n");
     let cache = scene.name("app:cache");
-    let to = format!("type=registry,ref={cache}");
+    let to = format!("type=registry,ref={cache},shards=1");
     one.build(&file("one"), &["-t", "x", "--cache-to", &to]).ok();
     let bytes = scene.registry.state().manifests[&("app".to_string(), "cache".to_string())].1.clone();
     let first = format!("{cache}@{}", BlobDigest::of(&bytes));
@@ -225,7 +234,7 @@ fn a_digest_in_the_name_applies() {
 #[test]
 fn a_build_without_cache_replaces_the_steps_of_a_cache() {
     let (scene, one, two) = (Scene::new(Access::Open), Machine::new(), Machine::new());
-    let to = format!("type=registry,ref={}", scene.name("app:cache"));
+    let to = format!("type=registry,ref={},shards=1", scene.name("app:cache"));
     let file = "FROM busybox\nRUN head -c 16 /dev/urandom > /r\nRUN cp /r /s\n";
     one.build(file, &["-t", "x", "--cache-to", &to]).ok();
     let wrote = one.build(file, &["-t", "x", "--no-cache", "--cache-to", &to]).ok();
@@ -255,7 +264,7 @@ fn a_registry_that_fails_is_no_obstacle_unless_the_cache_is_required() {
     let name = scene.name("app:1");
     build(&["-t", &name, "--push"]).ok();
     let image = scene.document("app", "1");
-    build(&["--cache-to", &name]).fails(1, &["it is not a cache of rbuild"]);
+    build(&["--cache-to", &format!("type=registry,ref={name},shards=1")]).fails(1, &["it is not a cache of rbuild"]);
     assert_eq!(scene.document("app", "1"), image);
     let ran = build(&["--cache-from", &name]).ok();
     assert!(ran.stderr.contains("it is not a cache of rbuild"), "{}", ran.stderr);
@@ -264,14 +273,14 @@ fn a_registry_that_fails_is_no_obstacle_unless_the_cache_is_required() {
 #[test]
 fn a_cache_is_read_from_a_mirror_and_written_to_its_registry() {
     let (scene, mirror) = (Scene::new(Access::Open), Registry::start(Access::Open));
-    let cache = format!("type=registry,ref={},mode=max", scene.name("app:cache"));
+    let cache = format!("type=registry,ref={},shards=1,mode=max", scene.name("app:cache"));
     Machine::new().build(FILE, &["-t", "x", "--cache-to", &cache]).ok();
     {
         let (state, mut copy) = (scene.registry.state(), mirror.state());
         (copy.blobs, copy.manifests) = (state.blobs.clone(), state.manifests.clone());
     }
     let (own, other) = (&scene.registry.address, &mirror.address);
-    let from = ["--cache-from", &format!("type=registry,ref={},required", scene.name("app:cache"))];
+    let from = ["--cache-from", &format!("type=registry,ref={},shards=1,required", scene.name("app:cache"))];
     let machine = || {
         let machine = Machine::new();
         let config = machine.lab.path("home/.config/rbuild/config.toml");
@@ -292,4 +301,84 @@ fn a_cache_is_read_from_a_mirror_and_written_to_its_registry() {
     mirror.state().blobs.clear();
     assert_eq!(machine().files(&from).0.steps(), (0, 5));
     assert_eq!(paths(&scene.registry.requests(), "GET", "/blobs/"), 4);
+}
+
+/// The records are part of the configuration of an image, and its layers are those of the steps.
+#[test]
+fn an_image_has_the_records_of_its_own_steps() {
+    let (scene, one) = (Scene::new(Access::Open), Machine::new());
+    let name = scene.name("app:1");
+    one.build(FILE, &["-t", &name, "--push", "--cache-to", "type=inline"]).ok();
+    let config = scene.document("app", "1")["config"]["digest"].as_str().unwrap().parse::<BlobDigest>().unwrap();
+    let config = scene.registry.state().blobs[&("app".to_string(), config)].clone();
+    assert!(String::from_utf8_lossy(&config).contains("rbuild.cache.v1"));
+    let two = Machine::new();
+    scene.registry.requests();
+    let (ran, files) = two.files(&["--cache-from", &name]);
+    // The stage runs again, because only the steps of the result have records.
+    assert_eq!(ran.steps(), (1, 4), "{}", ran.stderr);
+    let requests = scene.registry.requests();
+    assert_eq!(paths(&requests, "GET", "/blobs/"), 5, "the configuration and four layers: {requests:?}");
+    assert_eq!(files, one.files(&[]).1);
+    // An image on top of it does not inherit the records.
+    one.build(&format!("FROM {name}\nRUN true\n"), &["-t", "above"]).ok();
+    let above = one.lab.rbuild(["save", "above"]).stdout;
+    assert!(!above.contains("rbuild.cache.v1"));
+    // A layout, too.
+    let layout = two.lab.path("layout");
+    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    one.build(FILE, &["-o", &output, "--cache-to", "type=inline"]).ok();
+    let from = format!("type=local,src={}", layout.display());
+    assert_eq!(Machine::new().build(FILE, &["-t", "x", "--cache-from", &from]).ok().steps(), (1, 4));
+}
+
+/// Machines that write at the same moment do not lose steps, and a step is written once. Scopes are
+/// separate.
+#[test]
+fn each_machine_writes_its_own_shard_and_all_are_read() {
+    let scene = Scene::new(Access::Open);
+    let cache = format!("type=registry,ref={}", scene.name("app"));
+    let to = format!("{cache},scope=feature/a,mode=max");
+    let file = |name: &str| format!("FROM busybox\nRUN head -c 16 /dev/urandom > /r\nRUN echo {name} > /n\n");
+    let names = ["a", "b", "c", "d", "e", "f"];
+    Machine::new().build_as("first", &file("a"), &["-t", "x", "--cache-to", &to]).ok();
+    std::thread::scope(|scope| {
+        for name in names {
+            let (to, file) = (&to, file(name));
+            scope.spawn(move || {
+                let machine = Machine::new();
+                let ran = machine.build_as(name, &file, &["-t", "x", "--cache-from", to_source(to), "--cache-to", to]);
+                assert_eq!(ran.ok().steps(), if name == "a" { (0, 2) } else { (1, 1) });
+            });
+        }
+    });
+    let from = format!("{cache},scope=none;feature/a,required");
+    scene.registry.requests();
+    for name in names {
+        let machine = Machine::new();
+        let ran = machine.build_as("reader", &file(name), &["-o", "type=cacheonly", "--cache-from", &from]).ok();
+        assert_eq!(ran.steps(), (0, 2), "{name}: {}", ran.stderr);
+    }
+    // All tags are requested at once, and only the documents of those that exist.
+    let requests = scene.registry.requests();
+    assert_eq!(paths(&requests, "HEAD", "/manifests/"), 6 * 2 * 17, "{requests:?}");
+    let tags = scene.registry.state().manifests.keys().map(|(_, tag)| tag.clone()).collect::<Vec<_>>();
+    let shards = tags.iter().filter(|tag| tag.starts_with("cache-feature-a-")).count();
+    assert!((2..=7).contains(&shards), "{tags:?}");
+    assert!(tags.iter().all(|tag| !tag.starts_with("cache-none")), "{tags:?}");
+    let none = format!("{cache},scope=other,required");
+    Machine::new().build(&file("a"), &["--cache-from", &none]).fails(1, &["there is no cache with the tag"]);
+    // What was read is recent, so nothing is requested to write it.
+    let machine = Machine::new();
+    machine.build_as("again", &file("a"), &["-t", "x", "--cache-from", to_source(&to)]).ok();
+    scene.registry.requests();
+    let ran = machine.build_as("again", &file("a"), &["-t", "x", "--cache-from", to_source(&to), "--cache-to", &to]);
+    assert!(ran.ok().stderr.contains("is unchanged: 2 steps"));
+    let requests = scene.registry.requests();
+    assert_eq!(requests.len(), 17, "{requests:?}");
+}
+
+/// Returns the value of `--cache-from` for one of `--cache-to`.
+fn to_source(to: &str) -> &str {
+    to.strip_suffix(",mode=max").unwrap_or(to)
 }

@@ -108,8 +108,12 @@ fn a_lost_layer_is_one_of_its_cache() {
     let [one, _] = layers();
     let a = step("a", &one, 1);
     let first = imported(&place, "first", std::slice::from_ref(&a));
-    let name: Reference = "a.io/cache:x".parse().unwrap();
-    let caches = ImportedCaches::new(vec![first, ImportedCache::remote(name.clone(), RemoteSteps(vec![a.clone()]))]);
+    let remote = |name: &str| RemoteCache::new(name.parse().unwrap(), 16);
+    let name = remote("a.io/cache:x");
+    let steps = RemoteSteps { steps: vec![a.clone()], ..RemoteSteps::default() };
+    let caches = ImportedCaches::new(vec![first, ImportedCache::remote(name.clone(), steps)]);
+    let recent = |name: &str, used| caches.has_recent(&remote(name), std::slice::from_ref(&a), used);
+    assert_eq!((recent("a.io/cache:x", 1), recent("a.io/cache:x", 2), recent("a.io/cache:y", 1)), (true, false, false));
     let lost_in = |dir: &str, tag: &str| {
         caches.lost_in_directory(&LocalCache { dir: Directory::find(&place.join(dir)).unwrap(), tag: tag.into() }).len()
     };
@@ -118,5 +122,6 @@ fn a_lost_layer_is_one_of_its_cache() {
     assert_eq!((lost_in("first", "other"), lost_in("second", "t"), caches.lost_in_registry(&name).len()), (0, 0, 0));
     caches.give_up(&caches.step(&a.key).unwrap());
     assert_eq!(caches.lost_in_registry(&name), BTreeSet::from([a.key]));
-    assert!(caches.lost_in_registry(&"a.io/cache:y".parse().unwrap()).is_empty());
+    assert!(!caches.has_recent(&name, std::slice::from_ref(&a), 1));
+    assert!(caches.lost_in_registry(&remote("a.io/cache:y")).is_empty());
 }

@@ -46,7 +46,7 @@ fn own<'a>(steps: &'a [CachedStep], lost: &'a BTreeSet<CacheKey>) -> OwnSteps<'a
 }
 
 fn read(dir: &Path, tag: &str) -> Option<CachedSteps> {
-    open_local(dir, tag).unwrap().map(|(steps, _)| steps)
+    open_local(dir, tag).unwrap().map(|(records, _)| records.steps)
 }
 
 #[test]

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use rbuild_image::Reference;
 use rbuild_linux::parallel::try_map;
 use rbuild_store::Store;
 use rbuild_transport::{
-    LayerFetcher, OwnSteps, WantedLayer, WrittenCache, fetch_remote_layers, read_remote_cache, write_remote_cache,
+    LayerFetcher, OwnSteps, RemoteCache, RemoteTarget, WantedLayer, WrittenCache, fetch_remote_layers,
+    read_remote_cache, write_remote_cache,
 };
 
 use crate::args::RegistryFlags;
@@ -17,11 +17,11 @@ use crate::input::cache::ReadCache;
 use crate::input::registry;
 
 /// Reads the records of caches, all at once. The caller must have one thread.
-pub fn read(store: &Store, flags: &RegistryFlags, names: &[Reference]) -> Result<Vec<ReadCache>, Failure> {
+pub fn read(store: &Store, flags: &RegistryFlags, caches: &[RemoteCache]) -> Result<Vec<ReadCache>, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        let read = |name: &Reference| read_remote_cache(store, &client, name).map_err(|e| reported(&e, e.help()));
-        try_map(names.len().max(1), names, |name| Ok(read(name)))
+        let read = |cache: &RemoteCache| read_remote_cache(store, &client, cache).map_err(|e| reported(&e, e.help()));
+        try_map(caches.len().max(1), caches, |cache| Ok(read(cache)))
     })?
 }
 
@@ -46,15 +46,23 @@ fn fetch_layers(store: &Store, flags: &RegistryFlags, wanted: &[WantedLayer]) ->
     }
 }
 
+/// Returns the name of this machine, which determines its shard: `RBUILD_RUNNER`, or else the host
+/// name.
+fn machine() -> String {
+    let given = std::env::var("RBUILD_RUNNER").ok().filter(|name| !name.is_empty());
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    given.unwrap_or_else(|| host().trim().to_string())
+}
+
 /// Adds the steps of a build to a cache.
 pub fn write(
     store: &Store,
     flags: &RegistryFlags,
-    name: &Reference,
+    cache: &RemoteCache,
     steps: &OwnSteps<'_>,
 ) -> Result<WrittenCache, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        write_remote_cache(store, &client, name, steps).map_err(Failure::from)
+        write_remote_cache(store, &client, RemoteTarget { cache, machine: &machine() }, steps).map_err(Failure::from)
     })?
 }

@@ -7,7 +7,7 @@
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::sync::{Arc, Mutex};
 
-use rbuild_image::BlobDigest;
+use rbuild_image::{BlobDigest, Reference};
 use rbuild_linux::parallel::locked;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_store::Store;
@@ -38,9 +38,14 @@ struct ServerPipes {
 }
 
 impl LayerServer {
-    /// Forks the fetcher. The caller must have one thread. `close` closes what belongs to the
-    /// launcher.
-    pub fn start(store: &Store, flags: &RegistryFlags, close: impl FnOnce()) -> std::io::Result<LayerServer> {
+    /// Forks the fetcher, which downloads from the caches `names` only. The caller must have one
+    /// thread. `close` closes what belongs to the launcher.
+    pub fn start(
+        store: &Store,
+        flags: &RegistryFlags,
+        names: &[Reference],
+        close: impl FnOnce(),
+    ) -> std::io::Result<LayerServer> {
         let (requests, requests_writer) = std::io::pipe()?;
         let (outcomes, outcomes_writer) = std::io::pipe()?;
         let launcher = process::own_pidfd().map_err(std::io::Error::from)?;
@@ -52,7 +57,7 @@ impl LayerServer {
                 // The launcher ends this process.
                 let _ = process::block_ending_signals();
                 let fetch = |wanted: &[WantedLayer]| fetched(store, flags, wanted);
-                let ended = ended.and_then(|()| serve(requests, outcomes_writer, fetch));
+                let ended = ended.and_then(|()| serve(requests, outcomes_writer, names, fetch));
                 std::process::exit(i32::from(ended.err().unwrap_or(code::OK)))
             }
             Cloned::Parent { child } => {
@@ -99,12 +104,21 @@ impl ServerPipes {
 }
 
 /// Answers requests until the builder has ended. Fails with an exit code.
-fn serve(requests: PipeReader, mut outcomes: PipeWriter, fetch: impl Fn(&[WantedLayer]) -> Outcomes) -> Result<(), u8> {
+fn serve(
+    requests: PipeReader,
+    mut outcomes: PipeWriter,
+    names: &[Reference],
+    fetch: impl Fn(&[WantedLayer]) -> Outcomes,
+) -> Result<(), u8> {
     for line in BufReader::new(requests).lines() {
         let line = line.map_err(|_| code::FAILED)?;
         let list: Vec<LayerRequest> = serde_json::from_str(&line).map_err(|_| code::BUG)?;
         let wanted = list.into_iter().map(|LayerRequest(name, digest, size)| {
-            let name = name.parse().map_err(|_| code::BUG)?;
+            let name: Reference = name.parse().map_err(|_| code::BUG)?;
+            // The builder handles hostile images and must not choose where logins are sent.
+            if !names.contains(&name) {
+                return Err(code::BUG);
+            }
             Ok(WantedLayer { name, blob: BlobInfo { digest, size } })
         });
         let mut answer = serde_json::to_vec(&fetch(&wanted.collect::<Result<Vec<_>, u8>>()?)).map_err(|_| code::BUG)?;
@@ -132,7 +146,8 @@ mod tests {
         let fetch = |wanted: &[WantedLayer]| -> Outcomes {
             wanted.iter().map(|layer| (layer.blob.size > 5).then(|| layer.name.to_string())).collect()
         };
-        let server = std::thread::spawn(move || serve(requests, outcomes_writer, fetch));
+        let names: Vec<Reference> = ["a.io/b:c", "127.0.0.1:5000/x/y:latest"].map(|name| name.parse().unwrap()).into();
+        let server = std::thread::spawn(move || serve(requests, outcomes_writer, &names, fetch));
         let wanted = [("a.io/b:c", 5), ("127.0.0.1:5000/x/y:latest", 6)].map(|(name, size)| WantedLayer {
             name: name.parse().unwrap(),
             blob: BlobInfo { digest: BlobDigest::of(name.as_bytes()), size },
@@ -140,7 +155,9 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(pipes.request(&wanted).unwrap(), [None, Some(wanted[1].name.to_string())]);
         }
-        drop(pipes);
-        assert_eq!(server.join().unwrap(), Ok(()));
+        // Requests for anything else end the fetcher.
+        let other = WantedLayer { name: "a.io/other:c".parse().unwrap(), ..wanted[0].clone() };
+        assert!(pipes.request(&[other]).is_err());
+        assert_eq!(server.join().unwrap(), Err(code::BUG));
     }
 }

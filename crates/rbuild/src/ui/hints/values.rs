@@ -73,6 +73,8 @@ pub enum ValueRemedy {
     CpusForm,
     /// Add the name of a cache in a registry.
     CacheRefForm,
+    /// Use a number of shards.
+    CacheShardsRange { most: u32 },
     /// Use a number of seconds.
     SecondsForm,
     /// Use a number above zero.
@@ -168,6 +170,7 @@ impl ValueRemedy {
             ValueRemedy::CacheTargetForm => "use a form such as type=local,dest=DIR,mode=max".into(),
             ValueRemedy::CpusForm => "use a number, such as 1.5".into(),
             ValueRemedy::CacheRefForm => "add the name of the cache, such as ref=ghcr.io/me/app:cache".into(),
+            ValueRemedy::CacheShardsRange { most } => format!("use a number from 1 to {most}").into(),
             ValueRemedy::SecondsForm => "use a number, such as 60".into(),
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
             ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),
