@@ -426,3 +426,100 @@ fn cache_mounts_travel_with_a_cache() {
         assert_eq!(layers(&cache).len(), 1);
     }
 }
+
+/// The records and layers of a cache that BuildKit could have written: the digests are computed as
+/// there, and the layers have files that no command makes.
+#[test]
+fn a_cache_of_buildkit_is_read() {
+    use base64::Engine;
+    use rbuild_image::BlobDigest;
+    use serde_json::{Value, json};
+    let lab = machine();
+    let inspect = |what: &str| -> Value {
+        let format = format!("{{{{json {what}}}}}");
+        serde_json::from_str(&lab.rbuild(["inspect", "busybox", "--format", &format]).ok().stdout).unwrap()
+    };
+    let of = |text: String| BlobDigest::of(text.as_bytes()).to_string();
+    let record = |vertex: String, output: i32| of(format!("{vertex}@{output}"));
+    let base: Vec<String> = serde_json::from_value(inspect(".RootFS.Layers")).unwrap();
+    let chain = base[1..].iter().fold(base[0].clone(), |chain, next| of(format!("{chain} {next}")));
+    let from = record(of(format!("buildkit.source.v0:{chain}")), 0);
+    let action = "{\"src\":\"a\",\"dest\":\"/a\",\"mode\":-1,\"followSymlink\":true,\"dirCopyContents\":true,\
+        \"createDestPath\":true,\"allowWildcard\":true,\"allowEmptyWildcard\":true,\"timestamp\":-1}";
+    let action = base64::prelude::BASE64_STANDARD.encode(action);
+    let copy = record(of(format!("{{\"Type\":\"buildkit.file.v0\",\"Actions\":[\"{action}\"]}}")), 0);
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(lab.ctx().join("src/a")).unwrap().permissions().mode() & 0o7777;
+    let file = format!("namemode{mode}uid0gid0size7typeflag0linknameunamegnamedevmajor0devminor0source\n");
+    let content = record(of(of(file)), -1);
+    let env = inspect(".Config.Env").as_array().cloned().unwrap_or_default();
+    let mut env: Vec<String> = env.iter().map(|entry| entry.as_str().unwrap().to_string()).collect();
+    if !env.iter().any(|entry| entry.starts_with("PATH=")) {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    }
+    let arch = inspect(".Architecture");
+    let run = format!(
+        "{{\"Type\":\"buildkit.exec.v0\",\"Exec\":{{\"meta\":{{\"args\":[\"/bin/sh\",\"-c\",\"echo hi \\u003e /b\"],\
+         \"env\":{},\"cwd\":\"/\",\"removeMountStubsRecursive\":true}}}},\"OS\":\"linux\",\"Arch\":{arch}}}",
+        json!(env)
+    );
+    let run = record(of(run), 0);
+    let layer = |name: &str| {
+        let mut tar = rbuild_layer::TarWriter::new(Vec::new());
+        tar.entry(&rbuild_layer::TarEntry::plain_file(name, 0)).unwrap();
+        tar.finish().unwrap()
+    };
+    let (copied, made) = (layer("copied-by-buildkit"), layer("made-by-buildkit"));
+    let digests: Vec<String> =
+        base.iter().cloned().chain([&copied, &made].map(|bytes| BlobDigest::of(bytes).to_string())).collect();
+    let layers = digests.iter().enumerate().map(|(at, blob)| json!({"blob": blob, "parent": at as i64 - 1}));
+    let layers: Vec<Value> = layers.collect();
+    let config = json!({"layers": layers, "records": [
+        {"digest": from},
+        {"digest": content},
+        {"digest": copy, "inputs": [[{"link": 0}], [{"link": 1}]], "layers": [{"layer": base.len()}]},
+        {"digest": run, "inputs": [[{"link": 2}]], "layers": [{"layer": base.len() + 1}]},
+    ]});
+    let config = config.to_string().into_bytes();
+    let described = digests.iter().map(|digest| {
+        let size = [&copied, &made].into_iter().find(|bytes| BlobDigest::of(bytes).to_string() == *digest);
+        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest,
+            "size": size.map_or(1, |bytes| bytes.len()), "annotations": {"containerd.io/uncompressed": digest}})
+    });
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.buildkit.cacheconfig.v0",
+            "digest": BlobDigest::of(&config).to_string(), "size": config.len()},
+        "layers": described.collect::<Vec<_>>()});
+    let manifest = manifest.to_string().into_bytes();
+    let index = json!({"schemaVersion": 2, "manifests": [{"digest": BlobDigest::of(&manifest).to_string(),
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": manifest.len(),
+        "annotations": {"org.opencontainers.image.ref.name": "latest"}}]});
+    let cache = lab.path("cache");
+    std::fs::create_dir_all(cache.join("blobs/sha256")).unwrap();
+    std::fs::write(cache.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+    std::fs::write(cache.join("index.json"), index.to_string()).unwrap();
+    for bytes in [&config, &manifest, &copied, &made] {
+        std::fs::write(cache.join("blobs/sha256").join(BlobDigest::of(bytes).hex()), bytes).unwrap();
+    }
+    let source = from_required(&cache);
+    let tar = lab.path("x.tar");
+    let output = format!("type=tar,dest={}", tar.display());
+    let build =
+        |file: &str, args: &[&str]| lab.build(file, &[&["-o", &output, "--cache-from", &source], args].concat()).ok();
+    let ran = build("FROM busybox\nCOPY src/a /a\nRUN echo hi > /b\n", &[]);
+    assert_eq!(ran.steps(), (0, 2), "{}", ran.stderr);
+    let listing = crate::lab::listing(&std::fs::read(&tar).unwrap()).join("\n");
+    assert!(listing.contains("copied-by-buildkit") && listing.contains("made-by-buildkit"), "{listing}");
+    for other in [
+        "FROM busybox\nCOPY src/a /b\nRUN echo hi > /b\n",
+        "FROM busybox\nRUN echo hi > /b\n",
+        "FROM busybox\nCOPY --chmod=600 src/a /a\nRUN echo hi > /b\n",
+    ] {
+        assert_eq!(build(other, &[]).steps().1, 0, "{other}");
+    }
+    lab.rbuild(["fsck"]).ok();
+}
+
+fn from_required(cache: &Path) -> String {
+    from(cache, ",required")
+}
