@@ -4,5 +4,6 @@ pub mod clap_command;
 pub mod completion;
 mod description;
 pub mod man;
+pub mod topics;
 pub mod usage;
 pub mod verbs;

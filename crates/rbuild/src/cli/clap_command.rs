@@ -149,7 +149,8 @@ pub fn pages() -> Command {
             "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}{{after-help}}"
         ))
         .after_help(
-            "Run `rbuild COMMAND --help` for the options of a command.\n\
+            "Run `rbuild COMMAND --help` for the options of a command, and `rbuild help TOPIC` for caches,\n\
+             compatibility, containers, environment, outputs, registries or sources.\n\
              In a directory with a Dockerfile, run `rbuild -t app` to build it.",
         )
 }

@@ -102,7 +102,23 @@ fn command(words: &[OsString]) -> Command {
         Command::new(group).about("Commands of docker").subcommands(verbs.collect::<Vec<_>>())
     });
     let grouped: Vec<Command> = grouped.collect();
-    with_values(command.subcommands(grouped), words)
+    let command = with_values(command.subcommands(grouped), words);
+    let current = words.get(index(words)).map(|word| word.to_string_lossy()).unwrap_or_default();
+    if current.starts_with('-') { command } else { without_flags(command) }
+}
+
+/// Returns the index of the word at the cursor. Zsh passes all words, and the index in a variable.
+fn index(words: &[OsString]) -> usize {
+    let given = std::env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|index| index.parse().ok());
+    given.unwrap_or_else(|| words.len().saturating_sub(1))
+}
+
+/// Hides all flags, which are then candidates only if there are no others.
+fn without_flags(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_string()).collect();
+    let command = command.mut_args(|arg| if arg.is_positional() { arg } else { arg.hide(true) });
+    let command = command.disable_help_flag(true).disable_version_flag(true);
+    names.iter().fold(command, |command, name| command.mut_subcommand(name, without_flags))
 }
 
 /// Adds the flags and the context of `build` to the program, because a line without a verb is a
@@ -143,6 +159,22 @@ mod tests {
             assert!(found.iter().all(|text| text.starts_with(kept) || line.contains("-o ")), "{line}: {found:?}");
             let expected: Vec<&str> = expected.iter().map(|text| text.trim_start_matches("type=")).collect();
             assert!(expected.iter().all(|text| found.iter().any(|found| found == text)), "{line}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn flags_are_offered_for_a_dash_or_without_other_candidates() {
+        for (line, flags, others) in [
+            ("rbuild ", false, true),
+            ("rbuild explain ", false, true),
+            ("rbuild explain -", true, false),
+            ("rbuild image ", false, true),
+            ("rbuild login ", true, false),
+            ("rbuild -", true, false),
+        ] {
+            let (dashed, plain): (Vec<String>, Vec<String>) =
+                candidates(line).into_iter().partition(|text| text.starts_with('-'));
+            assert_eq!((!dashed.is_empty(), !plain.is_empty()), (flags, others), "{line}: {dashed:?} {plain:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::cli::description;
+use crate::cli::{description, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
@@ -195,7 +195,17 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
                 note: String::new(),
             });
         }
-        "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => return Err(unknown(&second)),
+        "help" if let Some(page) = topics::page(&second) => {
+            no_more_words(&argv[..], at + 2)?;
+            return Ok(CommandLine::Answer { text: page.into(), note: String::new() });
+        }
+        "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => {
+            return Err(match rbuild_dockerfile::closest(&second, topics::names()) {
+                Some(close) => Failure::usage(format!("no help page for `{second}`"))
+                    .help(hints::did_you_mean(&format!("rbuild help {close}"))),
+                None => unknown(&second),
+            });
+        }
         "help" if GROUPS.iter().any(|(name, _)| *name == second) => {
             no_more_words(&argv[..], at + 3)?;
             return match word_of_group(&second, &word(2))? {

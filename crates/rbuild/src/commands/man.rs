@@ -1,7 +1,10 @@
-//! The verb `man`: prints a manual page, or writes all of them.
+//! The verb `man`: shows or prints a manual page, or writes all of them.
+
+use std::io::{IsTerminal, Write};
+use std::process::{Command, Stdio};
 
 use crate::args::ManArgs;
-use crate::cli::man;
+use crate::cli::{clap_command, man};
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::ui::hints::UsageRemedy;
@@ -23,6 +26,21 @@ pub fn man(args: ManArgs) -> Result<u8, Failure> {
         let name = args.command.as_deref().unwrap_or_default();
         Failure::usage(format!("no manual page for `{name}`")).help(UsageRemedy::ListCommands)
     })?;
-    terminal::out(&String::from_utf8_lossy(&page.text));
+    if std::io::stdout().is_terminal() {
+        if !is_shown_by_man(&page.text) {
+            terminal::out(&clap_command::help(args.command.as_deref(), true));
+        }
+    } else {
+        terminal::out(&String::from_utf8_lossy(&page.text));
+    }
     Ok(code::OK)
+}
+
+/// Shows a page with man(1), which formats and pages it. Returns false if that is impossible.
+fn is_shown_by_man(page: &[u8]) -> bool {
+    let man = Command::new("man").args(["-l", "-"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let Ok(mut man) = man else { return false };
+    // A reader that ends early has seen enough.
+    let _ = man.stdin.take().map(|mut input| input.write_all(page));
+    man.wait().is_ok_and(|status| status.success())
 }

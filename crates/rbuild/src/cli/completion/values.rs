@@ -9,7 +9,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, ValueComplet
 use rbuild_dockerfile::ast::Op;
 use rbuild_dockerfile::parse;
 use rbuild_image::Reference;
-use rbuild_store::Store;
+use rbuild_store::{ContainerId, Store};
 
 use crate::cli::completion::line::NamedFiles;
 use crate::commands::explain;
@@ -54,7 +54,10 @@ enum CandidateKind {
     /// Images, for the first word only: those after it are a command.
     Image,
     Containers,
-    Container,
+    /// Containers that run.
+    Running,
+    /// Containers that run, for the first word only: those after it are a command.
+    RunningFirst,
     /// Images and containers.
     Objects,
     /// Containers and builds.
@@ -106,7 +109,8 @@ fn kind(verb: &str, id: &str, is_positional: bool) -> Option<CandidateKind> {
         (_, "format") => CandidateKind::Words(&FORMATS),
         ("explain", "rule") => CandidateKind::Rules,
         ("run" | "create", "words") => CandidateKind::Image,
-        ("exec", "words") => CandidateKind::Container,
+        ("exec", "words") => CandidateKind::RunningFirst,
+        ("stop" | "kill" | "wait" | "port", "containers" | "container") => CandidateKind::Running,
         ("inspect", "names") => CandidateKind::Objects,
         ("cp", "source") => CandidateKind::Objects,
         ("logs", "name") => CandidateKind::Logs,
@@ -136,9 +140,10 @@ impl ValueCompleter for ValuesOf {
             CandidateKind::Stages => self.stages(),
             CandidateKind::BuildArgs => self.build_args(),
             CandidateKind::Rules => explain::rules().map(str::to_string).collect(),
-            CandidateKind::Image | CandidateKind::Container if !is_first => Vec::new(),
+            CandidateKind::Image | CandidateKind::RunningFirst if !is_first => Vec::new(),
             CandidateKind::Images | CandidateKind::Image => self.of_store(images),
-            CandidateKind::Containers | CandidateKind::Container => self.of_store(containers),
+            CandidateKind::Containers => self.of_store(containers),
+            CandidateKind::Running | CandidateKind::RunningFirst => self.of_store(running),
             CandidateKind::Objects => [self.of_store(containers), self.of_store(images)].concat(),
             CandidateKind::Logs => [self.of_store(containers), self.of_store(builds)].concat(),
         };
@@ -196,6 +201,12 @@ fn images(store: &Store) -> Vec<String> {
 
 fn containers(store: &Store) -> Vec<String> {
     store.containers().list().unwrap_or_default().into_iter().map(|container| container.name).collect()
+}
+
+fn running(store: &Store) -> Vec<String> {
+    let is_running = |id: &ContainerId| store.containers().state(id).is_ok_and(|state| state.is_running());
+    let all = store.containers().list().unwrap_or_default().into_iter();
+    all.filter(|container| is_running(&container.id)).map(|container| container.name).collect()
 }
 
 fn builds(store: &Store) -> Vec<String> {
