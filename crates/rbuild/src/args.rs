@@ -125,7 +125,7 @@ pub enum Verb {
     /// Check the integrity of the store
     Fsck(FsckArgs),
     /// Check what this machine supports, and suggest changes
-    Doctor,
+    Doctor(DoctorArgs),
     /// Explain a lint rule
     Explain(ExplainArgs),
     /// Print a completion script for a shell
@@ -221,7 +221,7 @@ pub struct LoadArgs {
     pub quiet: bool,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct ImagesArgs {
     /// Show only this repository or name; may be a pattern
     pub name: Option<String>,
@@ -339,11 +339,18 @@ pub struct ImagePruneArgs {
 
 #[derive(Args)]
 pub struct DfArgs {
-    /// Accepted for compatibility
-    #[arg(short, long, hide = true)]
+    /// Also list the images and the containers
+    #[arg(short, long, conflicts_with = "format")]
     pub verbose: bool,
     /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// Output format: `json`, or else one line per property of the machine
+    #[arg(long, value_name = "FORMAT", value_parser = value::json_only)]
     pub format: Option<String>,
 }
 

@@ -167,7 +167,7 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Logs(args) => logs::logs(settings, args),
         Verb::Df(args) => removing::df(settings, args),
         Verb::Fsck(args) => removing::fsck(settings, args),
-        Verb::Doctor => doctor::doctor(settings),
+        Verb::Doctor(args) => doctor::doctor(settings, args),
         Verb::Explain(args) => explain::explain(args),
         Verb::Completion { shell } => {
             terminal::out(&cli::completion::script(shell));

@@ -205,7 +205,7 @@ pub struct RmArgs {
     pub volumes: bool,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct ContainersArgs {
     /// Include containers that are not running
     #[arg(short, long)]
@@ -253,6 +253,9 @@ pub struct LogsArgs {
     /// Show the time of each line of a container's output
     #[arg(short, long)]
     pub timestamps: bool,
+    /// Output format for builds: `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
 }
 
 #[derive(Args)]

@@ -2,26 +2,46 @@
 
 use rbuild_engine::BuildError;
 use rbuild_remedy::{IsolationRemedy, Remedy};
-use rbuild_sandbox::{Builder, Carrier, IsolationRequest, RunnerError, RunnerMode, checks, enter};
+use rbuild_sandbox::{Builder, Carrier, Check, IsolationRequest, RunnerError, RunnerMode, checks, enter};
 use rbuild_store::{SnapshotBackend, Store, Workspace};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use crate::args::DoctorArgs;
 use crate::commands::in_builder::{read_answer, store_config, store_in_builder, unread};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::hints::Hint;
 use crate::ui::terminal;
 
-pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
-    for check in checks() {
+pub fn doctor(settings: &Settings, args: DoctorArgs) -> Result<u8, Failure> {
+    let report = report(settings);
+    terminal::out(&match args.format {
+        Some(_) => report.json(),
+        None => report.text(),
+    });
+    Ok(report.code)
+}
+
+/// Findings about the machine.
+struct DoctorReport {
+    lines: Vec<ReportLine>,
+    /// The mode in which this machine can build.
+    mode: Option<RunnerMode>,
+    code: u8,
+}
+
+fn report(settings: &Settings) -> DoctorReport {
+    let of_check = |check: Check| {
         let hint = check.remedy.as_ref().map(Hint::from);
-        ReportLine { good: hint.is_none(), name: check.name, found: check.found, hint }.print();
-    }
+        ReportLine { good: hint.is_none(), name: check.name, found: check.found, hint }
+    };
+    let mut lines: Vec<ReportLine> = checks().into_iter().map(of_check).collect();
     match settings.open() {
-        Ok(store) => ReportLine::good("store", store.path().display().to_string()).print(),
+        Ok(store) => lines.push(ReportLine::good("store", store.path().display().to_string())),
         Err(e) => {
-            ReportLine { good: false, name: "store", found: e.message, hint: e.help }.print();
-            return Ok(code::FAILED);
+            lines.push(ReportLine { good: false, name: "store", found: e.message, hint: e.help });
+            return DoctorReport { lines, mode: None, code: code::FAILED };
         }
     }
     // The checks above show obstacles to better modes. The exit code depends only on the mode that
@@ -29,16 +49,41 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     match trial(settings) {
         Ok(found) => {
             let is_root = rbuild_linux::credentials::own_ids().uid == 0;
-            found.lines(is_root).iter().for_each(ReportLine::print);
-            networks(found.mode, isolated()).iter().for_each(ReportLine::print);
-            Ok(code::OK)
+            lines.extend(found.lines(is_root));
+            lines.extend(networks(found.mode, isolated()));
+            let mode = found.obstacle.is_none().then_some(found.mode);
+            DoctorReport { lines, mode, code: code::OK }
         }
         Err(failure) => {
             let name = requested(settings.isolation);
-            ReportLine { good: false, name, found: failure.message, hint: failure.help }.print();
-            networks(RunnerMode::Container, isolated()).iter().for_each(ReportLine::print);
-            Ok(code::REFUSED)
+            lines.push(ReportLine { good: false, name, found: failure.message, hint: failure.help });
+            lines.extend(networks(RunnerMode::Container, isolated()));
+            DoctorReport { lines, mode: None, code: code::REFUSED }
         }
+    }
+}
+
+impl DoctorReport {
+    fn text(&self) -> String {
+        let lines: String = self.lines.iter().map(ReportLine::text).collect();
+        summary(self.mode) + &lines
+    }
+
+    fn json(&self) -> String {
+        let line = |line: &ReportLine| {
+            let hint = line.hint.as_ref().map(Hint::to_string);
+            json!({"name": line.name, "ok": line.good, "found": line.found, "hint": hint})
+        };
+        let checks: Vec<Value> = self.lines.iter().map(line).collect();
+        format!("{}\n", json!({"mode": self.mode.map(RunnerMode::name), "checks": checks}))
+    }
+}
+
+/// Returns the first line of the report.
+fn summary(mode: Option<RunnerMode>) -> String {
+    match mode {
+        Some(mode) => format!("this machine can build images, in the isolation mode {}\n", mode.name()),
+        None => "this machine cannot run the commands of a build\n".into(),
     }
 }
 
@@ -91,10 +136,6 @@ impl ReportLine {
 
     fn bad(name: &'static str, found: String, remedy: Option<&Remedy>) -> ReportLine {
         ReportLine { good: false, name, found, hint: remedy.map(Hint::from) }
-    }
-
-    fn print(&self) {
-        terminal::out(&self.text());
     }
 
     fn text(&self) -> String {
@@ -197,9 +238,11 @@ mod tests {
                 let found = Findings { mode, copies: limited, outer_processes: limited, obstacle: None };
                 let lines: String = found.lines(is_root).iter().map(ReportLine::text).collect();
                 let networks: String = networks(mode, carried_by("pasta")).iter().map(ReportLine::text).collect();
-                text += &format!("=== {title}{with}\n{lines}{networks}");
+                text += &format!("=== {title}{with}\n{}{lines}{networks}", summary(Some(mode)));
             }
         }
-        assert_recorded!("doctor", text);
+        let lines = vec![ReportLine::bad("isolated", "no program".into(), Some(&IsolationRemedy::UnmaskProc.into()))];
+        let report = DoctorReport { lines, mode: None, code: code::REFUSED };
+        assert_recorded!("doctor", format!("{text}=== none\n{}=== JSON\n{}", report.text(), report.json()));
     }
 }

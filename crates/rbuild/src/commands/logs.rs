@@ -1,18 +1,20 @@
 //! The verb `logs`: prints the output of containers and of the steps of builds, and lists recent
 //! builds.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use rbuild_dockerfile::Help;
 use rbuild_engine::Warning;
 use rbuild_remedy::Remedy;
 use rbuild_store::{BuildLog, StepLog, Store};
+use serde_json::{Value, json};
 
 use crate::args::LogsArgs;
 use crate::commands::containers;
-use crate::commands::images::ago;
+use crate::commands::images::{ago, bad_format};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
+use crate::template;
 use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
 
@@ -26,29 +28,62 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
         if find(&all, wanted).is_some() {
             terminal::warning(ambiguous(wanted));
         }
+        if args.format.is_some() {
+            return Err(Failure::usage("--format applies to builds, but not to containers"));
+        }
         return containers::output::show(store, &container, &args);
     }
     let Some(wanted) = &args.name else {
-        let row = |b: &BuildLog| {
-            vec![
-                b.id.to_string(),
-                ago(b.started),
-                b.status.word().to_string(),
-                format!("{:.1}s", b.seconds),
-                b.result.clone(),
-            ]
-        };
-        let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-        terminal::out(&terminal::table(&["BUILD", "STARTED", "STATUS", "DURATION", "RESULT"], &rows));
+        let rows: Vec<Value> = all.iter().map(row_of_build).collect();
+        print_rows(args.format.as_deref().unwrap_or(BUILDS), BUILDS, &rows)?;
         return Ok(code::OK);
     };
     let Some(build) = find(&all, wanted) else {
         return Err(Failure::new(format!("no container or build `{wanted}` has a log")).help(VerbRemedy::ListLogs));
     };
-    for step in steps(build, args.step.as_deref())? {
+    let steps = steps(build, args.step.as_deref())?;
+    if let Some(format) = &args.format {
+        let rows = steps.into_iter().map(|step| row_of_step(&store, build, step)).collect::<Result<Vec<_>, _>>()?;
+        print_rows(format, STEPS, &rows)?;
+        return Ok(code::OK);
+    }
+    for step in steps {
         show(&store, build, step)?;
     }
     Ok(code::OK)
+}
+
+/// Columns of the tables of builds and of steps.
+const BUILDS: &str = "table {{.Build}}\t{{.Started}}\t{{.Status}}\t{{.Duration}}\t{{.Result}}";
+const STEPS: &str = "table {{.Step}}\t{{.Outcome}}\t{{.Duration}}\t{{.Instruction}}";
+
+fn print_rows(format: &str, usual: &str, rows: &[Value]) -> Result<(), Failure> {
+    let headings = json!({
+        "Build": "BUILD", "Started": "STARTED", "StartedAt": "STARTED AT", "Status": "STATUS", "Result": "RESULT",
+        "Step": "STEP", "Instruction": "INSTRUCTION", "Outcome": "OUTCOME", "Duration": "DURATION", "Why": "WHY",
+        "Output": "OUTPUT",
+    });
+    terminal::out(&template::rows_or_table(format, usual, &headings, rows).map_err(bad_format)?);
+    Ok(())
+}
+
+fn row_of_build(build: &BuildLog) -> Value {
+    json!({
+        "Build": build.id.to_string(), "Started": ago(build.started),
+        "StartedAt": jiff::Timestamp::from_second(build.started).unwrap_or_default().to_string(),
+        "Status": build.status.word(), "Duration": format!("{:.1}s", build.seconds), "Result": build.result,
+    })
+}
+
+fn row_of_step(store: &Store, build: &BuildLog, step: &StepLog) -> Result<Value, Failure> {
+    let mut output = Vec::new();
+    if let Some(mut log) = store.logs().step_log(&build.id, step.step)? {
+        log.read_to_end(&mut output).map_err(|e| Failure::caused("cannot read the log", &e))?;
+    }
+    Ok(json!({
+        "Build": build.id.to_string(), "Step": step.label, "Instruction": step.text, "Outcome": step.outcome.word(),
+        "Duration": format!("{:.1}s", step.seconds), "Why": step.reason, "Output": String::from_utf8_lossy(&output),
+    }))
 }
 
 /// Returns the build with that ID or prefix of an ID, or the last one.

@@ -10,8 +10,9 @@ use rbuild_sandbox::enter;
 use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, NamedImage, Store, StoreError};
 use serde_json::json;
 
-use crate::args::{DfArgs, FsckArgs, ImagePruneArgs, PruneArgs, RmiArgs};
-use crate::commands::images::{bad_format, seconds};
+use crate::args::{ContainersArgs, DfArgs, FsckArgs, ImagePruneArgs, ImagesArgs, PruneArgs, RmiArgs};
+use crate::commands::containers::list;
+use crate::commands::images::{self, bad_format, seconds};
 use crate::commands::in_builder::{exit_code, store_config, store_in_builder};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
@@ -203,12 +204,6 @@ fn freed_text(freed: &Freed) -> String {
 
 pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    if args.verbose {
-        terminal::warning(Warning {
-            text: "--verbose has no effect: only totals are known".into(),
-            help: Some(Hint::from(VerbRemedy::ShowSizes).into()),
-        });
-    }
     let images = store.images().list()?.len();
     let row = |kind: &str, total: String, size: String| json!({"Type": kind, "TotalCount": total, "Size": size});
     let mut rows = vec![row("Images", images.to_string(), String::new())];
@@ -219,6 +214,12 @@ pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     const USUAL: &str = "table {{.Type}}\t{{.TotalCount}}\t{{.Size}}";
     let format = args.format.as_deref().unwrap_or(USUAL);
     terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
+    if args.verbose {
+        terminal::out("\nImages:\n");
+        images::images(settings, ImagesArgs { all: true, ..ImagesArgs::default() })?;
+        terminal::out("\nContainers:\n");
+        list::list(settings, ContainersArgs { all: true, ..ContainersArgs::default() })?;
+    }
     Ok(code::OK)
 }
 

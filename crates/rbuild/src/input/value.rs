@@ -231,6 +231,11 @@ pub fn object_type(text: &str) -> Result<ObjectType, BadValue> {
     choice("type", &[("image", ObjectType::Image), ("container", ObjectType::Container)], text)
 }
 
+/// Parses a format that can only be JSON.
+pub fn json_only(text: &str) -> Result<String, BadValue> {
+    choice("format", &[("json", ())], text).map(|()| text.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

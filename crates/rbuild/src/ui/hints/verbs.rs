@@ -55,8 +55,6 @@ pub enum VerbRemedy {
     ContainerName,
     /// List images.
     ListImages,
-    /// List images with their sizes.
-    ShowSizes,
     /// List images, or pull one.
     ListOrPull { image: String },
     /// Run without a terminal.
@@ -123,7 +121,6 @@ impl VerbRemedy {
             }
             VerbRemedy::RaiseMemory => "raise the limit: --memory SIZE".into(),
             VerbRemedy::ListImages => "run `rbuild images` to list the images".into(),
-            VerbRemedy::ShowSizes => "run `rbuild images` for the sizes of images".into(),
             VerbRemedy::ListOrPull { image } => {
                 format!("run `rbuild images` to list the images, or `rbuild pull {image}`").into()
             }
