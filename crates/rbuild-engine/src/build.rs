@@ -1,7 +1,7 @@
 //! The course of a build: answered from the cache, or solved, exported and recorded.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::atomic::AtomicU64;
 
 use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
@@ -22,7 +22,7 @@ use crate::exports::{BuildReport, Export, ImageForm, Split};
 use crate::prepare::image_key::image_key;
 use crate::prepare::vertex_state::VertexState;
 use crate::prepare::{Prepared, PreparedBuild};
-use crate::record::build_log::{self, Status, measure, remember};
+use crate::record::build_log::{self, measure, remember};
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
 use crate::solve::{executor, vertex};
@@ -72,21 +72,34 @@ pub fn answer(
         unsynced.extend((!found.is_synced).then_some((key, found.manifest)));
     }
     let Some(cached) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
+    let mut written = Vec::new();
     if let Some(view) = single {
         for export in request.exports.iter().filter(|export| export.form().is_none()) {
-            if !export_readable(prepared, export, &view)? {
-                return Ok(None);
+            match export_readable(prepared, export, &view)? {
+                Some(count) => written.push(count),
+                None => return Ok(None),
             }
         }
     }
-    prepared.report_hits(store, events);
+    prepared.report_hits(store, events, |_| false);
     // Losing the record only costs one explanation.
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     sync_found(&unsynced, request, store)?;
     let finished = outputs::publish(request, &required, store, &[manifests], events)?;
     let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
-    build_log::remember(build, store, events, Status::Done, Vec::new());
-    Ok(Some(BuildReport { cached, ..finished }))
+    build_log::remember(build, store, events, None, Vec::new());
+    let (steps, duration) = (events.journal().counts(), events.journal().duration());
+    let (epoch, base) = (prepared.graph.epoch, base_image(prepared));
+    Ok(Some(BuildReport { cached, steps, duration, epoch, base, written, ..finished }))
+}
+
+/// Returns the image that the target is built on, if it is not empty.
+fn base_image(prepared: &Prepared) -> Option<ManifestDigest> {
+    let graph = &prepared.graph;
+    graph.chain(graph.target).find_map(|id| match &graph.vertices[id].step {
+        Step::Image { manifest, .. } => Some(*manifest),
+        _ => None,
+    })
 }
 
 /// Answers a build whose image is pushed without its layers. Returns `None` if it needs them after
@@ -99,11 +112,12 @@ fn answer_lent(
 ) -> Result<Option<BuildReport>> {
     let Some(cached) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
     let Some(finished) = lent_image::lent_image(prepared, request, store)? else { return Ok(None) };
-    prepared.report_hits(store, events);
+    prepared.report_hits(store, events, |_| false);
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
-    build_log::remember(build, store, events, Status::Done, Vec::new());
-    Ok(Some(BuildReport { cached, ..finished }))
+    build_log::remember(build, store, events, None, Vec::new());
+    let (steps, duration) = (events.journal().counts(), events.journal().duration());
+    Ok(Some(BuildReport { cached, steps, duration, ..finished }))
 }
 
 /// Syncs images before they are named. The build that made them may have failed while it wrote an
@@ -126,15 +140,16 @@ fn bottom_is_scratch(prepared: &Prepared) -> bool {
     parent.is_some_and(|p| matches!(prepared.graph.vertices[p].step, Step::Scratch))
 }
 
-/// Writes the files if the caller can read all of them. Otherwise returns false: the builder, which
-/// is root in its user namespace, must write them.
-fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Result<bool> {
-    let Export::Files { to, delete, split: Split::Several | Split::Never } = export else { return Ok(false) };
+/// Writes the files if the caller can read all of them, and returns the number of entries that were
+/// written. Otherwise returns `None`: the builder, which is root in its user namespace, must write
+/// them.
+fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Result<Option<u64>> {
+    let Export::Files { to, delete, split: Split::Several | Split::Never } = export else { return Ok(None) };
     let files = view.try_clone().map_err(BuildError::kernel(ErrorContext::Result))?.into();
     let view = View { folder: PathBuf::new(), files, epoch: prepared.graph.epoch };
-    match outputs::directory(to, *delete, &[view], None) {
-        Ok(()) => Ok(true),
-        Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
+    match outputs::directory(to, *delete, &[view], None, &AtomicU64::new(0)) {
+        Ok(written) => Ok(Some(written)),
+        Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
         Err(e) => Err(e),
     }
 }
@@ -168,13 +183,7 @@ pub fn execute(
         (Ok(_), true) => platforms.envs.iter().flat_map(layer_sizes).collect(),
         _ => Vec::new(),
     };
-    let status = match &result {
-        Ok(_) => Status::Done,
-        // A failed step cancels the others, too.
-        Err(BuildError::Canceled) => Status::Stopped,
-        Err(_) => Status::Failed,
-    };
-    remember(build, store, &events, status, layers);
+    remember(build, store, &events, result.as_ref().err(), layers);
     let finished = result?;
     if request.cache_limit.is_some() {
         drop(platforms);
@@ -204,6 +213,7 @@ impl<'a> Platforms<'a> {
         report: impl FnOnce(&BuildError),
     ) -> Result<BuildReport> {
         let PreparedBuild { request, platforms } = self.build;
+        self.events.send(Event::Total { steps: platforms.iter().map(Prepared::shown_steps).sum() });
         let mut images = Vec::new();
         let mut first = 0;
         for prepared in platforms {
@@ -234,30 +244,36 @@ impl<'a> Platforms<'a> {
                 direct = Some(stream::export(env, export)?);
             }
         }
-        self.export_files(cancel)?;
+        let written = self.export_files(cancel)?;
         let kept = outputs::publish(request, &request.requirements(), self.store, &images, self.events)?;
         let cached = cache_steps::made(&self.envs)?;
-        Ok(BuildReport { image: kept.image.or(direct), cached, ..kept })
+        let (steps, duration) = (self.events.journal().counts(), self.events.journal().duration());
+        let epoch = platforms.first().and_then(|prepared| prepared.graph.epoch);
+        let base = platforms.first().and_then(base_image);
+        Ok(BuildReport { image: kept.image.or(direct), cached, steps, duration, epoch, base, written, ..kept })
     }
 
-    /// Writes the outputs that consist of the result's files.
-    fn export_files(&self, cancel: &Cancel) -> Result<()> {
+    /// Writes the outputs that consist of the result's files. Returns the number of entries in each
+    /// directory.
+    fn export_files(&self, cancel: &Cancel) -> Result<Vec<u64>> {
+        let mut written = Vec::new();
         for export in &self.build.request.exports {
-            let started = Instant::now();
-            let phase = match export {
+            match export {
                 Export::Files { to, delete, split } => {
-                    outputs::directory(to, *delete, &self.views(*split, Rootfs::merged)?, Some(cancel))?;
-                    BuildPhase::Files
+                    let phase = self.events.begin(BuildPhase::Files, None);
+                    let views = self.views(*split, Rootfs::merged)?;
+                    written.push(outputs::directory(to, *delete, &views, Some(cancel), &phase.meter.moved)?);
+                    phase.end();
                 }
                 Export::Tar { to, split } => {
-                    outputs::tar(to, &self.views(*split, Rootfs::view)?)?;
-                    BuildPhase::Tar
+                    let phase = self.events.begin(BuildPhase::Tar, None);
+                    outputs::tar(to, &self.views(*split, Rootfs::view)?, &phase.meter.moved)?;
+                    phase.end();
                 }
-                Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } | Export::CacheOnly => continue,
-            };
-            self.events.phase(phase, started.elapsed().as_secs_f64());
+                Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } | Export::CacheOnly => {}
+            }
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Returns the files of all platforms. `files` returns those of one vertex.

@@ -1,6 +1,7 @@
 //! Events of a build.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 
 use rbuild_dockerfile::Help;
@@ -16,6 +17,11 @@ pub enum Event {
     /// The isolation mode of commands; the first event of a build that runs any.
     Isolation {
         mode: &'static str,
+    },
+    /// The number of steps of all platforms, including the images that they start from. Sent once,
+    /// before the steps of a build that runs any.
+    Total {
+        steps: usize,
     },
     /// A step waits for its `inputs`. Sent once per step, before the first step runs.
     Waiting {
@@ -45,13 +51,29 @@ pub enum Event {
         outcome: StepOutcome,
         seconds: f64,
     },
+    /// A step that has started moves bytes.
+    Moving {
+        step: usize,
+        meter: Meter,
+    },
     /// The layers of an image are being downloaded: bytes that have arrived, and their total.
     Pulling {
         image: String,
         moved: u64,
         total: u64,
     },
-    /// A short description of work that is not a step of the Dockerfile.
+    /// Work that is not a step of the Dockerfile begins; `text` is a short description.
+    PhaseStarted {
+        phase: usize,
+        text: String,
+        meter: Meter,
+    },
+    /// That work ends, after `seconds` if it was completed.
+    PhaseEnded {
+        phase: usize,
+        seconds: Option<f64>,
+    },
+    /// Work that has ended, and whose beginning was not reported.
     Phase {
         text: String,
         seconds: f64,
@@ -60,14 +82,21 @@ pub enum Event {
     /// The build has failed, and its error is about to be printed. Nothing is drawn after this
     /// event.
     Failed,
+    /// The build was interrupted. Nothing is drawn after this event.
+    Interrupted,
+}
+
+/// A counter of bytes that are unpacked, packed or written, and the number at its end if it is
+/// known.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    pub moved: Arc<AtomicU64>,
+    pub total: Option<u64>,
 }
 
 /// Work of a build that is not a step of the Dockerfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BuildPhase<'a> {
-    Unpack {
-        image: &'a str,
-    },
+pub(crate) enum BuildPhase {
     Layers,
     Files,
     Tar,
@@ -79,10 +108,9 @@ pub(crate) enum BuildPhase<'a> {
     },
 }
 
-impl fmt::Display for BuildPhase<'_> {
+impl fmt::Display for BuildPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BuildPhase::Unpack { image } => write!(f, "unpacking {image}"),
             BuildPhase::Layers => f.write_str("packing layers"),
             BuildPhase::Files => f.write_str("writing files"),
             BuildPhase::Tar => f.write_str("writing the tar archive"),
@@ -142,7 +170,6 @@ mod tests {
     #[test]
     fn phases_are_as_recorded() {
         let phases = [
-            BuildPhase::Unpack { image: "debian:12" },
             BuildPhase::Layers,
             BuildPhase::Files,
             BuildPhase::Tar,
@@ -150,7 +177,7 @@ mod tests {
             BuildPhase::Import,
             BuildPhase::Eviction { freed: 3_000_000 },
         ];
-        let variants = variants!(BuildPhase { Unpack, Layers, Files, Tar, Archive, Import, Eviction });
+        let variants = variants!(BuildPhase { Layers, Files, Tar, Archive, Import, Eviction });
         assert_recorded!("BuildPhase", variants.words(&phases, ToString::to_string));
     }
 }

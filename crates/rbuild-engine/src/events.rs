@@ -1,14 +1,16 @@
 //! The channel that events of a build are sent on. Relabels the steps of platforms, masks secrets,
 //! and keeps the journal.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use rbuild_dockerfile::Help;
 use rbuild_linux::parallel::locked;
 use rbuild_sandbox::Stream;
 
-use crate::event::{BuildPhase, Event, MAX_IN_FLIGHT, OutputChunk, OutputInFlight, Warning};
+use crate::event::{BuildPhase, Event, MAX_IN_FLIGHT, Meter, OutputChunk, OutputInFlight, Warning};
 use crate::ops::redact::SecretValues;
 use crate::record::journal::Journal;
 
@@ -18,6 +20,8 @@ use crate::record::journal::Journal;
 pub struct Events {
     sender: Sender<Event>,
     in_flight: Arc<OutputInFlight>,
+    /// Number of phases that have started.
+    phases: Arc<AtomicUsize>,
     /// Number of the first step of this platform.
     first: usize,
     /// Prefix of each step's label.
@@ -32,8 +36,8 @@ pub struct Events {
 impl Events {
     /// Returns a sender without secrets to mask, for all steps of a build.
     pub fn new(sender: Sender<Event>) -> Events {
-        let (in_flight, first, platform, secrets, words) = Default::default();
-        Events { sender, in_flight, first, platform, journal: Arc::new(Journal::new()), secrets, words }
+        let (in_flight, phases, first, platform, secrets, words) = Default::default();
+        Events { sender, in_flight, phases, first, platform, journal: Arc::new(Journal::new()), secrets, words }
     }
 
     /// Masks these values in all text that is sent, and in the help of warnings, which `words`
@@ -71,6 +75,8 @@ impl Events {
             Event::Reason { step: s, text } => Event::Reason { step: step(s), text: mask(text) },
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
+            Event::Moving { step: s, meter } => Event::Moving { step: step(s), meter },
+            Event::PhaseStarted { phase, text, meter } => Event::PhaseStarted { phase, text: mask(text), meter },
             Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },
             Event::Warning(w) => {
                 let masked = |help: Help| match self.words {
@@ -79,15 +85,28 @@ impl Events {
                 };
                 Event::Warning(Warning { text: mask(w.text), help: w.help.map(masked) })
             }
-            other @ (Event::Isolation { .. } | Event::Pulling { .. } | Event::Failed) => other,
+            other @ (Event::Isolation { .. }
+            | Event::Total { .. }
+            | Event::Pulling { .. }
+            | Event::PhaseEnded { .. }
+            | Event::Failed
+            | Event::Interrupted) => other,
         };
         self.journal.note(&event);
         let _ = self.sender.send(event);
     }
 
     /// Reports work that took that many seconds.
-    pub(crate) fn phase(&self, phase: BuildPhase<'_>, seconds: f64) {
+    pub(crate) fn phase(&self, phase: BuildPhase, seconds: f64) {
         self.send(Event::Phase { text: phase.to_string(), seconds });
+    }
+
+    /// Reports work that begins. `total` is the number of bytes that it will move, if known.
+    pub(crate) fn begin(&self, phase: BuildPhase, total: Option<u64>) -> RunningPhase<'_> {
+        let number = self.phases.fetch_add(1, Ordering::Relaxed);
+        let meter = Meter { total, ..Meter::default() };
+        self.send(Event::PhaseStarted { phase: number, text: phase.to_string(), meter: meter.clone() });
+        RunningPhase { events: self, number, started: Instant::now(), meter, is_complete: false }
     }
 
     pub(crate) fn journal(&self) -> &Journal {
@@ -108,6 +127,30 @@ impl Events {
             stream,
             bytes: OutputChunk { bytes, in_flight: Some(self.in_flight.clone()) },
         });
+    }
+}
+
+/// Work that has begun. It ends with this value.
+pub(crate) struct RunningPhase<'a> {
+    events: &'a Events,
+    number: usize,
+    started: Instant,
+    /// Counts the bytes that the work moves.
+    pub meter: Meter,
+    is_complete: bool,
+}
+
+impl RunningPhase<'_> {
+    /// Reports the end of the work. Without this call, the work has failed.
+    pub fn end(mut self) {
+        self.is_complete = true;
+    }
+}
+
+impl Drop for RunningPhase<'_> {
+    fn drop(&mut self) {
+        let seconds = self.is_complete.then(|| self.started.elapsed().as_secs_f64());
+        self.events.send(Event::PhaseEnded { phase: self.number, seconds });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_layer::LayerForm;
@@ -24,6 +25,23 @@ pub struct BuildReport {
     /// never makes such an image.
     #[serde(skip)]
     pub lent: Vec<LentLayer>,
+    pub steps: StepCounts,
+    pub duration: Duration,
+    /// The image that the result is built on.
+    pub base: Option<ManifestDigest>,
+    /// Upper bound of the times in the result (SOURCE_DATE_EPOCH), in seconds since the Unix epoch.
+    pub epoch: Option<i64>,
+    /// Numbers of the entries that were written to each directory ([`Export::Files`]), in the order
+    /// of the request.
+    pub written: Vec<u64>,
+}
+
+/// Numbers of the steps of a build, including the images that it starts from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StepCounts {
+    /// Steps that were completed, cached or not.
+    pub done: usize,
+    pub cached: usize,
 }
 
 /// A cache that the steps of a build are written to.

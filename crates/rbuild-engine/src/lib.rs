@@ -31,11 +31,11 @@ pub use containers::detached::{DetachedCommand, invoke_detached};
 pub use containers::inside::{InnerCommand, invoke_inside};
 pub use containers::run::{Invocation, command_line, invoke};
 pub use error::{BuildError, StepFailure};
-pub use event::{Event, StepOutcome, Warning};
+pub use event::{Event, Meter, StepOutcome, Warning};
 pub use events::Events;
 pub use exports::{
     BuildReport, CacheExport, CacheMode, Export, FinishedImage, FinishedIndex, ImageForm, MountChoice, ReportedStep,
-    ReportedSteps, Requirements, Split, Squash,
+    ReportedSteps, Requirements, Split, Squash, StepCounts,
 };
 pub use images::copy_out::{CopiedTo, CopyTarget, ImagePath, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};

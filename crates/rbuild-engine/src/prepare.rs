@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
-use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
+use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, VertexId, plan};
 use rbuild_source::HashCache;
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Store};
 
@@ -221,9 +221,19 @@ impl Prepared {
         Ok(())
     }
 
-    /// Reports the cached steps, with the warnings of copies.
-    pub(crate) fn report_hits(&self, store: &Store, events: &Events) {
+    /// Returns the number of steps that are shown, including images.
+    pub(crate) fn shown_steps(&self) -> usize {
+        self.graph.vertices.iter().filter(|vertex| !matches!(vertex.step, Step::Scratch)).count()
+    }
+
+    /// Reports the cached steps, with the warnings of copies, and the images that are not
+    /// `unpacked` because all steps that use them are cached.
+    pub(crate) fn report_hits(&self, store: &Store, events: &Events, unpacked: impl Fn(VertexId) -> bool) {
         for (step, (vertex, found)) in self.graph.vertices.iter().zip(&self.vertices).enumerate() {
+            if matches!(vertex.step, Step::Image { .. }) && !unpacked(VertexId::new(step)) {
+                events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
+                events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });
+            }
             if let Some(key) = found.state.key() {
                 events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
                 events.send(Event::Reason { step, text: explain::hit(&key) });

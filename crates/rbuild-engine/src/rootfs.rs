@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rbuild_linux::parallel::locked;
@@ -69,15 +70,22 @@ impl<'a> Rootfs<'a> {
     }
 
     /// Unpacks the image of a vertex, or only the paths in `wanted`, if these are given and that is
-    /// possible. Returns the number of layers that this call unpacked.
-    pub fn unpack(&self, id: VertexId, image: &Image, wanted: Option<&BTreeSet<PathBuf>>) -> Result<usize> {
+    /// possible. Returns the number of layers that this call unpacked. `moved` counts the bytes of
+    /// the layers.
+    pub fn unpack(
+        &self,
+        id: VertexId,
+        image: &Image,
+        wanted: Option<&BTreeSet<PathBuf>>,
+        moved: &AtomicU64,
+    ) -> Result<usize> {
         let part = match wanted {
             Some(wanted) => self.store.image_trees().image_parts(self.session(), image, wanted)?,
             None => None,
         };
         let (trees, unpacked) = match part {
             Some(tree) => (vec![tree], 0),
-            None => self.store.trees().unpack_image(self.session(), image)?,
+            None => self.store.trees().unpack_image(self.session().counting(moved), image)?,
         };
         let _ = self.unpacked[id].set(trees);
         Ok(unpacked)

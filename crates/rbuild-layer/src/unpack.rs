@@ -5,6 +5,7 @@
 //! directories can be filled.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{BlobDigest, Hasher};
 use rbuild_linux::RootDir;
@@ -50,7 +51,7 @@ pub fn unpack_some(
     options: Unpacking<'_>,
     wants: &mut dyn FnMut(&TarEntry) -> bool,
 ) -> Result<Unpacked> {
-    let mut raw = Tee::new(source, options.known.is_none());
+    let mut raw = Tee { moved: options.moved, ..Tee::new(source, options.known.is_none()) };
     let decoder =
         Bounded::new(&mut raw, options.limits).map_err(LayerError::decompressing("the start of the archive"))?;
     // An uncompressed archive has one digest for both.
@@ -85,26 +86,30 @@ pub fn unpack_some(
     })
 }
 
-/// Counts the bytes read, and hashes them on request.
-struct Tee<R> {
+/// Counts the bytes read, also in a shared counter if there is one, and hashes them on request.
+struct Tee<'a, R> {
     stream: R,
     hasher: Option<Hasher>,
     count: u64,
+    moved: Option<&'a AtomicU64>,
 }
 
-impl<R> Tee<R> {
-    fn new(stream: R, hashes: bool) -> Tee<R> {
-        Tee { stream, hasher: hashes.then(Hasher::new), count: 0 }
+impl<R> Tee<'_, R> {
+    fn new(stream: R, hashes: bool) -> Self {
+        Tee { stream, hasher: hashes.then(Hasher::new), count: 0, moved: None }
     }
 }
 
-impl<R: Read> Read for Tee<R> {
+impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let n = self.stream.read(buf)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buf[..n]);
         }
         self.count += n as u64;
+        if let Some(moved) = self.moved {
+            moved.fetch_add(n as u64, Ordering::Relaxed);
+        }
         Ok(n)
     }
 }

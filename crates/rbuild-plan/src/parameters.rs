@@ -44,6 +44,8 @@ pub struct Parameters {
     /// Value of `SOURCE_DATE_EPOCH=context`: modification time in seconds of the newest file of a
     /// context that was sent as an archive.
     pub context_epoch: Option<i64>,
+    /// Upper bound of times, in seconds, for a build that has no `SOURCE_DATE_EPOCH`.
+    pub default_epoch: Option<i64>,
 }
 
 impl Parameters {
@@ -67,6 +69,7 @@ impl Parameters {
             shm_size: None,
             ulimits: Vec::new(),
             context_epoch: None,
+            default_epoch: None,
         }
     }
 }

@@ -45,7 +45,7 @@ impl Store {
 
     /// Returns the layers that trees are packed into.
     pub fn layers(&self) -> Layers<'_> {
-        Layers { store: self, watch: None }
+        Layers { store: self, watch: None, moved: None }
     }
 
     /// Returns the verdicts on secrets in trees.

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType, descriptor};
 use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, Times, pack_exact, pack_layer, pack_whole, repack_layer};
@@ -81,15 +82,23 @@ fn version_of(media_type: &MediaType) -> u32 {
     form.version()
 }
 
-/// A writer that fails once `stop` returns true.
+/// A writer that fails once `stop` returns true, and counts its bytes in `moved`.
 pub(crate) struct StoppableWriter<'a, W> {
     pub out: W,
     pub stop: &'a dyn Fn() -> bool,
+    pub moved: Option<&'a AtomicU64>,
 }
 
 impl<W: Write> Write for StoppableWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if (self.stop)() { Err(std::io::Error::other("stopped")) } else { self.out.write(bytes) }
+        if (self.stop)() {
+            return Err(std::io::Error::other("stopped"));
+        }
+        let n = self.out.write(bytes)?;
+        if let Some(moved) = self.moved {
+            moved.fetch_add(n as u64, Ordering::Relaxed);
+        }
+        Ok(n)
     }
     fn flush(&mut self) -> std::io::Result<()> {
         self.out.flush()
@@ -126,12 +135,20 @@ impl LayerVariant {
 pub struct Layers<'s> {
     pub(crate) store: &'s Store,
     pub(crate) watch: Option<&'s dyn PackingWatch>,
+    /// Counts the bytes of the layers that are packed.
+    pub(crate) moved: Option<&'s AtomicU64>,
 }
 
 impl<'s> Layers<'s> {
     /// Returns the layers, with a receiver of those that are packed into blobs.
     pub fn watched_by(self, watch: Option<&'s dyn PackingWatch>) -> Layers<'s> {
         Layers { watch, ..self }
+    }
+
+    /// Adds the bytes of the layers that are packed to `moved`, so that another thread can observe
+    /// the progress.
+    pub fn counting(self, moved: &'s AtomicU64) -> Layers<'s> {
+        Layers { moved: Some(moved), ..self }
     }
 
     /// Starts the blob of a layer.
@@ -159,7 +176,7 @@ impl<'s> Layers<'s> {
             return Ok(packed);
         }
         let mut blob = self.new_blob(work)?;
-        let mut out = StoppableWriter { out: &mut blob, stop };
+        let mut out = StoppableWriter { out: &mut blob, stop, moved: self.moved };
         let layer = match self.pack_of_layers(tree, variant, &mut out).map_err(|e| self.of_blob(e))? {
             Some((layer, remainder)) => {
                 self.put_remainder(tree, &layer, remainder)?;
@@ -241,7 +258,7 @@ impl<'s> Layers<'s> {
         out: impl Write,
         stop: &dyn Fn() -> bool,
     ) -> Result<PackedLayer> {
-        let mut out = StoppableWriter { out, stop };
+        let mut out = StoppableWriter { out, stop, moved: self.moved };
         let document = format!("trees/{}/{}", tree.name(), variant.document());
         if let Some(packed) = self.packed_layer(&document)? {
             let failed = |e| rbuild_linux::Error::new("write", described("the layer"), e);

@@ -109,7 +109,9 @@ pub use images::{FoundImage, Image, Images};
 pub use incoming_blobs::{IncomingBlobs, PullId};
 pub use layers::{LayerVariant, Layers, PackedLayer};
 pub use lock_waits::LockWaiting;
-pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome};
+pub use logs::{
+    BuildLog, BuildStatus, FailureLog, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome,
+};
 pub use once::{Lock, Once};
 pub use packing::{PackingProgress, PackingWatch};
 pub use pulled::Pulled;

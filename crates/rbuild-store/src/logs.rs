@@ -37,6 +37,21 @@ pub struct BuildLog {
     /// Layers of the result made by its own steps, if requested.
     #[serde(default)]
     pub layers: Vec<LayerLog>,
+    /// The error of a failed build.
+    #[serde(default)]
+    pub failure: Option<FailureLog>,
+}
+
+/// The error of a failed build.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailureLog {
+    /// The message.
+    pub message: String,
+    /// Offsets of the first byte in the Dockerfile that the error refers to, and of the byte after
+    /// the last one.
+    pub place: Option<(usize, usize)>,
+    /// Label of the step that failed.
+    pub step: Option<String>,
 }
 
 /// The outcome of a build.

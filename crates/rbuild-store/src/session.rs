@@ -1,6 +1,7 @@
 //! Sessions: what running builds make in the store, and record there.
 
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use rbuild_linux::RootDir;
 
@@ -20,13 +21,21 @@ pub struct Session<'s> {
     pub(crate) work: &'s Workspace,
     pub(crate) build: &'s BuildId,
     now: i64,
+    /// Counts the bytes of the layers that are unpacked.
+    pub(crate) moved: Option<&'s AtomicU64>,
 }
 
 impl<'s> Session<'s> {
     /// Returns the session of a build, which makes its trees in `work`. `now` is the creation time
     /// of these trees in seconds since the Unix epoch.
     pub fn new(store: &'s Store, work: &'s Workspace, build: &'s BuildId, now: i64) -> Session<'s> {
-        Session { store, work, build, now }
+        Session { store, work, build, now, moved: None }
+    }
+
+    /// Adds the bytes of the layers that are unpacked to `moved`, so that another thread can
+    /// observe the progress. Layers that are unpacked already count as a whole.
+    pub fn counting(self, moved: &'s AtomicU64) -> Session<'s> {
+        Session { moved: Some(moved), ..self }
     }
 
     /// Returns the tree that is recorded under `key`, or else fills a new one and records it there.

@@ -79,12 +79,12 @@ impl Ran {
         self
     }
 
-    /// Returns the number of steps that were run, and the number of cached ones.
+    /// Returns the number of steps that were run, and the number of cached ones, without images.
     pub fn steps(&self) -> (usize, usize) {
         let steps: Vec<&str> = self
             .stderr
             .lines()
-            .filter(|l| l.starts_with('#') && l.contains(" ["))
+            .filter(|l| l.starts_with('#') && l.contains(" [") && !l.contains("] FROM "))
             .filter_map(|l| l.split_whitespace().next())
             .collect();
         let count = |word: &str| {
@@ -177,6 +177,8 @@ impl Lab {
         command.current_dir(self.ctx()).env("RBUILD_ROOT", self.store()).stdin(Stdio::null());
         // Tests of registries set the pull policy.
         command.env_remove("SOURCE_DATE_EPOCH").env("RBUILD_PULL", "never");
+        // They select the form of the progress output.
+        command.env_remove("GITHUB_ACTIONS").env_remove("GITLAB_CI").env_remove("FORCE_COLOR");
     }
 
     /// Runs a command of [`Lab::command`] with additional environment variables.

@@ -1,6 +1,7 @@
 //! Build events as progress output on standard error.
 
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use rbuild_engine::Event;
 use rbuild_linux::Timestamp;
@@ -11,6 +12,7 @@ mod groups;
 mod lines;
 mod plain;
 mod rawjson;
+mod task;
 mod tty;
 
 pub use groups::Service;
@@ -34,24 +36,63 @@ fn rfc3339(time: Timestamp) -> String {
 /// Draws events until [`Event::Failed`] or until all senders have been dropped. With `explain`,
 /// also shows the reason why each step runs or is cached.
 pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
-    if mode == Mode::Tty {
-        return tty::draw(events, explain);
+    match mode {
+        Mode::Tty => tty::draw(events, explain),
+        Mode::Plain => draw_plain(events, explain),
+        Mode::RawJson => {
+            let mut documents = rawjson::Documents::default();
+            each(events, explain, |event| terminal::err(&documents.line(event, &rfc3339(Timestamp::now()))));
+        }
+        Mode::Groups(service) => {
+            let mut groups = groups::Groups::new(service, terminal::colors());
+            let now = || Timestamp::now().sec.unsigned_abs();
+            each(events, explain, |event| terminal::err_with_commands(&groups.text(event, now())));
+        }
+        Mode::Quiet => each(events, explain, drop),
     }
-    let mut plain = plain::Plain::default();
-    let mut documents = rawjson::Documents::default();
-    let mut groups = groups::Groups::new(if let Mode::Groups(service) = mode { service } else { Service::Github });
+}
+
+/// Passes events on, up to the last one. Without `explain`, omits the reasons of steps.
+fn each(events: &Receiver<Event>, explain: bool, mut show: impl FnMut(Event)) {
     for event in events {
-        if matches!(event, Event::Failed) {
+        let is_last = matches!(event, Event::Failed | Event::Interrupted);
+        if explain || !matches!(event, Event::Reason { .. }) {
+            show(event);
+        }
+        if is_last {
             return;
         }
-        if matches!(event, Event::Reason { .. }) && !explain {
-            continue;
+    }
+}
+
+/// Interval at which the plain form checks if lines have waited long enough.
+const TICK: Duration = Duration::from_millis(500);
+
+fn draw_plain(events: &Receiver<Event>, explain: bool) {
+    let mut plain = plain::Plain::new(terminal::colors());
+    let mut checked = Instant::now();
+    loop {
+        let (text, is_last) = match events.recv_timeout(TICK) {
+            Ok(Event::Reason { .. }) if !explain => continue,
+            Ok(event) => {
+                let is_last = matches!(event, Event::Failed | Event::Interrupted);
+                (plain.text(event, Instant::now()), is_last)
+            }
+            Err(RecvTimeoutError::Timeout) => (String::new(), false),
+            Err(RecvTimeoutError::Disconnected) => (plain.rest(), true),
+        };
+        if !text.is_empty() {
+            terminal::err(&text);
         }
-        match mode {
-            Mode::Plain => terminal::err(&plain.text(event)),
-            Mode::RawJson => terminal::err(&documents.line(event, &rfc3339(Timestamp::now()))),
-            Mode::Groups(_) => terminal::err_with_commands(&groups.text(event, Timestamp::now().sec.unsigned_abs())),
-            Mode::Tty | Mode::Quiet => {}
+        if is_last {
+            return;
+        }
+        if checked.elapsed() >= TICK {
+            checked = Instant::now();
+            let text = plain.later(checked);
+            if !text.is_empty() {
+                terminal::err(&text);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod annotations;
 pub mod columns;
 pub mod diagnostics;
+pub mod escapes;
 pub mod hints;
 pub mod plain;
 pub mod terminal;

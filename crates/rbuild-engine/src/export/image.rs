@@ -2,7 +2,7 @@
 //! manifest.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::sync::atomic::AtomicU64;
 
 use rbuild_dockerfile::{Diagnostic, Help};
 use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descriptor};
@@ -34,9 +34,9 @@ pub(crate) fn image(env: &StepEnv<'_>, form: &ImageForm) -> Result<ManifestDiges
     {
         return Ok(found.manifest);
     }
-    let started = Instant::now();
-    let packed = new_layers(env, form)?;
-    env.events.phase(BuildPhase::Layers, started.elapsed().as_secs_f64());
+    let phase = env.events.begin(BuildPhase::Layers, None);
+    let packed = new_layers(env, form, &phase.meter.moved)?;
+    phase.end();
     let manifest = documents(env, form, &packed)?;
     env.store.records().put_result(&key, &manifest, &env.request.build_id)?;
     Ok(manifest)
@@ -210,9 +210,10 @@ fn layers_of<'a>(env: &'a StepEnv<'_>, form: &ImageForm) -> Layers<'a> {
     env.store.layers().watched_by(env.store.packing_watch().filter(|_| is_kept))
 }
 
-/// Packs the target's own layers; returns them lowest first.
+/// Packs the target's own layers; returns them lowest first. `moved` counts their bytes.
 #[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
-fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
+fn new_layers(env: &StepEnv<'_>, form: &ImageForm, moved: &AtomicU64) -> Result<Vec<PackedLayer>> {
+    let layers = layers_of(env, form).counting(moved);
     let variant = variant(env, form);
     let mut trees = own_trees(env)?;
     match form.squash {
@@ -222,7 +223,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
             if view.entries().map_err(BuildError::kernel(ErrorContext::Result))?.is_empty() {
                 return Ok(Vec::new());
             }
-            return Ok(vec![layers_of(env, form).pack_view(&env.rootfs.work, &view, variant)?]);
+            return Ok(vec![layers.pack_view(&env.rootfs.work, &view, variant)?]);
         }
         Squash::Steps if !trees.is_empty() => {
             trees = vec![env.store.layers().squash_trees(env.rootfs.session(), &trees)?]
@@ -231,7 +232,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     }
     let stop = || env.cancel.is_canceled();
     let pack = |tree: &TreeId| {
-        let packed = layers_of(env, form).pack_tree(&env.rootfs.work, tree, variant, &stop);
+        let packed = layers.pack_tree(&env.rootfs.work, tree, variant, &stop);
         packed.map_err(|e| not_packed(env, tree, e))
     };
     try_map(cores(), &trees, pack)

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_linux::{FileKind, Inode, RootDir, Stat, Timestamp};
 use rbuild_sandbox::Cancel;
@@ -28,10 +29,19 @@ use writers::{ExportGroup, ExportQueue, LocalWriters, OutputDir};
 /// Copies everything in `tree` into `dest`. Modes, symbolic and hard links and times are kept (with
 /// `epoch`, all files get that time); owners are not. Devices are omitted.
 ///
+/// Returns the number of entries that were written, without directories. `moved` counts the bytes
+/// of the files that are written.
+///
 /// Stops when `stop` is canceled. Without `stop`, the caller may be killed at any time, and
 /// directories with temporary names would remain. In that case each file gets its name as soon as
 /// it is complete.
-pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Option<&Cancel>) -> Result<()> {
+pub fn export(
+    tree: &MergedTree,
+    dest: &RootDir,
+    epoch: Option<i64>,
+    stop: Option<&Cancel>,
+    moved: &AtomicU64,
+) -> Result<u64> {
     let groups = ExportQueue::default();
     let mut staged = stop.map(|_| StagedDirs::new(dest));
     let written = std::thread::scope(|scope| {
@@ -42,15 +52,18 @@ pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Optio
             staged: staged.as_mut(),
             writers: LocalWriters::new(scope, &groups),
             deferred: DeferredWork::default(),
+            count: 0,
+            moved,
         };
         export.walk(tree)?;
-        Ok::<_, BuildError>(export.deferred)
+        Ok::<_, BuildError>((export.deferred, export.count))
     });
     groups.outcome()?;
-    let deferred = written?;
+    let (deferred, count) = written?;
     deferred.link(dest)?;
     staged.map_or(Ok(()), StagedDirs::publish)?;
-    deferred.set_directories(dest)
+    deferred.set_directories(dest)?;
+    Ok(count)
 }
 
 /// Removes from `dest` all entries that the result does not contain, and those that are a directory
@@ -90,6 +103,9 @@ struct LocalExport<'a, 'd, 's, 'e> {
     staged: Option<&'a mut StagedDirs<'d>>,
     writers: LocalWriters<'s, 'e>,
     deferred: DeferredWork,
+    /// Number of entries, without directories and devices.
+    count: u64,
+    moved: &'a AtomicU64,
 }
 
 /// A directory to export.
@@ -115,9 +131,12 @@ impl LocalExport<'_, '_, '_, '_> {
                 entry.stat.mtime = self.time.unwrap_or(entry.stat.mtime);
                 match entry.stat.kind {
                     FileKind::Dir => pending.push(self.directory(&from, &to, &entry)?),
-                    FileKind::File if self.is_link(&from, &to, &entry) => {}
-                    FileKind::File => group.add(entry),
-                    _ => special_file(&from, &to, &entry)?,
+                    FileKind::File if self.is_link(&from, &to, &entry) => self.count += 1,
+                    FileKind::File => {
+                        self.count += 1;
+                        group.add(entry);
+                    }
+                    _ => self.count += u64::from(special_file(&from, &to, &entry)?),
                 }
                 if group.is_full() {
                     let full = std::mem::replace(&mut group, ExportGroup::new(&from, &to));
@@ -139,7 +158,9 @@ impl LocalExport<'_, '_, '_, '_> {
         if self.stop.is_some_and(Cancel::is_canceled) {
             return Err(BuildError::Canceled);
         }
+        let bytes = group.bytes();
         self.writers.push(group)?;
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
         Ok(if self.writers.has_failed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
@@ -189,8 +210,9 @@ impl LocalExport<'_, '_, '_, '_> {
     }
 }
 
-/// Writes an entry that is neither a directory nor a regular file. Devices and sockets are omitted.
-fn special_file(from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result<()> {
+/// Writes an entry that is neither a directory nor a regular file. Returns false for devices and
+/// sockets, which are omitted.
+fn special_file(from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result<bool> {
     let (name, stat, path) = (&*entry.name, &entry.stat, from.path().join(&entry.name));
     let put = |make: &dyn Fn(&RootDir, &OsStr) -> rbuild_linux::Result<()>| {
         if to.is_new { make(&to.dir, name).map_err(fail(&path)) } else { replace(&to.dir, &path, name, make) }
@@ -199,10 +221,14 @@ fn special_file(from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result
         FileKind::Symlink => {
             let target = from.holder(entry).read_link(name).map_err(fail(&path))?;
             put(&|dir, name| dir.create_symlink(&target, name))?;
-            to.dir.set_mtime(name, stat.mtime).map_err(fail(&path))
+            to.dir.set_mtime(name, stat.mtime).map_err(fail(&path))?;
+            Ok(true)
         }
-        FileKind::Fifo => put(&|dir, name| dir.create_node(name, FileKind::Fifo, stat.mode, (0, 0))),
-        _ => Ok(()),
+        FileKind::Fifo => {
+            put(&|dir, name| dir.create_node(name, FileKind::Fifo, stat.mode, (0, 0)))?;
+            Ok(true)
+        }
+        _ => Ok(false),
     }
 }
 

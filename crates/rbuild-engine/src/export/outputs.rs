@@ -1,9 +1,9 @@
 //! Writes the outputs of a build.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_layer::{Times, TreePacker, WhiteoutEncoding};
@@ -33,10 +33,18 @@ pub(crate) struct View<F> {
 }
 
 /// Writes the files of the result into a directory. With `delete`, removes all other files there.
-/// `stop` is passed to [`local::export`].
+/// `stop` and `moved` are passed to [`local::export`]. Returns the number of entries that were
+/// written, without directories.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn directory(to: &Directory, delete: bool, views: &[View<MergedTree>], stop: Option<&Cancel>) -> Result<()> {
+pub(crate) fn directory(
+    to: &Directory,
+    delete: bool,
+    views: &[View<MergedTree>],
+    stop: Option<&Cancel>,
+    moved: &AtomicU64,
+) -> Result<u64> {
     let Directory { base, rest } = to;
+    let mut written = 0;
     for view in views {
         let rest = rest.join(&view.folder);
         let place = base.label().join(&rest);
@@ -45,23 +53,42 @@ pub(crate) fn directory(to: &Directory, delete: bool, views: &[View<MergedTree>]
         if delete {
             local::remove_others(&view.files, &dest)?;
         }
-        local::export(&view.files, &dest, view.epoch, stop).map_err(|e| e.writing_to(&place))?;
+        written += local::export(&view.files, &dest, view.epoch, stop, moved).map_err(|e| e.writing_to(&place))?;
     }
-    Ok(())
+    Ok(written)
 }
 
-/// Writes the files of the result as a tar archive.
+/// Writes the files of the result as a tar archive. `moved` counts its bytes.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn tar(to: &Destination, views: &[View<RootDir>]) -> Result<()> {
+pub(crate) fn tar(to: &Destination, views: &[View<RootDir>], moved: &AtomicU64) -> Result<()> {
     write_destination(to, |out| {
         let failed = || BuildError::layer(ErrorContext::OutputTar);
-        let mut tar = TreePacker::new(WhiteoutEncoding::Literal, out);
+        let mut out = MeteredWriter { out, moved };
+        let mut tar = TreePacker::new(WhiteoutEncoding::Literal, &mut out);
         for view in views {
             let times = view.epoch.map_or(Times::AsIs, Times::Always);
             tar.pack(&view.files, &view.folder, times).map_err(failed())?;
         }
         tar.finish().map(|_| ()).map_err(failed())
     })
+}
+
+/// A writer that counts its bytes.
+struct MeteredWriter<'a, W> {
+    out: W,
+    moved: &'a AtomicU64,
+}
+
+impl<W: Write> Write for MeteredWriter<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.moved.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Tags an image, or the index of the images of several platforms, atomically: with all of the
@@ -106,26 +133,32 @@ pub(crate) fn publish(
     let Some(image) = firsts.get(chosen) else { return Ok(BuildReport::default()) };
     for export in request.exports.iter().filter(|export| !required.is_direct(export)) {
         let (Export::Archive { form, .. } | Export::Layout { form, .. }) = export else { continue };
-        let started = Instant::now();
         let mut images = Vec::new();
         for manifests in platforms {
             let made = manifests.iter().find(|(made, _)| made == form);
             let (_, manifest) = made.ok_or_else(|| BuildError::other("an export has no image"))?;
             images.push(store.images().image(manifest)?);
         }
-        let moved = Arc::default();
+        let sizes = images.iter().map(image_bytes).sum::<Result<u64>>()?;
+        let phase = events.begin(BuildPhase::Archive, Some(sizes));
+        let moved = &phase.meter.moved;
         let entries = [NamedArtifact { images, index: None, names: request.tags.clone() }];
         match export {
-            Export::Layout { to, .. } => save_directory(store, &entries, &BTreeSet::new(), to, &moved)?,
+            Export::Layout { to, .. } => save_directory(store, &entries, &BTreeSet::new(), to, moved)?,
             Export::Archive { format, to, .. } => {
-                save_to(store, &entries, &BTreeSet::new(), *format, to, &moved)?;
+                save_to(store, &entries, &BTreeSet::new(), *format, to, moved)?;
             }
             Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } | Export::CacheOnly => {}
         }
-        events.phase(BuildPhase::Archive, started.elapsed().as_secs_f64());
+        phase.end();
     }
     // Names are set last, so a failed build sets none.
     let index = tag_all(store, &firsts, &request.tags)?;
     let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
     Ok(BuildReport { image: Some(FinishedImage::stored(image)), platforms, index, ..BuildReport::default() })
+}
+
+/// Returns the size of the layers of an image, as they are stored.
+fn image_bytes(image: &Image) -> Result<u64> {
+    Ok(image.layers()?.iter().map(|(layer, _)| layer.size()).sum())
 }

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 use rbuild_layer::{Times, TreePacker, WhiteoutEncoding};
 use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, quoted, set_file_time};
@@ -229,7 +230,7 @@ impl CopiedEntry<'_> {
 
     fn merge(&self, dir: &RootDir) -> Result<()> {
         let from = self.view.sub(&self.path).map_err(BuildError::kernel(ErrorContext::ImageFiles))?;
-        local::export(&from.into(), dir, None, None)
+        local::export(&from.into(), dir, None, None, &AtomicU64::new(0)).map(|_| ())
     }
 }
 

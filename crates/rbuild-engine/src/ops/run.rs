@@ -293,7 +293,9 @@ fn run_failure(
     log: Vec<String>,
 ) -> BuildError {
     let command = env.request.secret_values().mask(run.args.join(" "));
-    env.failure(id, context.message(&command), log)
+    // The excerpt of the Dockerfile shows other commands.
+    let is_inherited = env.graph().vertices[id].text.starts_with("ONBUILD ");
+    env.failure(id, context.message(is_inherited.then_some(&command)), log)
 }
 
 /// The failure of a command that was started.
@@ -307,9 +309,9 @@ enum CommandFailure {
 }
 
 impl CommandFailure {
-    /// Returns the message about a command line.
-    fn message(&self, command: &str) -> String {
-        let command = format!("the command `{}`", shortened(command));
+    /// Returns the message about a command line, which is `None` if it is shown otherwise.
+    fn message(&self, command: Option<&String>) -> String {
+        let command = command.map_or("the command".into(), |command| format!("the command `{}`", shortened(command)));
         match self {
             CommandFailure::Exited(code) => format!("{command} exited with code {code}"),
             CommandFailure::Killed(signal) => format!("{command} was killed by signal {signal}"),
@@ -460,7 +462,7 @@ mod tests {
         ];
         let variants = variants!(CommandFailure { Exited, Killed, NotCompleted });
         let long = format!("/bin/sh -c make\n  {}", "check ".repeat(30));
-        let words = |failure: &CommandFailure| failure.message(&long);
+        let words = |failure: &CommandFailure| format!("{}\n  {}", failure.message(None), failure.message(Some(&long)));
         let codes = [1, 126, 127, 137, 139].map(|code| format!("code {code}\n  remedy: {:?}\n", exit_help(code)));
         let signals = [9, 11].map(|signal| format!("signal {signal}\n  remedy: {:?}\n", killed_help(signal)));
         assert_recorded!("CommandFailure", variants.words(&failures, words) + &codes.concat() + &signals.concat());

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use rbuild_linux::{FileKind, RootDir};
-pub use rbuild_store::BuildStatus as Status;
-use rbuild_store::{BuildLog, LayerLog, Store};
+use rbuild_store::{BuildLog, BuildStatus, FailureLog, LayerLog, Store};
 
+use crate::error::BuildError;
 use crate::events::Events;
 use crate::exports::Export;
 use crate::prepare::PreparedBuild;
@@ -14,9 +14,15 @@ use crate::request::BuildRequest;
 /// Number of largest files recorded per layer.
 const BIGGEST: usize = 5;
 
-/// Writes the build to the store's logs. Errors are ignored: a build does not fail because its log
-/// cannot be kept.
-pub fn remember(build: PreparedBuild<'_>, store: &Store, events: &Events, status: Status, mut layers: Vec<LayerLog>) {
+/// Writes the build to the store's logs, with its error if it failed. Errors of this are ignored: a
+/// build does not fail because its log cannot be kept.
+pub fn remember(
+    build: PreparedBuild<'_>,
+    store: &Store,
+    events: &Events,
+    error: Option<&BuildError>,
+    mut layers: Vec<LayerLog>,
+) {
     let PreparedBuild { request, platforms } = build;
     let (mut steps, phases) = events.journal().read();
     let mut first = 0;
@@ -35,6 +41,14 @@ pub fn remember(build: PreparedBuild<'_>, store: &Store, events: &Events, status
     for (path, _) in layers.iter_mut().flat_map(|layer| &mut layer.biggest) {
         *path = secrets.mask(std::mem::take(path));
     }
+    let status = match error {
+        None => BuildStatus::Done,
+        // A failed step cancels the others, too.
+        Some(BuildError::Canceled) => BuildStatus::Stopped,
+        Some(_) => BuildStatus::Failed,
+    };
+    let failure = error.filter(|_| status == BuildStatus::Failed).map(failure);
+    let failure = failure.map(|failure| FailureLog { message: secrets.mask(failure.message), ..failure });
     let _ = store.logs().put_build_log(&BuildLog {
         id: request.build_id.clone(),
         result: secrets.mask(result(request)),
@@ -44,7 +58,19 @@ pub fn remember(build: PreparedBuild<'_>, store: &Store, events: &Events, status
         steps,
         phases,
         layers,
+        failure,
     });
+}
+
+/// Returns the record of an error.
+fn failure(error: &BuildError) -> FailureLog {
+    let (span, step) = match error {
+        BuildError::Step(failure) => (Some(failure.span), Some(failure.label.clone())),
+        BuildError::Dockerfile(list) | BuildError::Unmet(list) => (list.first().map(|d| d.span), None),
+        _ => (None, None),
+    };
+    let place = span.filter(|span| span.start < span.end).map(|span| (span.start, span.end));
+    FailureLog { message: error.message(), place, step }
 }
 
 /// Returns the names of the result; without names, the paths of the outputs; without those, the

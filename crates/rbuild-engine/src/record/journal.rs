@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rbuild_linux::parallel::locked;
 use rbuild_store::{PhaseLog, StepLog, StepOutcome};
 
 use crate::event::Event;
+use crate::exports::StepCounts;
 
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -21,6 +22,8 @@ struct Pages {
     phases: Vec<PhaseLog>,
     /// Index in `steps` by step number.
     places: HashMap<usize, usize>,
+    /// Descriptions of the phases that have started, by number.
+    running: HashMap<usize, String>,
 }
 
 impl Journal {
@@ -29,9 +32,14 @@ impl Journal {
         Journal { started: Instant::now(), pages: Mutex::default() }
     }
 
+    /// Returns the time since the build began.
+    pub fn duration(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Returns the seconds since the build began.
     pub fn now(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
+        self.duration().as_secs_f64()
     }
 
     /// Records an event.
@@ -67,13 +75,29 @@ impl Journal {
                 let began = (self.now() - seconds).max(0.0);
                 pages.phases.push(PhaseLog { text: text.clone(), began, seconds: *seconds });
             }
+            Event::PhaseStarted { phase, text, .. } => drop(pages.running.insert(*phase, text.clone())),
+            Event::PhaseEnded { phase, seconds } => {
+                let seconds = seconds.unwrap_or_default();
+                let began = (self.now() - seconds).max(0.0);
+                pages.phases.extend(pages.running.remove(phase).map(|text| PhaseLog { text, began, seconds }));
+            }
             Event::Isolation { .. }
+            | Event::Total { .. }
+            | Event::Moving { .. }
             | Event::Pulling { .. }
             | Event::Waiting { .. }
             | Event::Output { .. }
             | Event::Warning(_)
-            | Event::Failed => {}
+            | Event::Failed
+            | Event::Interrupted => {}
         }
+    }
+
+    /// Returns the numbers of steps that were completed.
+    pub fn counts(&self) -> StepCounts {
+        let pages = locked(&self.pages);
+        let count = |wanted: &[StepOutcome]| pages.steps.iter().filter(|step| wanted.contains(&step.outcome)).count();
+        StepCounts { done: count(&[StepOutcome::Done, StepOutcome::Cached]), cached: count(&[StepOutcome::Cached]) }
     }
 
     /// Returns everything recorded so far.

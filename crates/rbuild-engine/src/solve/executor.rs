@@ -80,7 +80,8 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(LayerQueue<'_>) + Send) -
     if runs_any {
         report_isolation(env);
     }
-    env.prepared.report_hits(env.store, &env.events);
+    let is_scheduled = |id: VertexId| env.schedule.vertices().any(|(scheduled, _)| scheduled == id);
+    env.prepared.report_hits(env.store, &env.events, is_scheduled);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(env.request.jobs.max(1))
         .thread_name(|i| format!("step-{i}"))

@@ -16,7 +16,7 @@ use crate::cache::refusal;
 use crate::contexts::{ReadFiles, StageFiles, StageSelection};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::event::{BuildPhase, Event, StepOutcome};
+use crate::event::{Event, Meter, StepOutcome};
 use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::selection::{mounted_content, selection};
 use crate::ops::source_errors::source_error;
@@ -33,8 +33,8 @@ const MAX_KEYS: usize = 3;
 #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id.position(), label = %env.graph().vertices[id].name))]
 pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let vertex = &env.graph().vertices[id];
-    if let Step::Image { name, manifest, .. } = &vertex.step {
-        return unpack(env, id, name, manifest);
+    if let Step::Image { manifest, .. } = &vertex.step {
+        return unpack(env, id, manifest);
     }
     if matches!(vertex.step, Step::Scratch) {
         return Ok(());
@@ -265,14 +265,23 @@ fn no_mount_source(mount: &RunMount, source: &str) -> BuildError {
 }
 
 #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]
-fn unpack(env: &StepEnv<'_>, id: VertexId, name: &str, manifest: &ManifestDigest) -> Result<()> {
+fn unpack(env: &StepEnv<'_>, id: VertexId, manifest: &ManifestDigest) -> Result<()> {
     let started = Instant::now();
+    let (image, vertex, step) = (env.image(manifest)?, &env.graph().vertices[id], id.position());
+    env.events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
+    let sizes = image.layers()?.iter().map(|(layer, _)| layer.size()).sum();
+    let meter = Meter { total: Some(sizes), ..Meter::default() };
+    env.events.send(Event::Moving { step, meter: meter.clone() });
     let wanted = env.schedule.parts_wanted(env.graph(), id);
-    let unpacked = env.rootfs.unpack(id, env.image(manifest)?, wanted.as_ref());
-    if unpacked.map_err(|e| at_image(env, id, e))? > 0 {
-        env.events.phase(BuildPhase::Unpack { image: name }, started.elapsed().as_secs_f64());
-    }
-    Ok(())
+    let unpacked = env.rootfs.unpack(id, image, wanted.as_ref(), &meter.moved);
+    let outcome = match &unpacked {
+        Ok(0) => StepOutcome::Cached,
+        Ok(_) => StepOutcome::Done,
+        Err(BuildError::Canceled) => StepOutcome::Canceled,
+        Err(_) => StepOutcome::Failed,
+    };
+    env.events.send(Event::Done { step, outcome, seconds: started.elapsed().as_secs_f64() });
+    unpacked.map(|_| ()).map_err(|e| at_image(env, id, e))
 }
 
 /// Waits until the images of the build are in the store.

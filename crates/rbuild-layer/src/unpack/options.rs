@@ -1,5 +1,7 @@
 //! Options and results of unpacking.
 
+use std::sync::atomic::AtomicU64;
+
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_linux::UidGid;
 
@@ -61,6 +63,8 @@ pub struct Unpacking<'a> {
     /// Polled before every read. Unpacking fails with
     /// [`LayerError::Canceled`](crate::LayerError::Canceled) once it returns true.
     pub stop: CancelCheck<'a>,
+    /// Counts the bytes as read, so that another thread can observe the progress.
+    pub moved: Option<&'a AtomicU64>,
 }
 
 impl Unpacking<'_> {
@@ -71,6 +75,14 @@ impl Unpacking<'_> {
 
     /// Returns the options for an archive of files.
     pub fn archive(owners: Owners, limits: Limits) -> Unpacking<'static> {
-        Unpacking { whiteouts: Whiteouts::Plain, owners, limits, known: None, nanoseconds: None, stop: &|| false }
+        Unpacking {
+            whiteouts: Whiteouts::Plain,
+            owners,
+            limits,
+            known: None,
+            nanoseconds: None,
+            stop: &|| false,
+            moved: None,
+        }
     }
 }

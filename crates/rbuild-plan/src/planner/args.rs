@@ -108,7 +108,7 @@ pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<()
 }
 
 /// Returns `SOURCE_DATE_EPOCH` in seconds: the build argument, or else the default of the global
-/// ARG. An empty value means that there is no bound.
+/// ARG. An empty value means that there is no bound, other than that of the parameters.
 pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
     let given = build_arg(planner, EPOCH);
     let decls = planner.file.global_args.iter().filter_map(|i| if let Op::Arg(d) = &i.op { Some(d) } else { None });
@@ -116,7 +116,7 @@ pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
     let span = declared.unwrap_or_default();
     let text = given.or_else(|| planner.globals.get(EPOCH).map(str::to_string)).unwrap_or_default();
     if text.is_empty() {
-        return Ok(None);
+        return Ok(planner.params.default_epoch);
     }
     if let Ok(seconds) = text.parse::<i64>() {
         return Ok(Some(seconds));

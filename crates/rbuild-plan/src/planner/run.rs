@@ -53,7 +53,7 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     let (args, shown) = run_args(planner, state, run, script.as_ref())?;
     let proxies = proxies(planner, state);
     let created_by = history::run(&state.args, &state.vars, &args);
-    let text = format!("RUN {shown}");
+    let text = format!("RUN {}{shown}", flags(run));
     let step = RunStep {
         platform: state.platform.clone(),
         args,
@@ -74,6 +74,16 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     };
     planner.step(state, Step::Run(step), text, created_by, span);
     Ok(())
+}
+
+/// Returns the flags as shown to the user, each followed by a blank.
+fn flags(run: &ast::Run) -> String {
+    let one = |name: &str, word: &Word| format!("--{name}={} ", word.text);
+    let mounts = run.mounts.iter().map(|word| one("mount", word));
+    let network = run.network.iter().map(|word| one("network", word));
+    let security = run.security.iter().map(|word| one("security", word));
+    let devices = run.devices.iter().map(|device| one("device", &device.word));
+    mounts.chain(network).chain(security).chain(devices).collect()
 }
 
 /// Returns the proxy settings from build arguments that no ARG declares. Some programs read the

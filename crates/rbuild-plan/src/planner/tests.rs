@@ -470,7 +470,11 @@ fn every_option_of_run_changes_its_key() {
 fn epoch_is_a_build_argument_or_an_arg_default() {
     let epoch = |source: &str, args: &[(&str, &str)]| {
         let build_args = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        graph_with(source, &Parameters { build_args, context_epoch: Some(7), ..params() }).epoch
+        let given = Parameters { build_args, context_epoch: Some(7), ..params() };
+        let epoch = graph_with(source, &given).epoch;
+        let verified = Parameters { default_epoch: Some(8), ..given };
+        assert_eq!(graph_with(source, &verified).epoch, epoch.or(Some(8)), "{source}");
+        epoch
     };
     assert_eq!(epoch("FROM scratch\n", &[]), None);
     assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch\n", &[]), Some(5));

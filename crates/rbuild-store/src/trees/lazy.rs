@@ -113,7 +113,7 @@ impl<'s> LazyTrees<'s> {
     ) -> Result<()> {
         let mut blob = LayerBlob::new(self.store.blobs().new_blob(work)?, self.watch)?;
         let fs = made.sub("fs")?;
-        let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop });
+        let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop, moved: None });
         let packed = packed.map_err(|e| self.store.layers().of_blob(e))?;
         blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);

@@ -267,11 +267,16 @@ impl Trees<'_> {
         let make = || match early.take() {
             Some(layer) => self.commit_layer(session, diff_id, &layer),
             None => retry_restarted(|| {
-                let layer = self.unpack_layer(session, &digest, |fs| self.unpack_verified(&digests, fs, None))?;
+                let options = self.unpacking(session);
+                let unpack = |fs: &RootDir| self.unpack_blob(&digests, fs, options, &mut |_| true);
+                let layer = self.unpack_layer(session, &digest, unpack)?;
                 self.commit_layer(session, diff_id, &layer)
             }),
         };
         let tree = self.store.once(Lock::Layer(*diff_id), find, make)?;
+        if let (Once::Found(_), Some(moved)) = (&tree, session.moved) {
+            moved.fetch_add(layer.size(), Ordering::Relaxed);
+        }
         if let Some(name) = early.as_ref().and_then(|layer| layer.path.file_name()) {
             session.work.remove_later(name);
         }
@@ -295,9 +300,14 @@ impl Trees<'_> {
         if find()?.is_some() {
             return Ok(None);
         }
-        let options = Unpacking::layer(self.store.limits());
+        let options = self.unpacking(session);
         let unpack = |fs: &RootDir| self.unpack_incoming(blob, digests, fs, options, &mut |_| true);
         self.unpack_layer(session, &digests.blob, unpack).map(Some)
+    }
+
+    /// Returns the options for layers that a session unpacks.
+    fn unpacking<'a>(&self, session: Session<'a>) -> Unpacking<'a> {
+        Unpacking { moved: session.moved, ..Unpacking::layer(self.store.limits()) }
     }
 
     /// Unpacks a layer into a new directory with its notes.
@@ -337,7 +347,8 @@ impl Trees<'_> {
         fs: &RootDir,
         nanoseconds: Option<&[u32]>,
     ) -> Result<Unpacked> {
-        self.unpack_blob(digests, fs, nanoseconds, &mut |_| true)
+        let options = Unpacking { nanoseconds, ..Unpacking::layer(self.store.limits()) };
+        self.unpack_blob(digests, fs, options, &mut |_| true)
     }
 
     /// Unpacks only the entries for which `wants` returns true. Verifies the digests of the whole
@@ -348,25 +359,23 @@ impl Trees<'_> {
         fs: &RootDir,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
-        self.unpack_blob(digests, fs, None, wants)
+        self.unpack_blob(digests, fs, Unpacking::layer(self.store.limits()), wants)
     }
 
     fn unpack_blob(
         &self,
         digests: &LayerDigests,
         fs: &RootDir,
-        nanoseconds: Option<&[u32]>,
+        options: Unpacking<'_>,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
         let LayerDigests { blob: digest, diff_id } = digests;
         if let Some(blob) = self.store.incoming.open(digest, self.store.stop())? {
-            let options = Unpacking { nanoseconds, ..Unpacking::layer(self.store.limits()) };
             return self.unpack_incoming(blob, digests, fs, options, wants);
         }
         let blob = self.store.blobs().open_blob(digest)?;
         let known = self.store.blobs().is_verified(&blob).then_some(*digest);
-        let options =
-            Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
+        let options = Unpacking { known, stop: self.store.stop(), ..options };
         let got = unpack_some(&blob, fs, options, wants).map_err(|source| {
             if source.is_of_content() {
                 self.store.blobs().invalid_layer(digest, source)

@@ -13,7 +13,7 @@ use crate::input::value;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProgressMode {
-    /// tty on a terminal, else plain
+    /// tty on a terminal, github or gitlab in their CI jobs, else plain
     Auto,
     /// Lines that are redrawn
     Tty,
@@ -121,7 +121,7 @@ pub struct BuildArgs {
     /// Style of the progress output [default: auto]
     #[arg(long, value_enum, env = "RBUILD_PROGRESS")]
     pub progress: Option<ProgressMode>,
-    /// Print only the image ID
+    /// Print only the image ID and errors, without progress and warnings
     #[arg(short, long)]
     pub quiet: bool,
     /// Show for each step why it ran or was cached

@@ -1,9 +1,9 @@
 //! The verb `build`.
 
+use std::ffi::OsString;
+
 use rbuild_engine::{BuildError, BuildReport, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
 use rbuild_image::{SourceUrl, hide_logins};
-use rbuild_linux::Destination;
-use rbuild_store::Store;
 use rbuild_transport::RemoteCache;
 
 use crate::args::{BuildArgs, ProgressMode};
@@ -16,26 +16,28 @@ use crate::commands::fetcher::pushes::BuiltImage;
 use crate::commands::fetcher::{caches, downloads, pushes};
 use crate::commands::lint::{self, Lint};
 use crate::commands::transfer::TransferDisplay;
-use crate::commands::verify;
+use crate::commands::{timings, verify};
 use crate::exit::{Failure, build_code, code};
 use crate::input::cache::CacheReader;
+use crate::input::registry;
 use crate::input::request::{BuildInput, InputReader};
 use crate::input::settings::Settings;
-use crate::input::{output, registry};
 use crate::progress::{Mode, Service};
 use crate::ui::diagnostics::{self, SourceText};
-use crate::ui::{annotations, terminal, timings_html};
+use crate::ui::{annotations, terminal};
 
 pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
-    if progress_mode(&args) == Mode::Groups(Service::Github) {
-        terminal::write_for_github();
+    match progress_mode(&args) {
+        Mode::Groups(Service::Github) => terminal::write_for_github(),
+        Mode::RawJson => terminal::write_for_programs(),
+        _ => {}
     }
     let call = if args.check { Ok(Call { mode: CallMode::Check, json: false }) } else { Call::parse(&args.call) };
     // An analysis does not write the ID file.
     let is_analysis = call.as_ref().is_ok_and(|call| call.mode != CallMode::Build);
     let reports = if is_analysis { Reports::default() } else { Reports::open_id(&args)? };
     for flag in args.ignored.given() {
-        terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
+        terminal::warning(format!("{flag} is not supported yet and has no effect"));
     }
     let call = call?;
     let store = settings.open_for_builds()?;
@@ -46,7 +48,13 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     };
     let records = |names: &[RemoteCache]| caches::read(&store, &args.registry, names);
     let layers = || caches::layer_fetcher(&args.registry);
-    let reader = CacheReader { records: &records, layers: &layers };
+    let is_quiet = matches!(progress_mode(&args), Mode::Quiet | Mode::RawJson);
+    let note = |text: &str| {
+        if !is_quiet {
+            terminal::err(&format!("note: {text}\n"));
+        }
+    };
+    let reader = CacheReader { records: &records, layers: &layers, note: &note };
     let inputs = InputReader { args: &args, store: &store, fetch: &fetch, caches: reader };
     let input = inputs.read()?;
     let secrets = input.request.secret_values();
@@ -99,6 +107,7 @@ fn build_from(
         settings,
         store,
         file: &file,
+        source: &source,
         mode,
         explain: args.explain,
         flags: &args.registry,
@@ -155,7 +164,11 @@ fn run(
     }
     let ended = once.build(&request);
     if let Some(dest) = &reports.timings {
-        write_timings(once.store, &request, dest)?;
+        let report = match &ended {
+            Ok(BuildOutcome::Made(report)) => Some(report),
+            _ => None,
+        };
+        timings::write(once, &request, report, dest)?;
     }
     let ended = ended?;
     if let BuildOutcome::Made(finished) = &ended {
@@ -173,8 +186,7 @@ fn transfer_display(args: &BuildArgs) -> TransferDisplay {
     }
 }
 
-/// Returns the form of progress output: that of the flags, or else the form for terminals or plain
-/// lines.
+/// Returns the form of progress output: that of the flags, or else an automatic one.
 fn progress_mode(args: &BuildArgs) -> Mode {
     match args.progress {
         _ if args.quiet => Mode::Quiet,
@@ -183,14 +195,38 @@ fn progress_mode(args: &BuildArgs) -> Mode {
         Some(ProgressMode::Rawjson) => Mode::RawJson,
         Some(ProgressMode::Github) => Mode::Groups(Service::Github),
         Some(ProgressMode::Gitlab) => Mode::Groups(Service::Gitlab),
-        None | Some(ProgressMode::Auto) if terminal::redraws() => Mode::Tty,
-        None | Some(ProgressMode::Auto | ProgressMode::Plain) => Mode::Plain,
+        Some(ProgressMode::Plain) => Mode::Plain,
+        None | Some(ProgressMode::Auto) => automatic(terminal::redraws(), |name| std::env::var_os(name)),
     }
 }
 
-/// Writes the timings page of the build that has just ended, whether it succeeded or failed.
-fn write_timings(store: &Store, request: &BuildRequest, dest: &Destination) -> Result<(), Failure> {
-    let logs = store.logs().build_logs()?;
-    let Some(log) = logs.iter().find(|log| log.id == request.build_id) else { return Ok(()) };
-    dest.write(timings_html::html(log).as_bytes()).map_err(|e| output::unwritten("the timings", &dest.path(), e))
+/// Returns the form for a terminal, for the log of a CI service that sets its variable, or else
+/// plain lines.
+fn automatic(redraws: bool, variable: impl Fn(&str) -> Option<OsString>) -> Mode {
+    let is_true = |name| variable(name).is_some_and(|value| value == "true");
+    match () {
+        () if redraws => Mode::Tty,
+        () if is_true("GITHUB_ACTIONS") => Mode::Groups(Service::Github),
+        () if is_true("GITLAB_CI") => Mode::Groups(Service::Gitlab),
+        () => Mode::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_progress_follows_the_environment() {
+        for (redraws, variables, want) in [
+            (false, &[][..], Mode::Plain),
+            (true, &[("GITHUB_ACTIONS", "true")][..], Mode::Tty),
+            (false, &[("GITHUB_ACTIONS", "true")], Mode::Groups(Service::Github)),
+            (false, &[("GITLAB_CI", "true")], Mode::Groups(Service::Gitlab)),
+            (false, &[("GITHUB_ACTIONS", "false"), ("GITLAB_CI", "")], Mode::Plain),
+        ] {
+            let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, v)| OsString::from(v));
+            assert_eq!(automatic(redraws, value), want, "{redraws} {variables:?}");
+        }
+    }
 }

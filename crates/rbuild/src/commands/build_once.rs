@@ -10,12 +10,11 @@ use rbuild_engine::{
     BuildError, BuildReport, BuildRequest, Event, Events, Export, NetworkAccess, Prepared, PreparedBuild, answer,
     binds, execute, prepare, warn_of_store,
 };
-use rbuild_image::{MediaType, Reference};
+use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
-use rbuild_remedy::sentence;
 use rbuild_sandbox::{Builder, BuilderConfig, Cancel, GRACE, Restore, enter};
-use rbuild_store::{Store, StoreError};
+use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode, RegistryFlags};
@@ -24,10 +23,12 @@ use crate::commands::fetcher::layer_server::LayerServer;
 use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::in_builder::{killed, read_answer, store_in, unread};
 use crate::commands::lint::Lint;
+use crate::commands::result;
 use crate::exit::{Failure, code, interrupted};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, draw};
+use crate::ui::diagnostics::SourceText;
 use crate::ui::hints::Hint;
 use crate::ui::terminal;
 
@@ -57,6 +58,7 @@ pub struct BuildOnce<'a> {
     pub store: &'a Store,
     /// The parsed Dockerfile.
     pub file: &'a Dockerfile,
+    pub source: &'a SourceText<'a>,
     pub mode: Mode,
     /// Shows the reason why each step runs or is cached.
     pub explain: bool,
@@ -294,8 +296,10 @@ impl BuildOnce<'_> {
             gave_up_layers.set(store.gave_up_layers());
             result
         });
-        if result.is_err() {
-            last.send(Event::Failed);
+        match &result {
+            Ok(_) => {}
+            Err(BuildError::Canceled) => last.send(Event::Interrupted),
+            Err(_) => last.send(Event::Failed),
         }
         drop(last);
         drawing.map(std::thread::JoinHandle::join);
@@ -371,29 +375,6 @@ fn metadata(request: &BuildRequest, finished: &BuildReport) -> Value {
     all
 }
 
-/// Returns the names of a stored result: those of the request, or else those that it had before.
-fn names_of(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Result<Vec<Reference>, StoreError> {
-    if !request.tags.is_empty() {
-        return Ok(request.tags.clone());
-    }
-    let digest = match finished {
-        BuildReport { index: Some(index), .. } => Some(index.digest),
-        BuildReport { image, .. } => image.map(|image| image.manifest),
-    };
-    let entries = store.images().list()?.into_iter().filter(|entry| Some(*entry.artifact.digest()) == digest);
-    Ok(entries.filter_map(|entry| entry.name).collect())
-}
-
-/// Describes the names of a stored result, at the end of a sentence. The build has succeeded even
-/// if they cannot be read.
-fn shown_names(names: Result<Vec<Reference>, StoreError>) -> String {
-    match names {
-        Ok(names) if names.is_empty() => " without a name (give one with -t)".into(),
-        Ok(names) => format!(" as {}", names.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ")),
-        Err(e) => format!("; its names cannot be read: {}", sentence(&e)),
-    }
-}
-
 /// Publishes outputs, writes reports and prints the result after a successful build.
 pub fn conclude(
     store: &Store,
@@ -416,40 +397,11 @@ pub fn conclude(
         let written = dest.write(id.as_bytes());
         written.map_err(|e| output::unwritten("the ID file", &dest.path(), e))?;
     }
-    // With rawjson, every line on standard error must be a JSON document.
-    let quiet = args.quiet || matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson));
-    let is_stored = finished.image.as_ref().is_some_and(|image| image.is_stored);
-    match id {
-        Some(id) if args.quiet => terminal::out(&format!("{id}\n")),
-        Some(id) if !quiet && !finished.lent.is_empty() => {
-            terminal::err(&format!("image {id} is in the registry only: its layers were not downloaded\n"));
-        }
-        Some(id) if !quiet && !is_stored => terminal::err(&format!("image {id}\n")),
-        Some(id) if !quiet => {
-            let names = shown_names(names_of(store, request, finished));
-            terminal::err(&format!("image {id} is in the local store{names}\n"));
-        }
-        _ => {}
-    }
-    if !quiet {
-        for path in request.exports.iter().filter_map(Export::path) {
-            terminal::err(&format!("wrote {}\n", path.display()));
-        }
+    if args.quiet {
+        id.into_iter().for_each(|id| terminal::out(&format!("{id}\n")));
+    } else if !matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson)) {
+        // With rawjson, every line on standard error must be a JSON document.
+        terminal::err(&result::lines(store, request, finished));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_cannot_be_read_do_not_fail_a_build() {
-        let names = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect();
-        assert_eq!(shown_names(Ok(names(&["a:1", "b.io/c"]))), " as a:1, b.io/c:latest");
-        assert_eq!(shown_names(Ok(Vec::new())), " without a name (give one with -t)");
-        let e = StoreError::NoImage("x".into());
-        let want = format!("; its names cannot be read: {}", sentence(&e));
-        assert_eq!(shown_names(Err(e)), want);
-    }
 }

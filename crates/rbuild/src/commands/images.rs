@@ -38,7 +38,7 @@ fn id_text(id: &ImageId, whole: bool) -> String {
 }
 
 /// Returns the uncompressed size of all layers in bytes.
-fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
+pub fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
     let (mut size, mut known) = (0u64, HashMap::new());
     for (layer, diff_id) in image.layers()? {
         // An image may contain the same layer several times.

@@ -94,13 +94,18 @@ impl<'a> Lint<'a> {
     }
 
     /// Prints the first three warnings after a build, whether it succeeded or failed; `--check`
-    /// prints all.
+    /// prints all. With rawjson, every line must be a JSON document, so all of them are documents.
     pub fn show(&self, mode: Mode) {
         let list = self.warnings.get().map_or(&[][..], Vec::as_slice);
         if list.is_empty() || mode == Mode::Quiet {
             return;
         }
-        terminal::err(&summary(list));
+        if mode == Mode::RawJson {
+            let text = |warning: &String| warning.trim_start_matches(" - ").trim_end().to_string();
+            list.iter().for_each(|warning| terminal::warning(text(warning)));
+        } else {
+            terminal::err(&summary(list));
+        }
     }
 }
 

@@ -161,6 +161,7 @@ mod tests {
             steps: labels.iter().enumerate().map(step).collect(),
             phases: Vec::new(),
             layers: Vec::new(),
+            failure: None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! `--verify`: builds twice and reports the first difference between the results.
 
-use rbuild_engine::{BuildRequest, Difference, EntryChange, Export, FinishedImage, ImageForm, first_difference};
+use rbuild_engine::{
+    BuildReport, BuildRequest, Difference, EntryChange, Export, FinishedImage, ImageForm, first_difference,
+};
 use rbuild_image::ImageId;
 use rbuild_plan::NoCache;
 use rbuild_store::{NamedImage, Store};
@@ -43,7 +45,8 @@ const CLOCK_LAG: i64 = 100_000;
 
 /// Builds the request twice without cache, the second time one step at a time and with another
 /// clock, and compares the images. If they are equal, the first result is written and named;
-/// otherwise nothing is.
+/// otherwise nothing is. Without SOURCE_DATE_EPOCH, times are limited to that of the second clock:
+/// files that steps write would otherwise differ in their times.
 pub fn verify(
     once: &BuildOnce<'_>,
     inputs: InputReader<'_>,
@@ -54,22 +57,26 @@ pub fn verify(
     let before = once.store.images().list()?;
     let mut made = Vec::new();
     let compared = trials.compare(once, &mut made);
-    forget_new(once.store, &before, &made)?;
+    let images: Vec<FinishedImage> = made.iter().filter_map(|report| report.image).collect();
+    forget_new(once.store, &before, &images)?;
     let image = match compared? {
         Compared::Equal(image) => image,
         Compared::Failed(code) => return Ok(BuildOutcome::Failed(code)),
     };
-    if once.mode != Mode::Quiet {
-        terminal::err(EQUAL);
+    let first = &made[0];
+    if !matches!(once.mode, Mode::Quiet | Mode::RawJson) {
+        terminal::err(&equal(first.epoch.filter(|_| first.epoch == Some(default_epoch(&request)))));
     }
     // With the salt of the first build, this build is answered from the cache.
     request.salt.clone_from(&trials.first.request.salt);
     request.parameters.no_cache = NoCache::None;
+    request.parameters.default_epoch = Some(default_epoch(&request));
     let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
     let BuildOutcome::Made(finished) = quiet.build(&request)? else { return Ok(BuildOutcome::Failed(code::FAILED)) };
     if finished.image.is_some_and(|found| found.id != image) {
         return Err(NotVerified::ContextChanged.into());
     }
+    let finished = BuildReport { steps: first.steps, duration: first.duration, ..finished };
     conclude(once.store, inputs.args, &request, &finished, reports)?;
     Ok(BuildOutcome::Made(finished))
 }
@@ -96,6 +103,7 @@ impl VerifyBuilds {
             trial.build_id = request.build_id.part(number);
             trial.salt = Some(format!("{} {number}", request.build_id));
             trial.now = request.now;
+            trial.parameters.default_epoch = Some(default_epoch(request));
             trial.exports = vec![Export::Store { form }];
             trial.tags.clear();
             // The result of the first build must stay until it is written.
@@ -108,15 +116,16 @@ impl VerifyBuilds {
         Ok(VerifyBuilds { first, second })
     }
 
-    /// Builds both and compares them. Appends their images to `images`.
-    fn compare(&self, once: &BuildOnce<'_>, images: &mut Vec<FinishedImage>) -> Result<Compared, Failure> {
+    /// Builds both and compares them. Appends their reports to `made`.
+    fn compare(&self, once: &BuildOnce<'_>, made: &mut Vec<BuildReport>) -> Result<Compared, Failure> {
         let store = once.store;
         for input in [&self.first, &self.second] {
             match once.build(&input.request)? {
-                BuildOutcome::Made(finished) => images.extend(finished.image),
+                BuildOutcome::Made(finished) => made.push(finished),
                 BuildOutcome::Failed(code) => return Ok(Compared::Failed(code)),
             }
         }
+        let images: Vec<FinishedImage> = made.iter().filter_map(|report| report.image).collect();
         let [a, b] = images[..] else {
             return Err(NotVerified::NoImages.into());
         };
@@ -165,8 +174,19 @@ fn message(difference: &Difference) -> (String, Option<VerbRemedy>) {
     }
 }
 
-/// The report of equal results.
-const EQUAL: &str = "verified: two builds without cache produced identical images\n";
+/// Returns the bound for times in a build without SOURCE_DATE_EPOCH.
+fn default_epoch(request: &BuildRequest) -> i64 {
+    request.now - CLOCK_LAG
+}
+
+/// Returns the report of equal results. `epoch` is the bound for times if the user has set none.
+fn equal(epoch: Option<i64>) -> String {
+    let bound = epoch.map_or(String::new(), |epoch| {
+        let date = date(epoch);
+        format!("note: SOURCE_DATE_EPOCH is not set; no time in the image is later than {epoch} ({date})\n")
+    });
+    format!("verified: two builds without cache produced identical images\n{bound}")
+}
 
 fn change_words(change: &EntryChange) -> (String, VerbRemedy) {
     let words = match change {
@@ -241,6 +261,6 @@ mod tests {
         let reasons = [NotVerified::ContextChanged, NotVerified::NoImages, NotVerified::StandardInput];
         let variants = variants!(NotVerified { ContextChanged, NoImages, StandardInput });
         let text = variants.words(&reasons, |reason| Failure::from(*reason).text());
-        assert_recorded!("verify-results", text + EQUAL);
+        assert_recorded!("verify-results", text + &equal(None) + &equal(Some(86_400)));
     }
 }

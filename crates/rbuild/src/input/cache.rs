@@ -88,6 +88,8 @@ pub struct CacheReader<'a> {
     pub records: &'a RecordReader<'a>,
     /// Returns the function that downloads layers.
     pub layers: &'a dyn Fn() -> Arc<LayerFetcher>,
+    /// Reports a fact that is neither an error nor a reason for a warning.
+    pub note: &'a dyn Fn(&str),
 }
 
 /// A value of one of the flags, as pairs in lower case and values.
@@ -252,7 +254,7 @@ impl<'a> CacheFields<'a> {
 }
 
 fn unsupported(flag: &str, kind: &str) {
-    terminal::err(&format!("warning: {flag} is not supported yet for type={kind} and has no effect\n"));
+    terminal::warning(format!("{flag} is not supported yet for type={kind} and has no effect"));
 }
 
 /// Parses a duration. Days have 24 hours.
@@ -276,7 +278,7 @@ struct CacheSource<'a> {
 }
 
 /// Opens the caches of `--cache-from`. One that cannot be read is left out with a warning, unless
-/// it is required. One that does not exist yet is left out silently.
+/// it is required. One that does not exist yet is left out with a note.
 ///
 /// # Errors
 ///
@@ -317,7 +319,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             }
             outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::remote(cache, steps))));
         }
-        let count = found.len();
+        let (count, mut is_unreadable) = (found.len(), false);
         for outcome in outcomes {
             match outcome {
                 Ok(cache) => found.extend(cache),
@@ -325,6 +327,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
                     return Err(Failure::new(format!("--cache-from {text}: cannot read the cache: {cause}")));
                 }
                 Err(cause) => {
+                    is_unreadable = true;
                     let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {cause}");
                     terminal::warning(rbuild_engine::Warning { text, help: None });
                 }
@@ -332,6 +335,9 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         }
         if is_required && found.len() == count {
             return Err(Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")));
+        }
+        if found.len() == count && !is_unreadable {
+            (reader.note)(&format!("--cache-from {text}: there is no cache yet"));
         }
     }
     Ok(ImportedCaches::new(found).fetched_by((reader.layers)()))
@@ -390,7 +396,11 @@ mod tests {
         let [target] = &targets(&["type=inline".into()]).unwrap()[..] else { panic!() };
         assert!(matches!(target.to, CachePlace::Image));
         assert!(targets(&["type=inline,ref=a.io/b".into()]).is_err());
-        let reader = CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Arc::new(|_, _| None) };
+        let reader = CacheReader {
+            records: &|_| panic!("no registry is asked"),
+            layers: &|| Arc::new(|_, _| None),
+            note: &|_| (),
+        };
         assert!(sources(&["type=inline,ref=a.io/b".into()], reader).is_err());
     }
 
@@ -437,8 +447,14 @@ mod tests {
         assert!(targets(&[digest]).is_err());
         assert!(!dest.exists(), "nothing is created before the build");
         let src = format!("type=local,src={}", dest.display());
-        let reader = CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Arc::new(|_, _| None) };
+        let notes = std::cell::RefCell::new(String::new());
+        let reader = CacheReader {
+            records: &|_| panic!("no registry is asked"),
+            layers: &|| Arc::new(|_, _| None),
+            note: &|text| notes.borrow_mut().push_str(text),
+        };
         assert!(sources(std::slice::from_ref(&src), reader).unwrap().is_empty());
+        assert_eq!(notes.take(), format!("--cache-from {src}: there is no cache yet"));
         assert!(sources(&[format!("{src},required")], reader).is_err());
     }
 }

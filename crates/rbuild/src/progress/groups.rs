@@ -24,6 +24,9 @@ pub struct Groups {
     open: Option<usize>,
     /// Text of steps that have ended while the group of another step is open.
     ended: String,
+    /// Descriptions of other work that is running, by number.
+    phases: HashMap<usize, String>,
+    colors: bool,
 }
 
 struct GroupStep {
@@ -39,8 +42,9 @@ struct GroupStep {
 const MAX_UNPRINTED: usize = 4 << 20;
 
 impl Groups {
-    pub fn new(service: Service) -> Groups {
-        Groups { service, steps: HashMap::new(), count: 0, open: None, ended: String::new() }
+    pub fn new(service: Service, colors: bool) -> Groups {
+        let (steps, count, open, ended, phases) = Default::default();
+        Groups { service, steps, count, open, ended, phases, colors }
     }
 
     /// Returns the text to print for an event. `now` is in seconds since the Unix epoch.
@@ -50,7 +54,7 @@ impl Groups {
             Event::Warning(w) if self.service == Service::Github => {
                 workflow_commands::warning(terminal::warning_line(&w).as_str())
             }
-            Event::Warning(w) => terminal::warning_text(&w, false),
+            Event::Warning(w) => terminal::warning_text(&w, self.colors),
             Event::Phase { text, seconds } => self.quoted(format!("{text} ({seconds:.1}s)\n")),
             Event::Started { step, label, text } => {
                 self.count += 1;
@@ -66,7 +70,20 @@ impl Groups {
             }
             Event::Reason { step, text } => self.print(step, format!("why: {text}\n")),
             Event::Done { step, outcome, seconds } => self.end(step, outcome, seconds, now),
-            Event::Waiting { .. } | Event::Pulling { .. } | Event::Failed => String::new(),
+            Event::PhaseStarted { phase, text, .. } => {
+                self.phases.insert(phase, text);
+                String::new()
+            }
+            Event::PhaseEnded { phase, seconds } => match (self.phases.remove(&phase), seconds) {
+                (Some(text), Some(seconds)) => self.quoted(format!("{text} ({seconds:.1}s)\n")),
+                _ => String::new(),
+            },
+            Event::Waiting { .. }
+            | Event::Total { .. }
+            | Event::Moving { .. }
+            | Event::Pulling { .. }
+            | Event::Failed
+            | Event::Interrupted => String::new(),
         }
     }
 
@@ -160,7 +177,7 @@ mod tests {
     use rbuild_sandbox::Stream;
 
     fn play(service: Service) -> String {
-        let mut groups = Groups::new(service);
+        let mut groups = Groups::new(service, false);
         let output = |step, text: &str| Event::Output { step, stream: Stream::Stdout, bytes: text.into() };
         let started = |step, label: &str| Event::Started { step, label: label.into(), text: "RUN make\nmore".into() };
         let done = |step, outcome| Event::Done { step, outcome, seconds: 1.5 };
@@ -180,6 +197,8 @@ mod tests {
             output(4, "z\n"),
             done(4, StepOutcome::Canceled),
             Event::Warning("100 %\nsure".into()),
+            Event::PhaseStarted { phase: 0, text: "packing layers".into(), meter: Default::default() },
+            Event::PhaseEnded { phase: 0, seconds: Some(1.0) },
         ];
         let text: String = events.into_iter().map(|e| groups.text(e, 77)).collect();
         let timeless = |line: &str| match line.split(' ').nth(1) {
@@ -198,7 +217,7 @@ mod tests {
 
     #[test]
     fn lines_are_printed_as_they_arrive_with_their_own_times() {
-        let mut groups = Groups::new(Service::Github);
+        let mut groups = Groups::new(Service::Github, false);
         groups.text(Event::Started { step: 1, label: "1/1".into(), text: "RUN make".into() }, 77);
         let mut output =
             |text: &str| groups.text(Event::Output { step: 1, stream: Stream::Stdout, bytes: text.into() }, 77);

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use rbuild_sandbox::Stream;
 
+use crate::ui::escapes::push_colored;
+
 /// Output of a step, split into lines as it arrives.
 pub struct OutputLines {
     number: usize,
@@ -46,7 +48,7 @@ impl OutputLines {
 }
 
 /// Prefixes each line of output with the step number and the time in seconds, and drops control
-/// characters other than tab and escape, and escape sequences with a text, such as titles.
+/// characters other than tab, and escape sequences other than colors.
 fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
     let text = String::from_utf8_lossy(bytes);
     let head = format!("#{number} {seconds:.3} ");
@@ -61,30 +63,11 @@ fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
         } else {
             // If a line is redrawn with \r, only the last version is shown.
             let line = line.rsplit('\r').find(|p| !p.is_empty()).unwrap_or("");
-            push_shown(&mut out, line);
+            push_colored(&mut out, line);
         }
         out.push('\n');
     }
     out
-}
-
-/// Appends the shown characters of a line.
-fn push_shown(out: &mut String, line: &str) {
-    const ESCAPE: char = '\u{1b}';
-    let mut rest = line;
-    while let Some(c) = rest.chars().next() {
-        // ECMA-48: OSC, DCS, SOS, PM and APC contain a text that ends with ST or, in xterm, BEL.
-        // Without the end, a terminal would hide what follows.
-        if let Some(text) = rest.strip_prefix(ESCAPE).and_then(|text| text.strip_prefix([']', 'P', 'X', '^', '_'])) {
-            let ends = [text.find('\u{7}').map(|at| at + 1), text.find("\u{1b}\\").map(|at| at + 2)];
-            rest = ends.into_iter().flatten().min().map_or("", |end| &text[end..]);
-            continue;
-        }
-        if !c.is_control() || c == '\t' || c == ESCAPE {
-            out.push(c);
-        }
-        rest = &rest[c.len_utf8()..];
-    }
 }
 
 /// Returns true if a byte is a control character that may not be shown, or 0xC2, which begins the
@@ -96,19 +79,6 @@ fn is_suspect(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escape_sequences_with_a_text_are_removed_as_a_whole() {
-        for (line, want) in [
-            ("\u{1b}]0;title\u{7}after", "after"),
-            ("a\u{1b}]8;;http://x\u{1b}\\link\u{1b}]8;;\u{1b}\\ b", "alink b"),
-            ("\u{1b}Pq#0\u{1b}\\x \u{1b}[31mred", "x \u{1b}[31mred"),
-            ("before \u{1b}]0;without an end", "before "),
-            ("\u{1b}]0;äö\u{7}ü", "ü"),
-        ] {
-            assert_eq!(shown_lines(line.as_bytes(), 1, 0.0), format!("#1 0.000 {want}\n"), "{line:?}");
-        }
-    }
 
     #[test]
     fn only_control_characters_are_removed_from_lines() {

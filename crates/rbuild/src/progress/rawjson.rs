@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::progress::task::TaskId;
 use crate::ui::terminal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +18,7 @@ rbuild_image::id_type! {
 
 #[derive(Default)]
 pub struct Documents {
-    steps: HashMap<usize, ProgressVertex>,
+    tasks: HashMap<TaskId, ProgressVertex>,
     count: usize,
 }
 
@@ -39,24 +40,30 @@ impl Documents {
     pub fn line(&mut self, event: Event, now: &str) -> String {
         let document = match event {
             Event::Isolation { mode } => self.note(&format!("isolation: {mode}"), now),
-            Event::Warning(w) => {
-                json!({"warnings": [{"level": 1, "short": STANDARD.encode(terminal::warning_line(&w))}]})
-            }
+            Event::Warning(w) => return terminal::warning_document(&terminal::warning_line(&w)),
             Event::Phase { text, .. } => self.note(&text, now),
             Event::Started { step, label, text } => {
-                let vertex = self.vertex(&format!("[{label}] {}", text.lines().next().unwrap_or_default()), now);
-                let document = json!({"vertexes": [vertex.json()]});
-                self.steps.insert(step, vertex);
-                document
+                let name = format!("[{label}] {}", text.lines().next().unwrap_or_default());
+                self.started(TaskId::Step(step), &name, now)
+            }
+            Event::PhaseStarted { phase, text, .. } => self.started(TaskId::Phase(phase), &text, now),
+            Event::PhaseEnded { phase, seconds } => {
+                let Some(vertex) = self.tasks.get(&TaskId::Phase(phase)) else { return String::new() };
+                let mut ended = vertex.json();
+                ended["completed"] = json!(now);
+                if seconds.is_none() {
+                    ended["error"] = json!("canceled");
+                }
+                json!({"vertexes": [ended]})
             }
             Event::Output { step, stream, bytes } => {
-                let Some(vertex) = self.steps.get(&step) else { return String::new() };
+                let Some(vertex) = self.tasks.get(&TaskId::Step(step)) else { return String::new() };
                 let stream = if stream == Stream::Stdout { 1 } else { 2 };
                 let log = json!({"vertex": vertex.digest, "stream": stream, "data": STANDARD.encode(&*bytes), "timestamp": now});
                 json!({"logs": [log]})
             }
             Event::Done { step, outcome, .. } => {
-                let Some(vertex) = self.steps.get(&step) else { return String::new() };
+                let Some(vertex) = self.tasks.get(&TaskId::Step(step)) else { return String::new() };
                 let mut ended = vertex.json();
                 ended["completed"] = json!(now);
                 match outcome {
@@ -69,13 +76,26 @@ impl Documents {
             }
             // The format has no field for the reason, so it is a warning of the lowest level.
             Event::Reason { step, text } => {
-                let Some(vertex) = self.steps.get(&step) else { return String::new() };
+                let Some(vertex) = self.tasks.get(&TaskId::Step(step)) else { return String::new() };
                 let note = STANDARD.encode(format!("why: {text}"));
                 json!({"warnings": [{"vertex": vertex.digest, "level": 0, "short": note}]})
             }
-            Event::Waiting { .. } | Event::Pulling { .. } | Event::Failed => return String::new(),
+            Event::Waiting { .. }
+            | Event::Total { .. }
+            | Event::Moving { .. }
+            | Event::Pulling { .. }
+            | Event::Failed
+            | Event::Interrupted => return String::new(),
         };
         format!("{document}\n")
+    }
+
+    /// Returns the document for a task that starts.
+    fn started(&mut self, id: TaskId, name: &str, now: &str) -> Value {
+        let vertex = self.vertex(name, now);
+        let document = json!({"vertexes": [vertex.json()]});
+        self.tasks.insert(id, vertex);
+        document
     }
 
     fn vertex(&mut self, name: &str, now: &str) -> ProgressVertex {
@@ -124,6 +144,8 @@ mod tests {
             Event::Isolation { mode: "userns" },
             Event::Phase { text: "packing layers".into(), seconds: 1.0 },
             Event::Warning("a warning".into()),
+            Event::PhaseStarted { phase: 0, text: "writing files".into(), meter: Default::default() },
+            Event::PhaseEnded { phase: 0, seconds: Some(1.0) },
         ];
         for (step, outcome) in
             [StepOutcome::Done, StepOutcome::Cached, StepOutcome::Failed, StepOutcome::Canceled].into_iter().enumerate()

@@ -1,11 +1,15 @@
 //! Errors and warnings with excerpts of the Dockerfile.
 
+use std::ops::Range;
+
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_engine::{BuildError, StepFailure};
 use rbuild_remedy::counted;
 
 use crate::exit;
+use crate::ui::columns;
+use crate::ui::escapes::push_colored;
 use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
@@ -40,7 +44,7 @@ impl<'a> SourceText<'a> {
 
     /// Returns the lines of a span with the number and the offset of the first. Only these lines
     /// are passed to the renderer, because its time grows with the length of the text.
-    fn excerpt(&self, span: Span) -> (usize, usize, &'a str) {
+    pub fn excerpt(&self, span: Span) -> (usize, usize, &'a str) {
         let (number, start) = self.line(span.start);
         let (last, _) = self.line(span.end.saturating_sub(1).max(span.start));
         let end = self.lines.get(last).copied().unwrap_or(self.text.len());
@@ -66,16 +70,13 @@ pub fn build_error(e: &BuildError, source: &SourceText<'_>, colors: bool) -> Str
     }
 }
 
+/// Formats the failure of a step. The last lines of its command are the last ones of all, because
+/// they often state the reason.
 fn step_failure(f: &StepFailure, source: &SourceText<'_>, colors: bool) -> String {
-    let mut text = String::new();
-    if !f.log.is_empty() {
-        text.push_str(&format!("------\n > [{}] {}:\n", f.label, first_line(&f.text)));
-        for line in &f.log {
-            text.push_str(line);
-            text.push('\n');
-        }
-        text.push_str("------\n");
-    }
+    let word = f.word.as_deref().and_then(|word| word_within(word, f.span, source.text));
+    let mut d = Diagnostic::new(word.unwrap_or(f.span), rbuild_remedy::sentence(&*f.reason));
+    d.help = f.help.clone().map(Help::from);
+    let mut text = diagnostic(&d, source, colors);
     if let Some(build) = &f.more {
         text.push_str(&format!(
             "last {}; for the whole log, run: rbuild logs {build} \"{}\"\n",
@@ -83,10 +84,14 @@ fn step_failure(f: &StepFailure, source: &SourceText<'_>, colors: bool) -> Strin
             f.label
         ));
     }
-    let word = f.word.as_deref().and_then(|word| word_within(word, f.span, source.text));
-    let mut d = Diagnostic::new(word.unwrap_or(f.span), rbuild_remedy::sentence(&*f.reason));
-    d.help = f.help.clone().map(Help::from);
-    text.push_str(&diagnostic(&d, source, colors));
+    if !f.log.is_empty() {
+        text.push_str(&format!("------\n > output of [{}]:\n", f.label));
+        for line in &f.log {
+            push_colored(&mut text, line);
+            text.push('\n');
+        }
+        text.push_str("------\n");
+    }
     text
 }
 
@@ -127,7 +132,11 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bo
         Group::with_title(title)
     } else {
         let (number, start, lines) = source.excerpt(span);
-        let range = span.start - start..(span.end - start).min(lines.len());
+        let range = marked(lines, span.start - start..(span.end - start).min(lines.len()));
+        let (lines, range) = match terminal::columns() {
+            Some(columns) => cut_lines(lines, range, columns.saturating_sub(MARGIN)),
+            None => (lines.to_string(), range),
+        };
         let annotation = AnnotationKind::Primary.span(range);
         title.element(Snippet::source(lines).line_start(number).path(source.name).annotation(annotation).fold(false))
     };
@@ -140,8 +149,41 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bo
     text
 }
 
+/// Columns that precede the source text in an excerpt of a Dockerfile of up to 9999 lines: the
+/// number of the line, and the mark of a span of several lines.
+const MARGIN: usize = 10;
+/// Maximum width of a mark in an excerpt, in columns.
+const MAX_MARK: usize = 60;
+
+/// Returns the part of a range that is marked: at most [`MAX_MARK`] columns of the last line.
+fn marked(lines: &str, range: Range<usize>) -> Range<usize> {
+    let text = &lines[range.clone()];
+    let last = text.rfind('\n').map_or(0, |at| at + 1);
+    range.start..range.start + last + columns::prefix(&text[last..], MAX_MARK).len()
+}
+
+/// Cuts lines to that width. Returns them with the marked range in them, whose first character is
+/// not cut off.
+fn cut_lines(lines: &str, marked: Range<usize>, columns: usize) -> (String, Range<usize>) {
+    let (mut text, mut cut_mark) = (String::new(), marked.clone());
+    let mut at = 0;
+    for line in lines.split_inclusive('\n') {
+        let whole = line.trim_end_matches('\n');
+        let cut = columns::cut(whole, columns);
+        let begins_later = (at..=at + whole.len()).contains(&marked.start) && marked.start - at >= cut.len();
+        let kept = if begins_later { whole } else { &cut };
+        let within = |place: usize| (at..=at + whole.len()).contains(&place).then(|| (place - at).min(kept.len()));
+        cut_mark.start = within(marked.start).map_or(cut_mark.start, |place| text.len() + place);
+        cut_mark.end = within(marked.end).map_or(cut_mark.end, |place| text.len() + place);
+        text.push_str(kept);
+        text.push_str(&line[whole.len()..]);
+        at += line.len();
+    }
+    (text, cut_mark)
+}
+
 /// Clamps a span to the text and to the longest excerpt, on character boundaries.
-fn inside(span: Span, text: &str) -> Span {
+pub fn inside(span: Span, text: &str) -> Span {
     let mut start = span.start.min(text.len());
     let mut end = span.end.clamp(start, text.len());
     while !text.is_char_boundary(start) {
@@ -161,6 +203,22 @@ mod tests {
     use rbuild_remedy::{FileRemedy, Remedy};
 
     use super::*;
+
+    #[test]
+    fn marks_and_lines_are_cut() {
+        let long = "RUN ".to_string() + &"x".repeat(200);
+        assert_eq!(marked(&long, 0..204), 0..60);
+        assert_eq!(marked(&long, 150..204), 150..204);
+        let several = format!("RUN a \\\n  {long}");
+        assert_eq!(marked(&several, 0..several.len()), 0..8 + 60);
+        let cut = |text: &str, range, columns| cut_lines(text, range, columns);
+        assert_eq!(cut("RUN abc\ndef\n", 4..7, 20), ("RUN abc\ndef\n".into(), 4..7));
+        assert_eq!(cut("RUN abc\ndef\n", 0..11, 5), ("RUN …\ndef\n".into(), 0..11));
+        assert_eq!(cut("RUN abc\ndef\n", 0..7, 5), ("RUN …\ndef\n".into(), 0..7));
+        // The marked word must be visible.
+        assert_eq!(cut("RUN abc def\n", 8..11, 5), ("RUN abc def\n".into(), 8..11));
+        assert_eq!(cut("long line\nRUN abc\n", 14..17, 7), ("long l…\nRUN abc\n".into(), 14..17));
+    }
 
     #[test]
     fn build_errors_are_as_recorded() {

@@ -3,11 +3,15 @@
 
 use rbuild_dockerfile::Help;
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rbuild_engine::Warning;
+use serde_json::json;
 
 use crate::ui::columns;
 use crate::ui::hints::Hint;
@@ -26,18 +30,44 @@ pub fn write_for_github() {
     FOR_GITHUB.store(true, Ordering::Relaxed);
 }
 
+/// True if warnings are JSON documents.
+static FOR_PROGRAMS: AtomicBool = AtomicBool::new(false);
+
+/// Prints warnings as JSON documents, as `--progress rawjson` requires. Applies to this process and
+/// those that it forks.
+pub fn write_for_programs() {
+    FOR_PROGRAMS.store(true, Ordering::Relaxed);
+}
+
+/// Returns true after [`write_for_programs`].
+fn is_for_programs() -> bool {
+    FOR_PROGRAMS.load(Ordering::Relaxed)
+}
+
 fn is_for_github() -> bool {
     FOR_GITHUB.load(Ordering::Relaxed)
 }
 
-/// Returns true if standard error is a terminal that shows colors.
+/// Returns true if text on standard error is colored.
 pub fn colors() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    has_colors(io::stderr().is_terminal(), |name| std::env::var_os(name))
+}
+
+/// Returns true if text is colored: on terminals, unless NO_COLOR is set (no-color.org), and
+/// elsewhere if FORCE_COLOR is set (force-color.org).
+fn has_colors(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && (is_terminal || is_set("FORCE_COLOR"))
 }
 
 /// Returns true if lines on standard error can be redrawn.
 pub fn redraws() -> bool {
-    colors() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
+}
+
+/// Returns the width of standard error, if it is a terminal.
+pub fn columns() -> Option<usize> {
+    io::stderr().is_terminal().then(rbuild_linux::terminal::terminal_size).flatten().map(|(_, columns)| columns)
 }
 
 /// Prints an error, and its hint on a second line.
@@ -55,7 +85,17 @@ pub fn error_text(message: &str, help: Option<&Hint>, colors: bool) -> String {
 
 /// Prints a warning.
 pub fn warning(warning: impl Into<Warning<Help>>) {
-    err(&warning_text(&warning.into(), colors()));
+    let warning = warning.into();
+    if is_for_programs() {
+        err(&warning_document(&warning_line(&warning)));
+    } else {
+        err(&warning_text(&warning, colors()));
+    }
+}
+
+/// Returns a warning as a line of `--progress rawjson`.
+pub fn warning_document(text: &str) -> String {
+    format!("{}\n", json!({"warnings": [{"level": 1, "short": STANDARD.encode(text)}]}))
 }
 
 /// Formats a warning, with its hint on a second line.
@@ -142,6 +182,22 @@ mod tests {
         let rows = [row(["編集", "x", "end"]), row(["a", "", ""]), row(["e\u{301}", "long name", "end"])];
         let want = "NAME   TAG         LAST\n編集   x           end\na\ne\u{301}      long name   end\n";
         assert_eq!(table(&["NAME", "TAG", "LAST"], &rows), want);
+    }
+
+    #[test]
+    fn colors_follow_the_terminal_and_the_two_variables() {
+        for (is_terminal, no, force, want) in [
+            (true, None, None, true),
+            (false, None, None, false),
+            (true, Some("1"), None, false),
+            (true, Some(""), None, true),
+            (false, None, Some("1"), true),
+            (false, None, Some(""), false),
+            (false, Some("1"), Some("1"), false),
+        ] {
+            let value = |name: &str| if name == "NO_COLOR" { no } else { force }.map(OsString::from);
+            assert_eq!(has_colors(is_terminal, value), want, "{is_terminal} {no:?} {force:?}");
+        }
     }
 
     #[test]

@@ -381,7 +381,7 @@ fn requests_without_an_effect_cause_a_warning() {
     let lab = Lab::new();
     let ran = lab.build("FROM busybox\nCOPY *.nope /x/\n", &["-t", "dup", "-t", "dup"]).ok();
     assert!(ran.stderr.contains("no file matches `*.nope`"), "{}", ran.stderr);
-    assert!(ran.stderr.contains(" as dup:latest\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("\nBuilt dup:latest ("), "{}", ran.stderr);
     let ran = lab.build("FROM busybox AS cacher\nRUN true\n", &["--no-cache-filter", "cachwr"]).ok();
     assert!(ran.stderr.contains("stage `cachwr` does not exist"), "{}", ran.stderr);
     assert!(ran.stderr.contains("did you mean `cacher`?"), "{}", ran.stderr);

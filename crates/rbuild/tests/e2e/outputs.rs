@@ -297,7 +297,7 @@ fn the_digests_of_a_build_for_several_platforms_are_those_of_the_index() {
         assert_eq!(metadata["containerimage.digest"], index.as_str());
         assert_eq!(metadata["containerimage.descriptor"]["mediaType"], "application/vnd.oci.image.index.v1+json");
         assert!(
-            metadata.get("containerimage.config.digest").is_none() && ran.stderr.contains(&index),
+            metadata.get("containerimage.config.digest").is_none() && ran.stderr.contains(&index[7..19]),
             "{}",
             ran.stderr
         );
@@ -474,7 +474,7 @@ fn logs_of_the_last_builds_are_complete() {
     assert!(all.contains("\n1\n2\n") && all.contains("\n200\n****") && all.contains("first\n"), "{all}");
     let one = lab.rbuild(["logs", "latest", "2/3"]).ok().stdout;
     assert!(one.contains("first\n") && !one.contains("200"), "{one}");
-    lab.rbuild(["logs", "latest", "9/9"]).fails(1, &["no step `9/9`", "use a 2/3 or a 3/3"]);
+    lab.rbuild(["logs", "latest", "9/9"]).fails(1, &["no step `9/9`", "use a 1/3, a 2/3 or a 3/3"]);
     lab.rbuild(["logs", "zzz"]).fails(1, &["run `rbuild logs` to list"]);
     lab.build("FROM busybox\nRUN echo fine\n", &["-t", "y"]).ok();
     assert!(lab.rbuild(["logs"]).ok().stdout.lines().nth(1).unwrap().contains("done"));
@@ -500,7 +500,7 @@ fn a_streamed_image_is_reported_and_not_stored() {
     for kind in ["oci", "docker"] {
         let output = format!("type={kind},compression=uncompressed,dest=o.tar");
         let ran = lab.build(file, &[&["--no-cache", "-o", &output], &reports[..]].concat()).ok();
-        assert!(ran.stderr.contains("image sha256:") && !ran.stderr.contains("local store"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("\nBuilt the image "), "{}", ran.stderr);
         let id = std::fs::read_to_string(lab.ctx().join("iid")).unwrap();
         let metadata = std::fs::read_to_string(lab.ctx().join("m.json")).unwrap();
         assert!(metadata.contains(&id) && metadata.contains("\"size\""), "{metadata}");
@@ -518,7 +518,7 @@ fn the_store_as_an_output_keeps_the_image_that_it_has() {
     let images = list();
     for args in [&["-o", "type=docker", "-t", "app:1"][..], &["-o", "type=docker"], &["-o", "type=image"], &[]] {
         let built = lab.build(file, args).ok();
-        assert!(built.stderr.contains("is in the local store as app:1\n"), "{args:?}: {}", built.stderr);
+        assert!(built.stderr.contains("\nBuilt app:1 ("), "{args:?}: {}", built.stderr);
         assert_eq!(list(), images, "{args:?}");
     }
 }
@@ -542,6 +542,6 @@ fn an_output_to_the_cache_only_makes_no_image() {
     lab.build(file, &["-o", "type=cacheonly"]).ok();
     assert_eq!(images(), before);
     let ran = lab.build(file, &["-t", "x"]).ok();
-    assert!(ran.stderr.contains("CACHED"), "{}", ran.stderr);
+    assert_eq!(ran.steps(), (0, 1), "{}", ran.stderr);
     assert_ne!(images(), before);
 }

@@ -242,7 +242,7 @@ fn an_interrupted_build_does_not_push() {
         let pid = nix::unistd::Pid::from_raw(child.id() as i32);
         let stderr = || std::fs::read_to_string(&errors).unwrap();
         let start = std::time::Instant::now();
-        while !(stderr().contains("is in the local store") && has_request(method, "/blobs/uploads/")) {
+        while !(stderr().contains("\nBuilt ") && has_request(method, "/blobs/uploads/")) {
             assert!(start.elapsed().as_secs() < 20, "{seed}: {}", stderr());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }

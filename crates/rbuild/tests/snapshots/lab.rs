@@ -138,8 +138,14 @@ fn without_times(text: &str) -> String {
         },
         _ => line.to_string(),
     };
+    let result = |line: &str| {
+        let is_result = line.starts_with("Built ") || line.starts_with("Wrote ");
+        let (begin, rest) = line.split_once(" in ").filter(|_| is_result)?;
+        let (_, steps) = rest.split_once(": ").filter(|(time, _)| is_time(time))?;
+        Some(format!("{begin} in [time]: {steps}"))
+    };
     let kept = text.split('\n').filter(|line| !line.starts_with("isolation: "));
-    kept.map(line).collect::<Vec<_>>().join("\n")
+    kept.map(|text| result(text).unwrap_or_else(|| line(text))).collect::<Vec<_>>().join("\n")
 }
 
 /// Splits a command line into words at blanks; single quotes keep blanks and empty words.

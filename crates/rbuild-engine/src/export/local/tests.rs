@@ -82,17 +82,18 @@ fn an_export_that_is_stopped_or_fails_leaves_no_temporary_names() {
     put(&dest, "replacing", "of the user");
     std::fs::create_dir_all(scratch.join("out/old/a/is-a-directory")).unwrap();
     let tree = MergedTree::from(from);
-    let cancel = Cancel::default();
-    assert!(export(&tree, &dest, None, Some(&cancel)).unwrap_err().message().contains("`old/a` is a directory"));
+    let (cancel, moved) = (Cancel::default(), AtomicU64::new(0));
+    let export = |stop: &Cancel| export(&tree, &dest, None, Some(stop), &moved);
+    assert!(export(&cancel).unwrap_err().message().contains("`old/a` is a directory"));
     remove_tree(&scratch.join("out/old/a")).unwrap();
     cancel.cancel();
-    assert!(matches!(export(&tree, &dest, None, Some(&cancel)), Err(BuildError::Canceled)));
+    assert!(matches!(export(&cancel), Err(BuildError::Canceled)));
     let names = |dir: &RootDir| dir.entries().unwrap().into_iter().map(|e| e.name).collect::<Vec<_>>();
     let mut left = names(&dest);
     left.sort();
     assert_eq!(left, [OsStr::new("old"), OsStr::new("replacing")]);
     assert_eq!(files(&dest), ["replacing=of the user"]);
     assert!(names(&dest.sub("old").unwrap()).is_empty());
-    export(&tree, &dest, None, Some(&Cancel::default())).unwrap();
+    assert_eq!(export(&Cancel::default()).unwrap(), 4);
     assert_eq!(files(&dest), ["new/a=1", "old/a=1", "old/b/c=1", "replacing/a=1"]);
 }

@@ -48,6 +48,11 @@ impl ExportGroup {
         self.files.push(file);
     }
 
+    /// Returns the size of the files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.files.len() >= GROUP || self.bytes >= GROUP_BYTES
     }

@@ -1,0 +1,192 @@
+//! Output of commands without anything that a terminal would execute, except colors.
+//!
+//! Sequences are those of ECMA-48. A terminal executes control characters within a sequence and
+//! then continues it, so they do not end a sequence here either.
+
+const ESCAPE: char = '\u{1b}';
+/// CAN and SUB, which abort a sequence.
+const ABORTS: [char; 2] = ['\u{18}', '\u{1a}'];
+
+/// Appends a line of output. Of escape sequences, only complete ones that set colors are kept, and
+/// of control characters, only tabs.
+pub fn push_colored(out: &mut String, line: &str) {
+    push(out, line, |out, parameters| {
+        out.push_str("\u{1b}[");
+        out.push_str(parameters);
+        out.push('m');
+    });
+}
+
+/// Returns a line of output without escape sequences and control characters. Tabs become blanks,
+/// because their width depends on their column.
+pub fn without_escapes(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    push(&mut out, line, |_, _| ());
+    out.replace('\t', " ")
+}
+
+/// Appends the characters of a line, and passes the parameters of each color sequence to `color`.
+fn push(out: &mut String, line: &str, color: impl Fn(&mut String, &str)) {
+    let mut rest = line;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        if c == ESCAPE {
+            let (parameters, after) = sequence(rest);
+            parameters.iter().for_each(|parameters| color(out, parameters));
+            rest = after;
+        } else if !c.is_control() || c == '\t' {
+            out.push(c);
+        }
+    }
+}
+
+/// Splits the sequence that follows an escape character from the rest of a line. Returns the
+/// parameters of the sequence if it sets colors.
+fn sequence(text: &str) -> (Option<String>, &str) {
+    let Some((first, after)) = next(text) else { return (None, after_abort(text)) };
+    match first {
+        '[' => control_sequence(after),
+        ']' | 'P' | 'X' | '^' | '_' => (None, after_string(after)),
+        ' '..='/' => {
+            let mut rest = after;
+            while let Some((c, after)) = next(rest) {
+                match c {
+                    ' '..='/' => rest = after,
+                    '0'..='~' => return (None, after),
+                    _ => return (None, rest),
+                }
+            }
+            (None, after_abort(rest))
+        }
+        '0'..='~' => (None, after),
+        _ => (None, text),
+    }
+}
+
+/// Splits the rest of a control sequence, after its introducer, from the rest of the line.
+fn control_sequence(text: &str) -> (Option<String>, &str) {
+    let (mut parameters, mut rest) = (String::new(), text);
+    while let Some((c, after)) = next(rest) {
+        match c {
+            ' '..='?' => parameters.push(c),
+            'm' => {
+                let is_color = parameters.bytes().all(|b| matches!(b, b'0'..=b';'));
+                return (is_color.then_some(parameters), after);
+            }
+            '@'..='~' => return (None, after),
+            _ => return (None, rest),
+        }
+        rest = after;
+    }
+    (None, after_abort(rest))
+}
+
+/// Returns the rest of a line after the text of an OSC, DCS, SOS, PM or APC, such as a title. If
+/// the line has no end of the text, the text is part of the line: a terminal would hide everything
+/// that follows.
+fn after_string(text: &str) -> &str {
+    let is_end = |c: char| c == ESCAPE || ABORTS.contains(&c) || matches!(c, '\u{7}' | '\u{9c}');
+    let Some((at, end)) = text.char_indices().find(|(_, c)| is_end(*c)) else { return text };
+    match text[at..].strip_prefix("\u{1b}\\") {
+        Some(after) => after,
+        // Another sequence begins.
+        None if end == ESCAPE => &text[at..],
+        None => &text[at + end.len_utf8()..],
+    }
+}
+
+/// Returns the next character of a sequence, and the text after it. Control characters within the
+/// sequence are skipped. Returns `None` if the sequence ends here: with the line, by an abort, or
+/// because another sequence begins.
+fn next(text: &str) -> Option<(char, &str)> {
+    let (at, c) = text.char_indices().find(|(_, c)| !c.is_control() || *c == ESCAPE || ABORTS.contains(c))?;
+    (!c.is_control()).then(|| (c, &text[at + c.len_utf8()..]))
+}
+
+/// Returns the text after an incomplete sequence, at which [`next`] returned `None`.
+fn after_abort(text: &str) -> &str {
+    let end = text.char_indices().find(|(_, c)| *c == ESCAPE || ABORTS.contains(c));
+    end.map_or("", |(at, c)| if c == ESCAPE { &text[at..] } else { &text[at + 1..] })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn colored(line: &str) -> String {
+        let mut out = String::new();
+        push_colored(&mut out, line);
+        out
+    }
+
+    #[test]
+    fn only_complete_color_sequences_are_kept() {
+        for (line, want) in [
+            ("a \u{1b}[1;31mred\u{1b}[m", "a \u{1b}[1;31mred\u{1b}[m"),
+            ("\u{1b}[38:5:1mx", "\u{1b}[38:5:1mx"),
+            // Control characters interrupt a sequence, but do not end it.
+            ("\u{1b}\u{7}[3\u{8}1mx", "\u{1b}[31mx"),
+            ("\u{1b}[3\u{18}1mx", "1mx"),
+            ("\u{1b}[3\u{1b}[1mx", "\u{1b}[1mx"),
+            // Cut off, or not a color.
+            ("a\u{1b}", "a"),
+            ("a\u{1b}[3", "a"),
+            ("a\u{1b}[2Jb\u{1b}[?25lc\u{1b}[1 qd", "abcd"),
+            ("\u{1b}[>4;1mx\u{1b}[?1mx", "xx"),
+            ("\u{1b}(Ba\u{1b}(\u{1b}7b\u{1b}Mc", "abc"),
+            ("\u{1b}éa\u{1b}[1éb", "éaéb"),
+            // Texts.
+            ("\u{1b}]0;title\u{7}after", "after"),
+            ("a\u{1b}]8;;http://x\u{1b}\\link\u{1b}]8;;\u{1b}\\ b", "alink b"),
+            ("\u{1b}Pq#0\u{1b}\\x \u{1b}[31mred", "x \u{1b}[31mred"),
+            ("\u{1b}]0;äö\u{7}ü", "ü"),
+            ("\u{1b}]0;a\u{1b}[1mb", "\u{1b}[1mb"),
+            ("before \u{1b}]0;without an end", "before 0;without an end"),
+            ("bell\u{7} c1\u{85}\u{9b}! \u{7f}é\ta", "bell c1! é\ta"),
+        ] {
+            assert_eq!(colored(line), want, "{line:?}");
+        }
+        assert_eq!(without_escapes("a\tb \u{1b}[31mred\u{1b}[0m\u{1b}]0;t\u{7}"), "a b red");
+    }
+
+    /// Returns true if a terminal would execute nothing of a text but complete color sequences.
+    fn is_harmless(text: &str) -> bool {
+        let mut parts = text.split(ESCAPE);
+        let is_plain = |part: &str| !part.contains(|c: char| c.is_control() && c != '\t');
+        let is_color = |part: &str| {
+            let parameters = part.strip_prefix('[').and_then(|part| part.split_once('m'));
+            parameters.is_some_and(|(parameters, _)| parameters.bytes().all(|b| matches!(b, b'0'..=b';')))
+        };
+        parts.next().is_some_and(is_plain) && parts.all(|part| is_plain(part) && is_color(part))
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_of_a_command_reaches_the_terminal_incomplete(
+            line in proptest::collection::vec(
+                prop_oneof![
+                    prop::sample::select("\u{1b}\u{7}\u{18}\u{8}\u{9b}\u{9c}[]()P_\\;:?0139mJ é".chars().collect::<Vec<_>>()),
+                    any::<char>(),
+                ],
+                0..40,
+            )
+        ) {
+            let line: String = line.into_iter().collect();
+            let shown = colored(&line);
+            prop_assert!(is_harmless(&shown), "{line:?}: {shown:?}");
+            prop_assert!(!without_escapes(&line).contains(char::is_control));
+            // A shown line stays the same.
+            prop_assert_eq!(colored(&shown), shown);
+        }
+
+        #[test]
+        fn text_between_sequences_is_kept(parts in proptest::collection::vec("[a-zé0-9;m ]{0,8}", 1..6)) {
+            let sequences = ["\u{1b}[2J", "\u{1b}]0;title\u{7}", "\u{1b}(B", "\u{1b}[?25l", "\u{1b}Px\u{1b}\\"];
+            let line: String = parts.iter().zip(sequences).map(|(part, sequence)| format!("{part}{sequence}")).collect();
+            let kept = parts.len().min(sequences.len());
+            prop_assert_eq!(colored(&line), parts[..kept].concat());
+        }
+    }
+}
