@@ -27,6 +27,15 @@ use crate::rootfs::Rootfs;
 use crate::solve::results::{Results, VertexResult};
 use crate::solve::schedule::Schedule;
 
+/// The build that made a cache mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MountOrigin {
+    /// This one, by a command or from a cache.
+    ThisBuild,
+    /// One whose secrets are not known, and may be in the mount.
+    EarlierBuild,
+}
+
 /// The state of the part of a build that runs inside the builder's namespaces, for one platform.
 pub(crate) struct StepEnv<'a> {
     pub request: &'a BuildRequest,
@@ -47,7 +56,7 @@ pub(crate) struct StepEnv<'a> {
     /// For each vertex, true if a command that mounts such a secret contributed to its files.
     pub exposed: Vec<bool>,
     /// The cache mounts that commands used, with their names.
-    used_mounts: Mutex<BTreeMap<CacheId, String>>,
+    used_mounts: Mutex<BTreeMap<CacheId, (String, MountOrigin)>>,
     /// The command that failed first: the time of failure, and its request with its files.
     pub failed_run: Mutex<Option<(u64, RunRequest)>>,
 }
@@ -107,13 +116,13 @@ impl<'a> StepEnv<'a> {
         self.events.first() + id.position()
     }
 
-    /// Notes that a command uses a cache mount.
-    pub fn note_mount(&self, id: &CacheId, name: &str) {
-        locked(&self.used_mounts).insert(*id, name.to_string());
+    /// Notes that a command uses a cache mount. The first use tells its origin.
+    pub fn note_mount(&self, id: &CacheId, name: &str, origin: MountOrigin) {
+        locked(&self.used_mounts).entry(*id).or_insert_with(|| (name.to_string(), origin));
     }
 
     /// Returns the cache mounts that commands used, with their names.
-    pub fn used_mounts(&self) -> BTreeMap<CacheId, String> {
+    pub fn used_mounts(&self) -> BTreeMap<CacheId, (String, MountOrigin)> {
         locked(&self.used_mounts).clone()
     }
 

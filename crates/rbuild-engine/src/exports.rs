@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rbuild_image::{ImageId, ManifestDigest};
+use rbuild_image::{ImageId, ManifestDigest, Reference};
 use rbuild_layer::LayerForm;
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::{CacheKey, CachedStep, Image};
@@ -50,6 +50,8 @@ pub struct CacheExport {
     /// Form of the layers.
     pub form: LayerForm,
     pub mode: CacheMode,
+    /// Name of the cache, if it is in a registry.
+    pub registry: Option<Reference>,
     /// Cache mounts that are written, too.
     pub mounts: MountChoice,
     /// Maximum size of a cache mount in bytes, compressed.
@@ -67,6 +69,12 @@ pub enum MountChoice {
 }
 
 impl CacheExport {
+    /// Returns true if it is written to the repository of that name.
+    pub(crate) fn is_in_repository_of(&self, name: &Reference) -> bool {
+        let repository = |name: &Reference| (name.registry().to_string(), name.path().to_string());
+        self.registry.as_ref().is_some_and(|own| repository(own) == repository(name))
+    }
+
     /// Returns true if cache mounts with that ID are written.
     pub(crate) fn takes_mount(&self, id: &str) -> bool {
         match &self.mounts {

@@ -30,6 +30,8 @@ pub(crate) enum BuildWarning<'a> {
     LostMount { name: &'a str, cache: &'a str, cause: &'a str },
     /// A cache mount contains the value of a secret, and is not written to a cache.
     MountWithSecret { name: &'a str },
+    /// A cache mount may contain secrets that are not known, and is not written to a cache.
+    MountOfEarlierBuilds { name: &'a str },
     /// A cache mount cannot be written to a cache.
     NotPacked { name: &'a str, cause: &'a str },
 }
@@ -63,6 +65,12 @@ impl BuildWarning<'_> {
             BuildWarning::MountWithSecret { name } => {
                 format!("the cache mount `{name}` contains the value of a secret, so no cache gets it")
             }
+            BuildWarning::MountOfEarlierBuilds { name } => {
+                format!(
+                    "the cache mount `{name}` was made by an earlier build, whose secrets may be in it, so no cache \
+                     gets it"
+                )
+            }
             BuildWarning::NotPacked { name, cause } => {
                 format!("the cache mount `{name}` cannot be packed, so no cache gets it: {cause}")
             }
@@ -81,6 +89,7 @@ impl BuildWarning<'_> {
             BuildWarning::LostLayer { .. }
             | BuildWarning::LostMount { .. }
             | BuildWarning::MountWithSecret { .. }
+            | BuildWarning::MountOfEarlierBuilds { .. }
             | BuildWarning::NotPacked { .. } => None,
         }
     }
@@ -113,6 +122,7 @@ mod tests {
             BuildWarning::LostLayer { cache: "`/cache`", cause: "it is missing" },
             BuildWarning::LostMount { name: "/root/.cache", cache: "`/cache`", cause: "it is missing" },
             BuildWarning::MountWithSecret { name: "/root/.cache" },
+            BuildWarning::MountOfEarlierBuilds { name: "/root/.cache" },
             BuildWarning::NotPacked { name: "/root/.cache", cause: "`x` is a socket" },
         ];
         let variants = variants!(BuildWarning {
@@ -126,6 +136,7 @@ mod tests {
             LostLayer,
             LostMount,
             MountWithSecret,
+            MountOfEarlierBuilds,
             NotPacked,
         });
         let words = |warning: &BuildWarning| format!("{}\n  remedy: {:?}", warning.text(), warning.help());

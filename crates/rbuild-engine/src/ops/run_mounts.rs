@@ -21,7 +21,7 @@ use rbuild_store::{
 };
 
 use crate::builder_paths::BindPoint;
-use crate::env::StepEnv;
+use crate::env::{MountOrigin, StepEnv};
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::ops::copy::{self, copy};
@@ -144,14 +144,16 @@ fn caches(
     let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
     for (id, mounts) in wanted {
         let (_, first, seed) = mounts[0];
-        env.note_mount(&id, &first.id);
+        let mut origin = MountOrigin::EarlierBuild;
         let sharing = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
         let cache = env.store.cache_mounts().cache_mount(&env.rootfs.work, &id, sharing, |dir| {
+            origin = MountOrigin::ThisBuild;
             if shared_caches::restore(env, &id, &first.id, dir)? {
                 return Ok::<_, StepError>(());
             }
             fill_cache(env, vertex, first, seed, dir)
         })?;
+        env.note_mount(&id, &first.id, origin);
         caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
     }
     Ok(caches)

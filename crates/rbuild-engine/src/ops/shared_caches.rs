@@ -7,7 +7,7 @@ use rbuild_linux::RootDir;
 use rbuild_store::{CacheId, CacheKey, CachedStep, LayerVariant, ResultId};
 use rbuild_transport::LostLayer;
 
-use crate::env::StepEnv;
+use crate::env::{MountOrigin, StepEnv};
 use crate::error::Result;
 use crate::event::Event;
 use crate::export::secret_scan;
@@ -58,10 +58,14 @@ pub(crate) fn packed(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
     // A secret that is too short to be searched for may be anywhere.
     let is_searchable = secret_scan::searched(&env.request.secrets).count() == env.request.secrets.len();
     let mut found = Vec::new();
-    for (id, name) in env.used_mounts().into_iter().filter(|(_, name)| is_searchable && is_taken(name)) {
+    for (id, (name, origin)) in env.used_mounts().into_iter().filter(|(_, (name, _))| is_searchable && is_taken(name)) {
         let Some(cache) = env.store.cache_mounts().idle_mount(&id)? else { continue };
         if !env.leaks.is_empty() && env.leaks.in_tree(&cache.dir)?.first().is_some() {
             env.events.send(Event::Warning(BuildWarning::MountWithSecret { name: &name }.into()));
+            continue;
+        }
+        if origin == MountOrigin::EarlierBuild {
+            env.events.send(Event::Warning(BuildWarning::MountOfEarlierBuilds { name: &name }.into()));
             continue;
         }
         let variant = LayerVariant::exact(LayerForm::ZSTD);

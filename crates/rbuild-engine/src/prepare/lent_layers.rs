@@ -66,6 +66,10 @@ pub(crate) fn layers_of_steps<'a>(
                     return Ok(None);
                 };
                 let is_here = store.blobs().has_complete_blob(&part.digest, part.size)?;
+                // A cache elsewhere is written from layers of the store.
+                if !is_here && request.cache_exports.iter().any(|export| !export.is_in_repository_of(name)) {
+                    return Ok(None);
+                }
                 let lent = (!is_here).then(|| LentLayer { part, name: name.clone() });
                 KnownLayer { layer: (layer.descriptor(), layer.diff_id), lent }
             }

@@ -4,6 +4,8 @@
 //! A layer has times of whole seconds. So has a tree that is made from one, as if it came from an
 //! image.
 
+use std::ops::RangeInclusive;
+
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType};
 use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, examine};
 use rbuild_linux::{RootDir, Timestamp, UidGid};
@@ -49,6 +51,18 @@ pub struct CachedStep {
     /// True if the step mounted secrets and its files were searched for them.
     #[serde(rename = "x", default, skip_serializing_if = "is_false")]
     pub is_searched: bool,
+}
+
+/// The seconds that dates of documents can express: those of the years 1 to 9999.
+const SECONDS_OF_DATES: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+impl CachedStep {
+    /// Returns true if its times can be those of files and documents. Records of caches are not
+    /// trusted.
+    pub fn has_valid_times(&self) -> bool {
+        let (sec, nsec) = self.layer.mtime;
+        SECONDS_OF_DATES.contains(&self.created) && SECONDS_OF_DATES.contains(&sec) && nsec < 1_000_000_000
+    }
 }
 
 fn is_false(value: &bool) -> bool {

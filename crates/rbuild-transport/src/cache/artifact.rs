@@ -127,7 +127,7 @@ pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Cach
         let packed = blobs.document(&info(layer)?.digest)?;
         rest.parse(&packed, &mut |line| {
             // The first record of a key applies.
-            if let Ok(step) = serde_json::from_slice::<CachedStep>(line) {
+            if let Some(step) = serde_json::from_slice::<CachedStep>(line).ok().filter(CachedStep::has_valid_times) {
                 steps.entry(step.key).or_insert(step);
             }
         })?;

@@ -86,7 +86,8 @@ fn steps_of_image(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Option<Cach
     })?;
     let mut steps = CachedSteps::new();
     parse_lines(&packed, &mut |line| {
-        if let Some(step) = completed(line, &manifest, &config.rootfs.diff_ids) {
+        let step = completed(line, &manifest, &config.rootfs.diff_ids);
+        if let Some(step) = step.filter(CachedStep::has_valid_times) {
             steps.entry(step.key).or_insert(step);
         }
     })?;

@@ -82,11 +82,20 @@ pub fn tag_of_scope(prefix: &str, scope: &str) -> String {
     let clean = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' };
     let cleaned: String = scope.chars().map(clean).collect();
     let tag = format!("{prefix}-{cleaned}");
-    if cleaned == scope && tag.len() + MAX_SUFFIX <= MAX_TAG {
+    if cleaned == scope && tag.len() + MAX_SUFFIX <= MAX_TAG && !has_suffix(scope) {
         return tag;
     }
     let kept: String = tag.chars().take(MAX_TAG - MAX_SUFFIX - DIGITS - 1).collect();
     format!("{kept}-{}", &BlobDigest::of(scope.as_bytes()).hex()[..DIGITS])
+}
+
+/// Returns true if a scope ends like a tag with digits of a hash, or like that of a shard. Whoever
+/// chooses the name of a branch could otherwise choose the tag of another scope.
+fn has_suffix(scope: &str) -> bool {
+    let Some((_, last)) = scope.rsplit_once('-') else { return false };
+    let is_hash = last.len() == DIGITS && last.chars().all(|c| c.is_ascii_hexdigit());
+    let is_shard = last.strip_prefix('s').is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()));
+    is_hash || is_shard
 }
 
 /// Returns the steps of all shards. Of equal steps, the one that was made last applies: machines
@@ -150,6 +159,12 @@ mod tests {
             .map(|scope| tag_of_scope("cache", scope));
         let distinct: std::collections::BTreeSet<&String> = changed.iter().collect();
         assert_eq!(distinct.len(), changed.len(), "{changed:?}");
+        let taken = tag_of_scope("cache", "release/1.0");
+        let chosen = taken.strip_prefix("cache-").unwrap();
+        assert_ne!(tag_of_scope("cache", chosen), taken, "the hash of another scope");
+        let shard = RemoteCache::new("a.io/b:cache-main".parse().unwrap(), 4).names()[3].clone();
+        assert_eq!(shard.tag(), Some("cache-main-s2"));
+        assert_ne!(tag_of_scope("cache", "main-s2"), "cache-main-s2", "the shard of another scope");
         for tag in &changed {
             let name: Reference = format!("a.io/b:{tag}").parse().unwrap();
             assert!(RemoteCache::new(name, 64).names().len() == 65);

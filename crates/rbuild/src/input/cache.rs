@@ -313,6 +313,10 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message);
             if let Ok(Some(steps)) = &answer {
                 for cause in &steps.faults {
+                    if is_required {
+                        let problem = format!("--cache-from {text}: cannot read a part of the cache: {cause}");
+                        return Err(Failure::new(problem));
+                    }
                     let text = format!("--cache-from {text}: cannot read a part of the cache: {cause}");
                     terminal::warning(rbuild_engine::Warning { text, help: None });
                 }
@@ -374,7 +378,11 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
             CachePlace::Directory(LocalCache { dir: output::directory(Path::new(dest))?, tag: fields.tags().remove(0) })
         };
         let (mounts, max_mount) = (fields.mounts(), fields.max_mount()?);
-        let export = CacheExport { form, mode, mounts, max_mount };
+        let registry = match &to {
+            CachePlace::Registry(cache) => Some(cache.name().clone()),
+            CachePlace::Directory(_) | CachePlace::Image => None,
+        };
+        let export = CacheExport { form, mode, registry, mounts, max_mount };
         targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors });
     }
     Ok(targets)
