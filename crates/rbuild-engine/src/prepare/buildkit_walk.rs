@@ -50,7 +50,7 @@ impl<'a> BuildKitWalk<'a> {
             let of_vertex = self.records_of(cache, known, vertex, selected_files)?;
             let below = vertex.parent.and_then(|parent| self.layers[parent.position()].as_deref());
             if let (None, Some(key), Some(below)) = (&found, key, below) {
-                let step = of_vertex.iter().find_map(|record| step_of(cache, *record, below, vertex, key));
+                let step = step_of(cache, &of_vertex, below, &vertex.step, key);
                 found = step.and_then(|step| self.caches.found_in(number, step));
             }
             self.records[at].1.push(of_vertex);
@@ -134,7 +134,8 @@ impl<'a> BuildKitWalk<'a> {
         selected_files: &[Selection],
     ) -> Result<Option<InputRecords>> {
         if let FileSource::Vertex(stage) = &step.from {
-            let records = known[stage.position()].clone();
+            let (records, layers) = (known[stage.position()].clone(), self.layers[stage.position()].as_deref());
+            let records = of_same_files(cache, records, &self.graph.vertices[*stage].step, layers);
             return Ok(Some(InputRecords { whole: BTreeSet::new(), selected: Some((keys.selector, records)) }));
         }
         let Some(files) = selected_files.first() else { return Ok(None) };
@@ -153,19 +154,37 @@ impl<'a> BuildKitWalk<'a> {
     }
 }
 
-/// Returns the step of a record whose topmost layer lies on the layers `below`.
+/// Returns those records of a stage or an image that stand for the files that it has in this build.
+/// A record identifies an image by its content. It identifies a stage by its definition, so its
+/// layers are compared: other executions have other files.
+fn of_same_files(
+    cache: &BuildKitCache,
+    mut records: BTreeSet<usize>,
+    top: &Step,
+    layers: Option<&[DiffId]>,
+) -> BTreeSet<usize> {
+    if !matches!(top, Step::Image { .. }) {
+        records.retain(|record| layers.is_some_and(|layers| cache.has_only_result(*record, layers)));
+    }
+    records
+}
+
+/// Returns the step of the records, whose layer lies on the layers `below`.
 fn step_of(
     cache: &BuildKitCache,
-    record: usize,
+    records: &BTreeSet<usize>,
     below: &[DiffId],
-    vertex: &Vertex,
+    step: &Step,
     key: &CacheKey,
 ) -> Option<CachedStep> {
-    let (layer, created) = cache.results(record).into_iter().find_map(|(chain, made)| {
-        let (top, others) = chain.split_last()?;
-        others.iter().map(|layer| layer.diff_id).eq(below.iter().copied()).then_some((*top, made))
-    })?;
-    let result = match &vertex.step {
+    let mut results = records.iter().flat_map(|record| cache.results_on(*record, below));
+    let (layer, created) = results.next()?;
+    let copies_stage = matches!(step, Step::Copy(CopyStep { from: FileSource::Vertex(_), .. }));
+    // A second layer may be of another execution of the stage.
+    if copies_stage && results.any(|(other, _)| other.diff_id != layer.diff_id) {
+        return None;
+    }
+    let result = match step {
         Step::Run(_) => {
             let mut hasher = Hasher::new();
             hasher.field("execution by BuildKit").field(key.bytes()).field(layer.diff_id.to_string());
@@ -175,4 +194,50 @@ fn step_of(
     };
     let layer = StepLayer::of_other_builder(layer.blob, layer.size, layer.diff_id, &layer.form, created);
     Some(CachedStep { key: *key, shared: None, result, layer, created, used: 0, is_searched: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_plan::WorkdirStep;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn copies_from_stages_are_those_of_the_same_execution() {
+        let diff_id = |name: &str| DiffId::of(name.as_bytes());
+        let layer = |(name, below): (&str, Option<usize>)| {
+            let blob = rbuild_image::BlobDigest::of(name.as_bytes());
+            json!({"below": below,
+                "layer": {"blob": blob, "size": 9, "diff_id": diff_id(name), "form": "gzip"}})
+        };
+        let layers: Vec<_> = [("base", None), ("one", Some(0)), ("two", Some(0)), ("copy", Some(0))].map(layer).into();
+        let record = |tops: &[usize]| {
+            let results: Vec<_> = tops.iter().map(|top| json!([{"Top": top}, 7])).collect();
+            json!({"digest": rbuild_image::BlobDigest::of(b"record"), "inputs": [], "results": results})
+        };
+        let records: Vec<_> = [&[1][..], &[2], &[1, 2], &[]].map(record).into();
+        let cache: BuildKitCache = serde_json::from_value(json!({"layers": layers, "records": records})).unwrap();
+        let stage = Step::Workdir(WorkdirStep { path: "/".into(), user: String::new(), time: None });
+        let (one, other) = ([diff_id("base"), diff_id("one")], [diff_id("base"), diff_id("local")]);
+        for (layers, want) in [(Some(&one[..]), [0].into()), (Some(&other), BTreeSet::new()), (None, BTreeSet::new())] {
+            assert_eq!(of_same_files(&cache, (0..4).collect(), &stage, layers), want);
+        }
+        let image = Step::Image {
+            name: "x".into(),
+            manifest: rbuild_image::BlobDigest::of(b"image").to_string().parse().unwrap(),
+            platform: "linux/amd64".parse().unwrap(),
+            diff_ids: vec![diff_id("base")],
+        };
+        assert_eq!(of_same_files(&cache, [3].into(), &image, None), [3].into());
+
+        let copy = Step::Copy(CopyStep { from: FileSource::Vertex(VertexId::new(0)), ..CopyStep::default() });
+        let found = |records: &[usize], step: &Step| {
+            let records = records.iter().copied().collect();
+            step_of(&cache, &records, &one[..1], step, &CacheKey::of(b"key")).map(|step| step.layer.diff_id)
+        };
+        assert_eq!(found(&[0, 3], &copy), Some(diff_id("one")));
+        assert_eq!((found(&[0, 1], &copy), found(&[2], &copy)), (None, None), "results of two executions");
+        assert_eq!(found(&[2], &stage), Some(diff_id("one")));
+    }
 }

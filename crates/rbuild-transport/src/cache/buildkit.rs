@@ -12,15 +12,15 @@ use serde_json::Value;
 
 use crate::blobs::{BlobInfo, BlobSource};
 use crate::cache::artifact::BUILDKIT_CONFIG;
-use crate::cache::inline::{FOREIGN_INLINE_RECORDS, is_image};
+use crate::cache::inline::{FOREIGN_INLINE_RECORDS, is_image, of_images};
 use crate::error::{Result, TransportError};
 
 /// Annotation with the diffID of a layer.
 const DIFF_ID: &str = "containerd.io/uncompressed";
 /// Maximum number of records, and of layers.
 const MAX_ITEMS: usize = 100_000;
-/// Maximum number of layers of a result.
-const MAX_CHAIN: usize = 1000;
+/// Maximum number of commas and brackets in the text of records. It limits the memory for lists.
+const MAX_SEPARATORS: usize = 1_000_000;
 
 /// The records of a cache of BuildKit, and its layers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +54,16 @@ struct CacheRecord {
     digest: BlobDigest,
     /// For each input, the alternatives.
     inputs: Vec<Vec<RecordLink>>,
-    /// Lists of layers, lowest first, with the times at which they were made.
-    chains: Vec<(Vec<usize>, i64)>,
+    results: Vec<(ResultLayers, i64)>,
+}
+
+/// The layers of a result, which was made at some time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum ResultLayers {
+    /// The topmost one. The others are those below it.
+    Top(usize),
+    /// All, lowest first.
+    List(Vec<usize>),
 }
 
 /// A record of an input: the whole of it, or the files that a selector stands for.
@@ -106,6 +114,29 @@ impl BuildKitCache {
         self.records.len()
     }
 
+    /// Returns the cache with the records of another one.
+    fn joined(mut self, other: BuildKitCache) -> BuildKitCache {
+        let (layers, records) = (self.layers.len(), self.records.len());
+        self.layers.extend(other.layers.into_iter().map(|layer| {
+            let below = layer.below.map(|below| below.saturating_add(layers));
+            CacheLayer { below, ..layer }
+        }));
+        self.records.extend(other.records.into_iter().map(|mut record| {
+            for link in record.inputs.iter_mut().flatten() {
+                link.record = link.record.saturating_add(records);
+            }
+            for (result, _) in &mut record.results {
+                let numbers = match result {
+                    ResultLayers::Top(top) => std::slice::from_mut(top),
+                    ResultLayers::List(list) => list,
+                };
+                numbers.iter_mut().for_each(|number| *number = number.saturating_add(layers));
+            }
+            record
+        }));
+        self
+    }
+
     /// Returns the records of a vertex without inputs, whose digest is one of these.
     pub fn sources(&self, vertex: &[BlobDigest]) -> BTreeSet<usize> {
         self.steps(vertex, &[])
@@ -132,15 +163,44 @@ impl BuildKitCache {
         self.records.iter().enumerate().filter(|(_, record)| is_match(record)).map(|(number, _)| number).collect()
     }
 
-    /// Returns the layers of the results of a record, lowest first, with the time at which each was
-    /// made. Results with a layer that the cache does not have are left out.
-    pub fn results(&self, record: usize) -> Vec<(Vec<&BuildKitLayer>, i64)> {
-        let Some(record) = self.records.get(record) else { return Vec::new() };
-        let layer = |number: &usize| self.layers.get(*number)?.layer.as_ref();
-        let chain =
-            |(numbers, made): &(Vec<usize>, i64)| Some((numbers.iter().map(layer).collect::<Option<_>>()?, *made));
-        record.chains.iter().filter_map(chain).collect()
+    /// Returns the topmost layers of those results of a record that lie on the layers `below`, with
+    /// the times at which they were made.
+    pub fn results_on(&self, record: usize, below: &[DiffId]) -> impl Iterator<Item = (&BuildKitLayer, i64)> {
+        self.results(record).filter_map(move |(result, made)| {
+            let mut layers = self.downwards(result);
+            let top = layers.next()??;
+            has_layers(layers, below).then_some((top, *made))
+        })
     }
+
+    /// Returns true if a record has results, and all of them have these layers.
+    pub fn has_only_result(&self, record: usize, layers: &[DiffId]) -> bool {
+        let mut results = self.results(record).peekable();
+        results.peek().is_some() && results.all(|(result, _)| has_layers(self.downwards(result), layers))
+    }
+
+    fn results(&self, record: usize) -> impl Iterator<Item = &(ResultLayers, i64)> {
+        self.records.get(record).into_iter().flat_map(|record| &record.results)
+    }
+
+    /// Returns the layers of a result from the topmost one down; `None` for unknown ones. Links of
+    /// damaged caches may form a circle, so the layers may have no end.
+    fn downwards<'c>(&'c self, result: &'c ResultLayers) -> Box<dyn Iterator<Item = Option<&'c BuildKitLayer>> + 'c> {
+        let layer = |number: usize| self.layers.get(number).and_then(|layer| layer.layer.as_ref());
+        match result {
+            ResultLayers::Top(top) => {
+                let below = |number: &usize| self.layers.get(*number)?.below;
+                Box::new(std::iter::successors(Some(*top), below).map(layer))
+            }
+            ResultLayers::List(list) => Box::new(list.iter().rev().copied().map(layer)),
+        }
+    }
+}
+
+/// Returns true if the layers, from the topmost one down, are known and equal to `expected`, whose
+/// first one is the lowest.
+fn has_layers<'c>(layers: impl Iterator<Item = Option<&'c BuildKitLayer>>, expected: &[DiffId]) -> bool {
+    layers.map(|layer| layer.map(|layer| layer.diff_id)).eq(expected.iter().rev().copied().map(Some))
 }
 
 /// The configuration as BuildKit writes it.
@@ -196,6 +256,14 @@ struct ChainText {
     created: String,
 }
 
+/// Reads the text of records. Each item of a list is preceded by a comma or a bracket.
+fn parse_records<'t, T: Deserialize<'t>>(text: &'t [u8], what: &'static str) -> Result<T> {
+    if text.iter().filter(|byte| matches!(byte, b',' | b'[')).count() > MAX_SEPARATORS {
+        return Err(TransportError::other("its records have more than 1000000 items"));
+    }
+    serde_json::from_slice(text).map_err(TransportError::document(what))
+}
+
 fn seconds(time: &str) -> i64 {
     time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second)
 }
@@ -209,29 +277,16 @@ fn cache_of(text: ConfigText, known: &HashMap<BlobDigest, BuildKitLayer>) -> Res
         layer: layer.blob.and_then(|blob| known.get(&blob).cloned()),
         below: usize::try_from(layer.parent).ok(),
     });
-    let layers: Vec<CacheLayer> = layers.collect();
-    let chain_to = |top: usize| {
-        let (mut chain, mut next) = (Vec::new(), Some(top));
-        while let Some(number) = next {
-            // Links may form a circle.
-            if chain.len() == MAX_CHAIN {
-                return None;
-            }
-            chain.push(number);
-            next = layers.get(number)?.below;
-        }
-        chain.reverse();
-        Some(chain)
-    };
+    let layers = layers.collect();
     let records = text.records.into_iter().map(|record| {
         let link = |link: LinkText| {
             let selector = if link.selector.is_empty() { None } else { Some(link.selector.parse().ok()?) };
             Some(RecordLink { selector, record: link.link })
         };
         let inputs = record.inputs.into_iter().map(|links| links.into_iter().filter_map(link).collect());
-        let results = record.layers.iter().filter_map(|made| Some((chain_to(made.layer)?, seconds(&made.created))));
-        let chains = record.chains.iter().map(|chain| (chain.layers.clone(), seconds(&chain.created)));
-        CacheRecord { digest: record.digest, inputs: inputs.collect(), chains: results.chain(chains).collect() }
+        let tops = record.layers.iter().map(|made| (ResultLayers::Top(made.layer), seconds(&made.created)));
+        let lists = record.chains.into_iter().map(|made| (ResultLayers::List(made.layers), seconds(&made.created)));
+        CacheRecord { digest: record.digest, inputs: inputs.collect(), results: tops.chain(lists).collect() }
     });
     let records = records.collect();
     Ok(BuildKitCache { layers, records })
@@ -271,8 +326,8 @@ pub(crate) fn buildkit_config(manifest: &Value) -> Option<BlobInfo> {
     Some(BlobInfo { digest: entry["digest"].as_str()?.parse().ok()?, size: entry["size"].as_u64()? })
 }
 
-/// Reads a cache of BuildKit: from an image manifest, from an index, or from the configuration of
-/// an image. Returns `None` if it is something else.
+/// Reads a cache of BuildKit: from an image manifest, from an index, or from the configurations of
+/// an image or of the images of an index. Returns `None` if it is something else.
 ///
 /// # Errors
 ///
@@ -281,10 +336,18 @@ pub(crate) fn read_buildkit(manifest: &[u8], blobs: &dyn BlobSource) -> Result<O
     let document: Value = serde_json::from_slice(manifest).map_err(TransportError::document("the cache's manifest"))?;
     if let Some(config) = buildkit_config(&document) {
         let text = blobs.document(&config.digest)?;
-        let text = serde_json::from_slice(&text).map_err(TransportError::document("the cache's configuration"))?;
+        let text = parse_records(&text, "the cache's configuration")?;
         let all = ["layers", "manifests"].map(|name| document[name].as_array().cloned().unwrap_or_default()).concat();
         return cache_of(text, &layers_of(&all)).map(Some);
     }
+    if document["manifests"].is_array() {
+        let images = of_images(&document, blobs, |image| of_image(image, blobs))?;
+        return Ok(images.into_iter().reduce(BuildKitCache::joined));
+    }
+    of_image(manifest, blobs)
+}
+
+fn of_image(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Option<BuildKitCache>> {
     match parse_manifest(manifest) {
         Ok(parsed) if is_image(&parsed) => inline_cache(&parsed, blobs),
         _ => Ok(None),
@@ -299,7 +362,7 @@ fn inline_cache(manifest: &ImageManifest, blobs: &dyn BlobSource) -> Result<Opti
     let Some(text) = config.rest.get(FOREIGN_INLINE_RECORDS).and_then(Value::as_str) else { return Ok(None) };
     let what = "the records in the image configuration";
     let text = decode_text(text).ok_or_else(|| TransportError::document(what)("they are not encoded as base64"))?;
-    let records: Vec<RecordText> = serde_json::from_slice(&text).map_err(TransportError::document(what))?;
+    let records: Vec<RecordText> = parse_records(&text, what)?;
     let pairs = manifest.layers().iter().zip(&config.rootfs.diff_ids);
     let known: Vec<Option<BuildKitLayer>> = pairs
         .map(|(layer, diff_id)| {

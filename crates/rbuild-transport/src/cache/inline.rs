@@ -13,10 +13,12 @@ use crate::error::{Result, TransportError};
 pub const INLINE_RECORDS: &str = "rbuild.cache.v1";
 /// Key of the records of BuildKit. Neither is inherited from a base image.
 pub const FOREIGN_INLINE_RECORDS: &str = "moby.buildkit.cache.v0";
+/// Annotation of the attestations in an index.
+const ATTESTATION: &str = "vnd.docker.reference.type";
 /// The fields of a record that the manifest of the image states.
 const OF_MANIFEST: [&str; 5] = ["l", "m", "f", "s", "n"];
 /// Maximum number of images of an index that are read.
-pub(crate) const MAX_IMAGES: usize = 16;
+const MAX_IMAGES: usize = 16;
 
 /// Returns the records of steps for the configuration of an image with their layers.
 ///
@@ -43,27 +45,56 @@ pub fn inline_records(steps: &[CachedStep]) -> Result<String> {
 ///
 /// # Errors
 ///
-/// Fails if a document is missing or damaged, or if no image has records.
+/// Fails if a document is missing or damaged. Those of an index may be, unless all are.
 pub(crate) fn read_inline(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Option<CachedSteps>> {
     let document: Value = serde_json::from_slice(manifest).map_err(TransportError::document("the cache's manifest"))?;
+    if !document["manifests"].is_array() {
+        return steps_of_image(manifest, blobs);
+    }
     let mut found: Option<CachedSteps> = None;
-    if let Some(entries) = document["manifests"].as_array() {
-        for entry in entries.iter().take(MAX_IMAGES) {
-            let digest = entry["digest"].as_str().unwrap_or_default().parse();
-            let digest: BlobDigest = digest.map_err(TransportError::document("the image index"))?;
-            let below = blobs.document(&digest)?;
-            if let Some(steps) = steps_of_image(&below, blobs)? {
-                // The first record of a key applies.
-                let all = found.get_or_insert_default();
-                for (key, step) in steps {
-                    all.entry(key).or_insert(step);
-                }
-            }
+    for steps in of_images(&document, blobs, |image| steps_of_image(image, blobs))? {
+        // The first record of a key applies.
+        let all = found.get_or_insert_default();
+        for (key, step) in steps {
+            all.entry(key).or_insert(step);
         }
-    } else {
-        found = steps_of_image(manifest, blobs)?;
     }
     Ok(found)
+}
+
+/// Returns the entries of an index without attestations; none if the document is no index.
+pub(crate) fn image_entries(index: &Value) -> impl Iterator<Item = &Value> {
+    let is_image = |entry: &&Value| entry["annotations"][ATTESTATION].is_null();
+    index["manifests"].as_array().into_iter().flatten().filter(is_image).take(MAX_IMAGES)
+}
+
+/// Reads the images of an index with `read`, which returns `None` for one without records. Leaves
+/// out attestations, and images that are missing or damaged.
+///
+/// # Errors
+///
+/// Fails if no image can be read.
+pub(crate) fn of_images<T>(
+    index: &Value,
+    blobs: &dyn BlobSource,
+    read: impl Fn(&[u8]) -> Result<Option<T>>,
+) -> Result<Vec<T>> {
+    let read = |entry: &Value| {
+        let digest = entry["digest"].as_str().unwrap_or_default().parse();
+        let digest: BlobDigest = digest.map_err(TransportError::document("the image index"))?;
+        read(&blobs.document(&digest)?)
+    };
+    let (mut all, mut failure, mut has_readable) = (Vec::new(), None, false);
+    for image in image_entries(index).map(read) {
+        match image {
+            Ok(found) => {
+                has_readable = true;
+                all.extend(found);
+            }
+            Err(e) => failure = failure.or(Some(e)),
+        }
+    }
+    failure.filter(|_| !has_readable).map_or(Ok(all), Err)
 }
 
 /// Returns true if a manifest is that of an image, by the type of its configuration.
@@ -160,10 +191,24 @@ mod tests {
         });
         assert_eq!(found, steps(want));
         assert_eq!(inline_records(&made).unwrap(), records, "equal steps have equal bytes");
-        let index = json!({"schemaVersion": 2, "manifests": [{"digest": BlobDigest::of(&manifest).to_string()}]});
         let mut blobs = blobs;
-        blobs.0.insert(BlobDigest::of(&manifest), manifest);
-        assert_eq!(read_inline(&serde_json::to_vec(&index).unwrap(), &blobs).unwrap(), Some(found));
+        let mut put = |bytes: Vec<u8>| {
+            let digest = BlobDigest::of(&bytes);
+            blobs.0.insert(digest, bytes);
+            digest.to_string()
+        };
+        let own = json!({"digest": put(manifest)});
+        let nested = json!({"digest": put(br#"{"schemaVersion": 2, "manifests": []}"#.to_vec())});
+        let missing = json!({"digest": BlobDigest::of(b"missing").to_string()});
+        let attestation = json!({"digest": own["digest"], "annotations": {ATTESTATION: "attestation-manifest"}});
+        let many = vec![attestation.clone(); MAX_IMAGES];
+        let read = |entries: &[Value]| {
+            read_inline(json!({"schemaVersion": 2, "manifests": entries}).to_string().as_bytes(), &blobs)
+        };
+        assert_eq!(read(&[nested.clone(), missing.clone(), json!({}), own.clone()]).unwrap(), Some(found.clone()));
+        assert_eq!(read(&[&many[..], &[own]].concat()).unwrap(), Some(found));
+        assert_eq!(read(&[attestation]).unwrap(), None);
+        assert!(read(&[missing]).is_err() && read(&[nested]).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource};
 use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type, damaged_document, steps_to_extend};
 use crate::cache::buildkit::buildkit_config;
 use crate::cache::imported::{WantedLayer, fetch_layer};
-use crate::cache::inline::{MAX_IMAGES, is_image};
+use crate::cache::inline::{image_entries, is_image};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged, own_share};
 use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
 use crate::cache::shards::{RemoteCache, union};
@@ -162,12 +162,18 @@ impl RemoteDocuments<'_> {
         if let Some(config) = buildkit_config(&document) {
             return Ok(Prefetched([(config.digest, self.blob(&config)?)].into()));
         }
-        let (mut found, mut manifests) = (HashMap::new(), vec![manifest.to_vec()]);
-        if let Some(entries) = document["manifests"].as_array() {
-            let digests = entries.iter().take(MAX_IMAGES).filter_map(|entry| entry["digest"].as_str()?.parse().ok());
+        let (mut found, mut manifests) = (HashMap::<BlobDigest, Vec<u8>>::new(), vec![manifest.to_vec()]);
+        if document["manifests"].is_array() {
+            let digests = image_entries(&document).filter_map(|entry| entry["digest"].as_str()?.parse().ok());
             let digests: Vec<BlobDigest> = digests.collect();
-            manifests = try_map(CONNECTIONS, &digests, |digest| self.manifest(digest))?;
-            found.extend(digests.into_iter().zip(manifests.iter().cloned()));
+            // A registry may not have the images of all platforms.
+            let read = try_map(CONNECTIONS, &digests, |digest| match self.manifest(digest) {
+                Err(TransportError::Registry(e)) if is_missing(&e) => Ok(None),
+                manifest => manifest.map(Some),
+            })?;
+            let read = digests.into_iter().zip(read).filter_map(|(digest, manifest)| Some((digest, manifest?)));
+            found.extend(read);
+            manifests = found.values().cloned().collect();
         }
         let configs = manifests.iter().filter_map(|manifest| {
             let parsed = parse_manifest(manifest).ok()?;
@@ -175,7 +181,12 @@ impl RemoteDocuments<'_> {
             is_image(&parsed).then(|| BlobInfo { digest, size: parsed.config().size() })
         });
         let configs: Vec<BlobInfo> = configs.collect();
-        found.extend(try_map(CONNECTIONS, &configs, |part| Ok::<_, TransportError>((part.digest, self.blob(part)?)))?);
+        let is_index = document["manifests"].is_array();
+        let read = try_map(CONNECTIONS, &configs, |part| match self.blob(part) {
+            Err(TransportError::Document { .. }) if is_index => Ok(None),
+            blob => Ok::<_, TransportError>(Some((part.digest, blob?))),
+        })?;
+        found.extend(read.into_iter().flatten());
         Ok(Prefetched(found))
     }
 

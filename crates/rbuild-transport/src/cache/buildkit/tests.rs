@@ -37,13 +37,24 @@ fn layer(name: &str) -> Value {
         "size": 9, "annotations": {DIFF_ID: digest(&format!("diff {name}")).to_string()}})
 }
 
+/// Returns the names of the layers of the results of a record, lowest first, if all are known.
 fn names(cache: &BuildKitCache, record: usize) -> Vec<Vec<String>> {
     let layers = ["base", "copied", "made"];
-    let name = |layer: &&BuildKitLayer| {
+    let name = |layer: Option<&BuildKitLayer>| {
+        let layer = layer?;
         assert_eq!((layer.size, layer.form.as_str()), (9, "gzip"));
-        layers.iter().find(|name| digest(name) == layer.blob).unwrap().to_string()
+        layers.iter().find(|name| digest(name) == layer.blob).map(|name| name.to_string())
     };
-    cache.results(record).iter().map(|(chain, _)| chain.iter().map(name).collect()).collect()
+    let chain = |(result, _): &(ResultLayers, i64)| -> Option<Vec<String>> {
+        let mut names: Vec<String> = cache.downwards(result).map(name).collect::<Option<_>>()?;
+        names.reverse();
+        Some(names)
+    };
+    cache.results(record).filter_map(chain).collect()
+}
+
+fn diff_ids(names: &[&str]) -> Vec<DiffId> {
+    names.iter().map(|name| digest(&format!("diff {name}")).to_string().parse().unwrap()).collect()
 }
 
 #[test]
@@ -67,7 +78,24 @@ fn records_are_found_from_their_inputs() {
         assert_eq!(made, [3].into());
         let full: Vec<String> = ["base", "copied", "made"].map(String::from).into();
         assert_eq!(names(&cache, 3), [full, vec!["base".into(), "made".into()]]);
-        assert_eq!(cache.results(3)[0].1, 1_795_766_896);
+        let on = |below: &[&str]| -> Vec<(BlobDigest, i64)> {
+            cache.results_on(3, &diff_ids(below)).map(|(layer, made)| (layer.blob, made)).collect()
+        };
+        for (below, want) in [(&["base", "copied"][..], 1), (&["base"], 1), (&["copied"], 0), (&[], 0)] {
+            assert_eq!(on(below), vec![(digest("made"), 1_795_766_896); want], "{below:?}");
+        }
+        for (record, layers, want) in [
+            (2, &["base", "copied"][..], true),
+            (2, &["copied"], false),
+            (2, &["base", "copied", "made"], false),
+            (3, &["base", "copied", "made"], false),
+            (3, &["base", "made"], false),
+            (4, &["base", "copied", "made"], false),
+            (0, &[], false),
+            (9, &[], false),
+        ] {
+            assert_eq!(cache.has_only_result(record, &diff_ids(layers)), want, "{record} {layers:?}");
+        }
         let selected = |selector: &str, records| InputRecords {
             whole: BTreeSet::new(),
             selected: Some((digest(selector), records)),
@@ -75,7 +103,7 @@ fn records_are_found_from_their_inputs() {
         let base = InputRecords::whole(from.clone());
         let stage = [base.clone(), selected("/made", made.clone())];
         assert_eq!(cache.steps(&[digest("copy from")], &stage), [4].into());
-        assert!(cache.results(4).is_empty(), "a layer is not described");
+        assert!(names(&cache, 4).is_empty(), "a layer is not described");
         for inputs in [
             vec![],
             vec![base.clone()],
@@ -102,10 +130,27 @@ fn records_in_an_image_are_read() {
     let blobs = Memory([(BlobDigest::of(text), text.to_vec())].into());
     let cache = read_buildkit(&serde_json::to_vec(&manifest).unwrap(), &blobs).unwrap().unwrap();
     assert_eq!(cache.len(), 5);
-    let [copy, run] = [0, 4].map(|record| cache.results(record).remove(0).0);
-    assert_eq!((copy.len(), run.len()), (2, 3));
-    assert_eq!(run[2].diff_id.to_string(), config["rootfs"]["diff_ids"][2].as_str().unwrap());
-    assert_eq!(run[2].blob, digest("made"));
+    let of_image: Vec<DiffId> = serde_json::from_value(config["rootfs"]["diff_ids"].clone()).unwrap();
+    assert!(cache.has_only_result(0, &of_image[..2]) && cache.has_only_result(4, &of_image));
+    let (run, _) = cache.results_on(4, &of_image[..2]).next().unwrap();
+    assert_eq!((run.diff_id, run.blob), (of_image[2], digest("made")));
+    // The same image twice, behind an index with an attestation and a missing image.
+    let image = serde_json::to_vec(&manifest).unwrap();
+    let mut blobs = blobs;
+    blobs.0.insert(BlobDigest::of(&image), image.clone());
+    let entry = json!({"digest": BlobDigest::of(&image).to_string()});
+    let attestation = json!({"digest": digest("attestation").to_string(),
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest"}});
+    let manifests = [attestation, json!({"digest": digest("missing").to_string()}), entry.clone(), entry];
+    let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+    let both = read_buildkit(index.as_bytes(), &blobs).unwrap().unwrap();
+    assert_eq!((both.records[..5].to_vec(), both.len()), (cache.records.clone(), 10));
+    for (first, second) in (0..5).zip(5..10) {
+        assert_eq!(names(&both, first), names(&both, second));
+        let links = |record: usize| both.records[record].inputs.iter().flatten().map(|link| link.record);
+        assert!(links(first).map(|link| link + 5).eq(links(second)));
+    }
+    assert!(both.has_only_result(9, &of_image));
 }
 
 #[test]
@@ -114,7 +159,8 @@ fn hostile_records_are_ignored() {
         "records": [{"digest": digest("x").to_string(), "layers": [{"layer": 0}, {"layer": 77}],
             "chains": [{"layers": [99]}], "inputs": [[{"link": 99}, {"selector": "no digest"}]]}]});
     let cache = cache_of(serde_json::from_value(circle).unwrap(), &HashMap::new()).unwrap();
-    assert!(cache.results(0).is_empty() && cache.results(9).is_empty());
+    assert_eq!([0, 9].map(|record| cache.results_on(record, &diff_ids(&["a"])).count()), [0, 0]);
+    assert!(!cache.has_only_result(0, &diff_ids(&["a", "a"])));
     let image = |config: &[u8]| {
         let manifest = json!({"schemaVersion": 2, "layers": [], "config": {"mediaType": BUILDKIT_CONFIG,
             "digest": BlobDigest::of(config).to_string(), "size": config.len()}});
@@ -123,5 +169,23 @@ fn hostile_records_are_ignored() {
     };
     assert!(image(b"[").is_err() && image(b"{\"records\": 1}").is_err());
     assert!(image(b"{}").unwrap().unwrap().is_empty());
+    // Small texts of many links, results and layers of results.
+    let record = digest("x").to_string();
+    for (list, end) in [("\"inputs\":[[", "]]"), ("\"layers\":[", "]"), ("\"chains\":[{\"layers\":[", "]}]")] {
+        let item = if list.contains("chains") { "1" } else { "{}" };
+        let text = |items: usize| {
+            let items = vec![item; items].join(",");
+            image(format!("{{\"records\":[{{\"digest\":\"{record}\",{list}{items}{end}}}]}}").as_bytes())
+        };
+        assert_eq!(text(100_000).unwrap().unwrap().len(), 1);
+        let e = text(1_000_000).unwrap_err().message();
+        assert!(e.contains("more than 1000000 items"), "{e}");
+    }
+    // Results are not stored with all layers below them.
+    let layers: Vec<Value> = (0..1000).map(|n| json!({"blob": digest("base").to_string(), "parent": n - 1})).collect();
+    let text =
+        json!({"layers": layers, "records": [{"digest": record, "layers": vec![json!({"layer": 999}); 50_000]}]});
+    let cache = image(text.to_string().as_bytes()).unwrap().unwrap();
+    assert!(cache.records[0].results.iter().all(|(result, _)| *result == ResultLayers::Top(999)));
     assert_eq!(read_buildkit(b"{}", &Memory(HashMap::new())).unwrap(), None);
 }
