@@ -56,12 +56,27 @@ pub fn quote(text: &str) -> String {
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
             '\u{b}' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
+            c if is_printed(c) => out.push(c),
+            c => out.push_str(&match u32::from(c) {
+                code @ ..0x80 => format!("\\x{code:02x}"),
+                code @ ..0x1_0000 => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
         }
     }
     out.push('"');
     out
+}
+
+/// Returns true for letters, marks, numbers, punctuation, symbols and the ASCII space
+/// (`strconv.IsPrint`).
+fn is_printed(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
+    // `escape_debug` escapes all other characters. It also escapes a combining mark, but only at
+    // the start of a text.
+    format!(" {c}").escape_debug().eq([' ', c])
 }
 
 #[cfg(test)]
@@ -74,7 +89,16 @@ mod tests {
         let durations = [-1, 0, 1, 45, 61, 3540, 3600, 169_200, 259_200, 1_814_400, 7_776_000, 69_120_000];
         let mut text: String = sizes.iter().map(|bytes| format!("{bytes} bytes: {}\n", human_size(*bytes))).collect();
         text.extend(durations.map(|seconds| format!("{seconds} seconds: {}\n", human_duration(seconds))));
-        text.extend(["a\"b\\c", "\n\r\t\u{7}\u{8}\u{b}\u{c}", "\u{1}\u{7f}é"].map(|text| quote(text) + "\n"));
+        text.extend(
+            [
+                "a\"b\\c",
+                "\n\r\t\u{7}\u{8}\u{b}\u{c}",
+                "\u{1}\u{7f}é",
+                "'\u{80}\u{a0}\u{ad}\u{200b}\u{2028}\u{e000}\u{feff}\u{e0001}",
+                "e\u{301}\u{fe0f}\u{1f600}日本",
+            ]
+            .map(|text| quote(text) + "\n"),
+        );
         rbuild_testkit::assert_recorded!("go", text);
     }
 }
