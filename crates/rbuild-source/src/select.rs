@@ -197,7 +197,7 @@ impl SourceTree<'_> {
     pub fn select(&self, source: &SourcePattern) -> Result<Vec<Selected>, SourceError> {
         let mut found = match source.form() {
             SourceForm::Path(path) => vec![self.at(source.text(), path)?],
-            SourceForm::Glob { start, components } => self.matching(start, components)?,
+            SourceForm::Glob { start, components } => self.matching(source.text(), start, components)?,
             SourceForm::Parents { pivot, below, whole, required } => {
                 let found = self.below_pivots(source, pivot, below, *whole)?;
                 let is_missing = *required && found.iter().all(|item| item.take == CopiedPart::Above);
@@ -221,12 +221,16 @@ impl SourceTree<'_> {
         found.ok_or_else(|| self.not_found(source, path))
     }
 
-    /// Selects the files below `start`, which is resolved as a path, whose components match.
-    fn matching(&self, start: &Path, components: &[Glob]) -> Result<Vec<Selected>, SourceError> {
-        let mut found: Vec<PathBuf> = self.visible(start)?.into_iter().collect();
-        if let Some(inside) = found.iter().find(|path| self.is_in_store(path)) {
+    /// Selects the files below `start`, which is resolved as a path, whose components match. As in
+    /// BuildKit, `start` must exist.
+    fn matching(&self, source: &str, start: &Path, components: &[Glob]) -> Result<Vec<Selected>, SourceError> {
+        if let Some(inside) = self.visible(start)?.filter(|path| self.is_in_store(path)) {
             return Err(SourceError::InStore(inside.to_string_lossy().into_owned()));
         }
+        let mut found = match self.named(start)? {
+            Some(start) => vec![start.path],
+            None => return Err(self.not_found(source, start)),
+        };
         for glob in components {
             let mut next = Vec::new();
             for dir in &found {
