@@ -3,6 +3,8 @@
 //! Every [`Word`] holds the text as written, quotes and variables included, and its range in the
 //! source.
 
+use std::borrow::Cow;
+
 use crate::diagnostic::Span;
 
 /// A piece of text and its range in the source.
@@ -247,9 +249,9 @@ pub struct Heredoc {
     pub fd: Option<u32>,
     /// True for a delimiter without quotes: COPY and ADD expand variables of the body.
     pub expand: bool,
-    /// True for `<<-`, which removes leading tabs from the body.
+    /// True for `<<-`, which removes leading tabs from the content.
     pub chomp: bool,
-    /// Text between the line of the opener and the terminator, without the tabs that `<<-` removes.
+    /// Text between the line of the opener and the terminator, as written.
     pub body: String,
     /// Range of the opener.
     pub opener: Span,
@@ -260,6 +262,14 @@ pub struct Heredoc {
 }
 
 impl Heredoc {
+    /// Returns the body without the tabs that `<<-` removes.
+    pub fn content(&self) -> Cow<'_, str> {
+        if !self.chomp {
+            return Cow::Borrowed(&self.body);
+        }
+        self.body.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
+    }
+
     /// Returns true if a line is the delimiter.
     pub(crate) fn is_ended_by(&self, line: &str) -> bool {
         self.name == if self.chomp { line.trim_start_matches('\t') } else { line }

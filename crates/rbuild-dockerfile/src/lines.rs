@@ -255,7 +255,7 @@ impl<'a> LineReader<'a> {
             end = line.span().end;
             more = again;
         }
-        let text = text.trimmed();
+        let text = text.without_indent();
         let mut heredocs = Vec::new();
         for HeredocOpener { doc, has_blanks, possible_shift } in heredoc_openers(&text, self.escape) {
             let may_be_shift = possible_shift.is_some();
@@ -286,8 +286,7 @@ impl<'a> LineReader<'a> {
                 doc.end = line.span().end;
                 return Ok(doc);
             }
-            let raw = if doc.chomp { line.raw.trim_start_matches('\t') } else { line.raw };
-            doc.body.push_str(raw);
+            doc.body.push_str(line.raw);
         }
         let d = Diagnostic::new(doc.opener, format!("here-document `{}` is not terminated", doc.name));
         let mut help = format!("add a line that contains only `{}` after its text", doc.name);

@@ -203,6 +203,7 @@ impl DockerfileParser {
     fn op(&mut self, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
         let upper = keyword.text.to_ascii_uppercase();
         let name = upper.as_str();
+        let written = rest;
         let (flags, rest) = flags::take(rest, self.escape);
         // Without arguments, these run the shell with an empty script.
         let may_be_empty = ["RUN", "CMD", "ENTRYPOINT"].contains(&name);
@@ -219,14 +220,24 @@ impl DockerfileParser {
             "COPY" | "ADD" => self.copy(name == "ADD", flags, &rest, heredocs, keyword),
             "HEALTHCHECK" => self.healthcheck(flags, &rest),
             _ => {
-                Flags::check(name, flags, &[], &mut self.errors);
-                self.plain_op(name, keyword, &rest, heredocs)
+                // As in BuildKit, flags of these have no effect.
+                if !["ARG", "STOPSIGNAL"].contains(&name) {
+                    Flags::check(name, flags, &[], &mut self.errors);
+                }
+                self.plain_op(name, keyword, &rest, written, heredocs)
             }
         }
     }
 
-    /// Parses an instruction that has no flags.
-    fn plain_op(&mut self, name: &str, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
+    /// Parses an instruction that has no flags. `written` is `rest` with the blanks at its end.
+    fn plain_op(
+        &mut self,
+        name: &str,
+        keyword: &Word,
+        rest: &Text,
+        written: &Text,
+        heredocs: Vec<Heredoc>,
+    ) -> Option<Op> {
         Some(match name {
             "ENV" => Op::Env(self.pairs(name, rest)?),
             "LABEL" => Op::Label(self.pairs(name, rest)?),
@@ -254,7 +265,7 @@ impl DockerfileParser {
             },
             "CMD" => Op::Cmd(self.command(rest)?),
             "ENTRYPOINT" => Op::Entrypoint(self.command(rest)?),
-            "ONBUILD" => return self.onbuild(keyword, rest, heredocs),
+            "ONBUILD" => return self.onbuild(keyword, rest, written, heredocs),
             _ => return None,
         })
     }
@@ -383,10 +394,12 @@ impl DockerfileParser {
             ("start-interval", Arity::One),
             ("retries", Arity::One),
         ];
-        let flags = Flags::check("HEALTHCHECK", flags, KNOWN, &mut self.errors);
         let (kind, rest) = split_keyword(rest);
+        // As in BuildKit, flags of NONE have no effect.
+        let is_none = kind.text.eq_ignore_ascii_case("NONE");
+        let flags = if is_none { Vec::new() } else { flags };
+        let flags = Flags::check("HEALTHCHECK", flags, KNOWN, &mut self.errors);
         match kind.text.to_ascii_uppercase().as_str() {
-            // As in BuildKit, flags have no effect.
             "NONE" if rest.text.is_empty() => Some(Op::Healthcheck(Healthcheck::None)),
             "NONE" => {
                 let d = Diagnostic::new(kind.span, "HEALTHCHECK NONE has no arguments");
@@ -447,7 +460,7 @@ impl DockerfileParser {
         }
     }
 
-    fn onbuild(&mut self, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
+    fn onbuild(&mut self, keyword: &Word, rest: &Text, written: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
         let (inner_keyword, inner_rest) = split_keyword(rest);
         let upper = inner_keyword.text.to_ascii_uppercase();
         if ["FROM", "MAINTAINER", "ONBUILD"].contains(&upper.as_str()) {
@@ -455,7 +468,7 @@ impl DockerfileParser {
             self.error(d.help("use any instruction other than FROM, MAINTAINER and ONBUILD"));
             return None;
         }
-        let mut text = rest.text.clone();
+        let mut text = written.text.clone();
         for doc in &heredocs {
             text.push('\n');
             text.push_str(&doc.body);

@@ -74,6 +74,11 @@ impl Text {
         part
     }
 
+    /// Removes leading whitespace.
+    pub fn without_indent(&self) -> Text {
+        self.slice(self.text.len() - self.text.trim_start().len(), self.text.len())
+    }
+
     /// Removes surrounding whitespace.
     pub fn trimmed(&self) -> Text {
         let start = self.text.len() - self.text.trim_start().len();

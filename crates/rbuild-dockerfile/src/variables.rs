@@ -165,7 +165,7 @@ impl Vars {
     ///
     /// Returns the first error in the text.
     pub fn expand_heredoc(&self, doc: &Heredoc) -> Result<String, Diagnostic> {
-        self.expand_text(HEREDOC, &doc.body, doc.body_span).map(|got| got.text)
+        self.expand_text(HEREDOC, &doc.content(), doc.body_span).map(|got| got.text)
     }
 
     /// Returns the variables of a word that are neither set nor declared. Values do not matter: all
@@ -176,7 +176,7 @@ impl Vars {
 
     /// Returns the variables of the body of a here-document that are neither set nor declared.
     pub fn undeclared_in_heredoc(&self, doc: &Heredoc) -> Vec<String> {
-        self.undeclared_in_text(HEREDOC, &doc.body)
+        self.undeclared_in_text(HEREDOC, &doc.content())
     }
 
     fn undeclared_in_text(&self, lexer: Lexer, text: &str) -> Vec<String> {

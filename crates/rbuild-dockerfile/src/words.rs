@@ -103,7 +103,7 @@ pub fn keyword_end(text: &str) -> usize {
 /// surrounding whitespace.
 pub fn split_keyword(text: &Text) -> (Word, Text) {
     let end = keyword_end(&text.text);
-    (word(text, 0, end), text.slice(end, text.text.len()).trimmed())
+    (word(text, 0, end), text.slice(end, text.text.len()).without_indent())
 }
 
 /// Reason why a text is not a JSON array of strings.

@@ -282,7 +282,7 @@ fn undefined_words(file: &Dockerfile, i: &Instruction, scope: &StageVars, found:
     }
     let Op::Copy(copy) = &i.op else { return };
     for doc in copy.heredocs.iter().filter(|doc| doc.expand) {
-        let body = Word { text: doc.body.clone(), span: doc.opener };
+        let body = Word { text: doc.content().into_owned(), span: doc.opener };
         report(&scope.vars.undeclared_in_heredoc(doc), &body, &scope.vars, &UNDEFINED_VAR, found);
     }
 }

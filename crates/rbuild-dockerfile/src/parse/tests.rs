@@ -38,25 +38,32 @@ fn all_eighteen_instructions_parse() {
 
 /// BuildKit ignores the flags.
 #[test]
-fn healthcheck_none_may_have_flags() {
-    for line in ["HEALTHCHECK NONE", "HEALTHCHECK --interval=5s none", "HEALTHCHECK --retries=x NONE"] {
-        let f = file(&format!("FROM a\n{line}\n"));
-        let op = &f.stages[0].instructions[0].op;
-        assert!(matches!(op, Op::Healthcheck(Healthcheck::None)), "{line}: {op:?}");
+fn instructions_that_ignore_flags_may_have_any() {
+    let op = |line: &str| file(&format!("FROM a\n{line}\n")).stages.remove(0).instructions.remove(0).op;
+    for options in ["", "--interval=5s ", "--retries=x --retries ", "--x=y "] {
+        let none = op(&format!("HEALTHCHECK {options}none"));
+        assert!(matches!(none, Op::Healthcheck(Healthcheck::None)), "{options}: {none:?}");
+        let Op::Arg(args) = op(&format!("ARG {options}A=1 B")) else { panic!("{options}") };
+        assert_eq!(args.iter().map(|arg| arg.name.text.as_str()).collect::<Vec<_>>(), ["A", "B"], "{options}");
+        let Op::Stopsignal(signal) = op(&format!("STOPSIGNAL {options}9")) else { panic!("{options}") };
+        assert_eq!(signal.text, "9", "{options}");
     }
+    assert_eq!(errors("FROM a\nARG --x\n")[0].message, "ARG requires an argument");
     assert_eq!(errors("FROM a\nHEALTHCHECK NONE x\n")[0].message, "HEALTHCHECK NONE has no arguments");
 }
 
 /// Returns the options of an instruction, each with the form of its value as far as the parser
 /// checks it, and `...` if it may be repeated.
 fn options_of(keyword: &str) -> Vec<String> {
+    let found = |source: &str| parse(source.as_bytes()).err().unwrap_or_default();
     let with = |flags: &str| match keyword {
-        "FROM" => errors(&format!("FROM {flags} a\n")),
-        _ => errors(&format!("FROM a\n{keyword} {flags} a\n")),
+        "FROM" => found(&format!("FROM {flags} a\n")),
+        _ => found(&format!("FROM a\n{keyword} {flags} a\n")),
     };
     let complains = |flags: &str, text: &str| with(flags).iter().any(|d| d.message.contains(text));
     let unknown = with("--zzzz").into_iter().find(|d| d.message.contains("has no flag `--zzzz`"));
-    let Some(Help::Remedy(Remedy::UseOneOf { words })) = unknown.expect(keyword).help else { return Vec::new() };
+    let Some(unknown) = unknown else { return vec!["ignored".into()] };
+    let Some(Help::Remedy(Remedy::UseOneOf { words })) = unknown.help else { return Vec::new() };
     let form = |option: String| {
         let given = format!("{option}=zzzz");
         let is_switch = complains(&format!("{given} --zzzz"), "must be true or false");
@@ -118,8 +125,10 @@ fn heredocs_are_parsed_in_all_forms() {
     assert_eq!((r.heredocs[0].body.as_str(), r.heredocs[0].expand), ("echo $x\n  two\n", true));
     let r = run("FROM a\nRUN cat <<-'A' 3<<\"B\"\n\t\tone\n\tA\ntwo\nB\n");
     assert_eq!(r.heredocs.len(), 2);
-    assert_eq!((r.heredocs[0].body.as_str(), r.heredocs[0].chomp, r.heredocs[0].expand), ("one\n", true, false));
+    assert_eq!((r.heredocs[0].body.as_str(), r.heredocs[0].chomp, r.heredocs[0].expand), ("\t\tone\n", true, false));
     assert_eq!((r.heredocs[1].fd, r.heredocs[1].body.as_str()), (Some(3), "two\n"));
+    let r = run("FROM a\nRUN <<-A\n\t\tone\n \ttwo\tx\n\n\t\nA\n");
+    assert_eq!(r.heredocs[0].content(), "one\n \ttwo\tx\n\n\n");
     assert!(run("FROM a\nRUN echo \"<<EOF\"\n").heredocs.is_empty());
     assert!(run("FROM a\nRUN [\"echo\", \"<<EOF\"]\n").heredocs.is_empty());
     assert!(run("FROM a\nRUN cat <<<EOF\n").heredocs.is_empty());
@@ -129,6 +138,13 @@ fn heredocs_are_parsed_in_all_forms() {
     let f = file("FROM a\nONBUILD RUN <<E\nhi\nE\nRUN x\n");
     let Op::Onbuild { text, .. } = &f.stages[0].instructions[0].op else { panic!() };
     assert_eq!(text, "RUN <<E\nhi\nE");
+    // As in BuildKit, a trigger keeps its blanks and tabs.
+    let f = file("FROM a\nonbuild \t run  cat <<-E \\\n  - \n\thi\n\tE\nONBUILD RUN x \n ONBUILD USER y \\\n");
+    let triggers = f.stages[0].instructions.iter().map(|i| match &i.op {
+        Op::Onbuild { text, .. } => text.as_str(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(triggers.collect::<Vec<_>>(), ["run  cat <<-E   - \n\thi\nE", "RUN x ", "USER y "]);
     assert!(errors("FROM a\nRUN <<EOF\nx\n")[0].message.contains("not terminated"));
 }
 

@@ -17,7 +17,6 @@ const UNNAMED: &str = "__unnamed__";
 
 pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
     let name = if copy.add { "ADD" } else { "COPY" };
-    refuse_unsupported_flags(copy, name)?;
     let from = copy_input(planner, copy)?;
     let mut written = planner.words(state, &copy.sources)?;
     let sources = sources(planner, state, copy, &mut written)?;
@@ -67,13 +66,6 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     planner.vertices[state.vertex].word_spans =
         WordSpans { owner: copy.chown.as_ref().map(|word| word.span), dest: Some(copy.dest.span) };
     Ok(())
-}
-
-fn refuse_unsupported_flags(copy: &ast::Copy, name: &str) -> Result<(), Diagnostic> {
-    match &copy.keep_git_dir {
-        Some(word) => Err(unsupported(word.span, &format!("{name} --keep-git-dir"))),
-        None => Ok(()),
-    }
 }
 
 /// Parses the expanded sources, `written`, in which logins of URLs are hidden.
@@ -166,7 +158,7 @@ fn inline_files(state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<Inline
     docs.iter()
         .map(|doc| {
             file_name(doc)?;
-            let content = if doc.expand { state.vars.expand_heredoc(doc)? } else { doc.body.clone() };
+            let content = if doc.expand { state.vars.expand_heredoc(doc)? } else { doc.content().into_owned() };
             Ok(InlineFile { name: doc.name.clone(), content })
         })
         .collect()

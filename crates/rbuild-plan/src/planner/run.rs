@@ -51,7 +51,7 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
         return Err(d.help("use the form `RUN command` or `RUN [\"program\", \"argument\"]`").into());
     }
     let (args, shown) = run_args(planner, state, run, script.as_ref())?;
-    let proxies = proxies(planner, state);
+    let proxies = proxies(planner);
     let created_by = history::run(&state.args, &state.vars, &args);
     let text = format!("RUN {}{shown}", flags(run));
     let step = RunStep {
@@ -86,15 +86,17 @@ fn flags(run: &ast::Run) -> String {
     mounts.chain(network).chain(security).chain(devices).collect()
 }
 
-/// Returns the proxy settings from build arguments that no ARG declares. Some programs read the
-/// name in upper case, others in lower case, so each setting is returned under both. If both are
-/// given, the value of the lower-case one applies; if that is empty, the setting is omitted
-/// (BuildKit, `proxyEnvFromBuildArgs`).
-fn proxies(planner: &Planner<'_>, state: &StageState) -> Vec<(String, String)> {
-    let given = |name: &str| planner.params.build_arg(name);
-    let value = |name: &str| given(&name.to_lowercase()).or_else(|| given(&name.to_uppercase()));
-    let undeclared = PROXY_ARGS.iter().filter(|name| state.vars.get(name).is_none());
-    let set = undeclared.filter_map(|name| Some((name.to_string(), value(name)?.to_string())));
+/// Returns the proxy settings from build arguments. Some programs read the name in upper case,
+/// others in lower case, so each setting is returned under both. The case of the arguments does not
+/// matter. If several are given, that with the last name applies; if it is empty, the setting is
+/// omitted (BuildKit, `proxyEnvFromBuildArgs`).
+fn proxies(planner: &Planner<'_>) -> Vec<(String, String)> {
+    let args = &planner.params.build_args;
+    let value = |name: &str| {
+        let given = args.iter().map(|(given, _)| given).filter(|given| given.eq_ignore_ascii_case(name));
+        planner.params.build_arg(given.max()?)
+    };
+    let set = PROXY_ARGS.iter().filter_map(|name| Some((name.to_string(), value(name)?.to_string())));
     set.filter(|(_, value)| !value.is_empty()).collect()
 }
 
@@ -189,8 +191,10 @@ fn run_args(
             argv.push(format!("/dev/pipes/{}", script.name));
             return Ok((argv, format!("<<{}", doc.name)));
         }
-        argv.push(doc.body.clone());
-        return Ok((argv, format!("<<{} ({})", doc.name, doc.body.trim_end().replace('\n', "; "))));
+        let content = doc.content();
+        let short = format!("<<{} ({})", doc.name, content.trim_end().replace('\n', "; "));
+        argv.push(content.into_owned());
+        return Ok((argv, short));
     }
     let mut line = word.text.clone();
     for doc in &run.heredocs {
@@ -251,7 +255,8 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
         sharing: mount.sharing,
         from,
         source: join("/", mount.source.as_deref().unwrap_or("/")),
-        mode: mount.mode.unwrap_or(0o755),
+        // As in BuildKit, the directory has only permission bits.
+        mode: mount.mode.unwrap_or(0o755) & 0o777,
         uid: mount.uid.unwrap_or(0),
         gid: mount.gid.unwrap_or(0),
     }))
@@ -283,9 +288,9 @@ fn only_heredoc(run: &ast::Run) -> Option<&ast::Heredoc> {
 
 /// Returns the here-document of a RUN if it is the whole command and starts with `#!`.
 fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
-    let Some(doc) = only_heredoc(run).filter(|doc| doc.body.starts_with("#!")) else { return Ok(None) };
+    let Some(doc) = only_heredoc(run).filter(|doc| doc.content().starts_with("#!")) else { return Ok(None) };
     file_name(doc)?;
-    Ok(Some(InlineFile { name: doc.name.clone(), content: doc.body.clone() }))
+    Ok(Some(InlineFile { name: doc.name.clone(), content: doc.content().into_owned() }))
 }
 
 fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<RunSecret> {
