@@ -7,6 +7,7 @@ pub(crate) mod copy_file;
 pub(crate) mod copy_step;
 pub(crate) mod copy_warnings;
 pub(crate) mod incremental_copy;
+pub(crate) mod new_dirs;
 pub(crate) mod redact;
 pub(crate) mod run;
 pub(crate) mod run_mounts;

@@ -10,6 +10,7 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::ops::copy_step::unknown_user;
+use crate::ops::new_dirs::inherit_group;
 use crate::ops::users;
 
 pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, path: &Path) -> Result<()> {
@@ -32,6 +33,9 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
         }
         _ => BuildError::Kernel { context: ErrorContext::CreateDirectory(&step.path).into(), source: e },
     })?;
+    // As in BuildKit, directories that belong to no user inherit the group of their parents.
+    let given = Some(owner).filter(|_| !step.user.is_empty());
+    inherit_group(root, &made, given).map_err(BuildError::kernel(ErrorContext::CreateDirectory(&step.path)))?;
     for path in made.iter().rev() {
         let fail = || BuildError::kernel(ErrorContext::DirectoryTime(path));
         let (dir, name) = root.parent(path).map_err(fail())?;

@@ -9,6 +9,7 @@ use rbuild_linux::FileKind;
 use crate::ops::copy::copier::{Copier, Defers};
 use crate::ops::copy::destination::DestDir;
 use crate::ops::copy_error::{CopyProblem, PathConflict};
+use crate::ops::new_dirs::inherit_group;
 
 impl Copier<'_> {
     /// Resolves a path, following symbolic links of the root, including dangling ones.
@@ -34,6 +35,7 @@ impl Copier<'_> {
             std::io::ErrorKind::NotADirectory => CopyProblem::Path(PathConflict::NotADirectory(shown(path))),
             _ => e.into(),
         })?;
+        inherit_group(self.root, &made, self.chown)?;
         for path in made {
             self.no_file_later(&path)?;
             self.times.insert(path.clone(), self.now());
