@@ -136,8 +136,12 @@ struct RunInputs<'a> {
 fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRequest {
     let RunInputs { user, files, mut mounts, secrets, agents } = inputs;
     let mut variables = Vec::new();
+    for (name, secret) in run.secrets.iter().filter_map(|secret| Some((secret.env.as_ref()?, secret))) {
+        // As in BuildKit, the variable of a missing secret is empty.
+        let value = secrets.iter().find(|(given, _)| given.id == secret.id).map_or(&[][..], |(_, value)| value);
+        variables.push(format!("{name}={}", String::from_utf8_lossy(value)));
+    }
     for (secret, value) in secrets {
-        variables.extend(secret.env.as_ref().map(|name| format!("{name}={}", String::from_utf8_lossy(value))));
         mounts.extend(secret.target.as_ref().map(|target| MountRequest {
             target: target.clone(),
             source: MountSource::File { content: value.to_vec(), mode: secret.mode, uid: secret.uid, gid: secret.gid },
@@ -145,7 +149,8 @@ fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRe
         }));
     }
     mounts.extend(agents.iter().map(|(agent, step)| agent.mount(&step.target)));
-    if let (Some((_, first)), false) = (agents.first(), run.env.get("SSH_AUTH_SOCK").is_some()) {
+    // As in BuildKit, the variable is set even if no agent is given.
+    if let (Some(first), None) = (run.agents.first(), run.env.get("SSH_AUTH_SOCK")) {
         variables.push(format!("SSH_AUTH_SOCK={}", first.target));
     }
     mounts.extend(run.script.as_ref().map(|script| MountRequest {
@@ -383,9 +388,9 @@ fn environment(run: &RunStep, home: &str) -> Vec<String> {
     };
     default("PATH", DEFAULT_PATH);
     default("HOME", home);
-    for (name, value) in &run.proxies {
-        default(name, value);
-    }
+    // As in BuildKit, they replace variables of the image and of ARG.
+    env.retain(|(name, _)| !run.proxies.iter().any(|(proxy, _)| proxy == name));
+    env.extend(run.proxies.iter().cloned());
     env.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
 }
 

@@ -138,7 +138,12 @@ pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[as
     for decl in decls {
         let name = decl.name.text.as_str();
         let given = build_arg(planner, name);
-        let value = state.vars.argument(decl, planner.file.escape, given, planner.globals.get(name))?;
+        let global = planner.globals.get(name).map(str::to_string);
+        let (given, global) = match name {
+            EPOCH => resolved(planner.epoch, given, global),
+            _ => (given, global),
+        };
+        let value = state.vars.argument(decl, planner.file.escape, given, global.as_deref())?;
         text.push_str(&format!(" {name}"));
         if let Some(value) = &value {
             text.push_str(&format!("={value}"));
@@ -148,6 +153,17 @@ pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[as
     }
     planner.push_empty_layer(state, text);
     Ok(())
+}
+
+/// Returns the values of `SOURCE_DATE_EPOCH` as a build argument and as a global ARG that commands
+/// see. As in BuildKit, it is the number that was resolved, and not set if there is none, except by
+/// an empty default.
+fn resolved(epoch: Option<i64>, given: Option<String>, global: Option<String>) -> (Option<String>, Option<String>) {
+    if given.is_none() && global.as_deref() == Some("") {
+        return (given, global);
+    }
+    let number = epoch.map(|seconds| seconds.to_string());
+    (given.and(number.clone()), global.and(number))
 }
 
 /// Returns true if `image` is the standard frontend, possibly on a mirror

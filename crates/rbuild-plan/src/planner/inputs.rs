@@ -128,10 +128,7 @@ impl Planner<'_> {
     pub(super) fn from(&mut self, index: usize, stage: &Stage) -> Planned<StageState> {
         let platform = self.platform(stage)?;
         let image = &stage.from.image;
-        let name = self.globals.expand(image, self.file.escape)?;
-        if name.is_empty() {
-            return Err(self.empty_global("image name", image).into());
-        }
+        let name = self.base_name(stage)?;
         let total = 1 + steps_of(&stage.instructions);
         let first = StepName { stage: self.stage_label(index, stage), number: 1, total };
         // As in BuildKit, the platform of FROM selects the image, whose configuration then
@@ -167,6 +164,29 @@ impl Planner<'_> {
             state.vars.set_last("PATH", DEFAULT_PATH);
         }
         Ok(state)
+    }
+
+    /// Checks FROM in the stages that are not planned. As in BuildKit, it must be valid there, too.
+    pub(super) fn check_unused_stages(&self) -> Planned<()> {
+        let stages = self.file.stages.iter().enumerate();
+        for (index, stage) in
+            stages.filter(|(index, _)| !self.states.contains_key(index) && !self.unresolved.contains(index))
+        {
+            self.platform(stage)?;
+            let name = self.base_name(stage)?;
+            let is_image = name != "scratch" && self.base_stage(&name, index).is_none() && !self.is_replaced(stage);
+            if is_image && self.params.context_index(&name, &self.stage_platform(stage)).is_none() {
+                self.written_image(&name, stage.from.image.span)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the name after FROM, which is that of an image, a stage or a named context.
+    fn base_name(&self, stage: &Stage) -> Planned<String> {
+        let image = &stage.from.image;
+        let name = self.globals.expand(image, self.file.escape)?;
+        if name.is_empty() { Err(self.empty_global("image name", image).into()) } else { Ok(name) }
     }
 
     /// Returns the platform requested by `FROM --platform` or by the caller, if any.

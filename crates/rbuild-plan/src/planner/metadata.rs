@@ -37,14 +37,14 @@ pub(super) fn metadata(planner: &mut Planner<'_>, state: &mut StageState, i: &as
             let argv = planner.argv(state, command);
             state.cmd_set = true;
             let text = format!("CMD {}", history::quoted_list(&argv));
-            state.config.config.cmd = Some(argv);
+            state.config.config.cmd = Some(argv).filter(|argv| !argv.is_empty());
             state.config.config.args_escaped = true;
             text
         }
         Op::Entrypoint(command) => {
             let argv = planner.argv(state, command);
             let text = format!("ENTRYPOINT {}", history::quoted_list(&argv));
-            state.config.config.entrypoint = if argv.is_empty() { None } else { Some(argv) };
+            state.config.config.entrypoint = Some(argv).filter(|argv| !argv.is_empty());
             if !state.cmd_set {
                 state.config.config.cmd = None;
             }

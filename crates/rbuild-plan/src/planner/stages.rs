@@ -63,6 +63,7 @@ impl Planner<'_> {
     pub(super) fn build(&mut self) -> Planned<BuildGraph> {
         let target = self.prepare()?;
         self.plan_dependencies(target)?;
+        self.check_unused_stages()?;
         let mut state = self.stage(target)?;
         self.set_result_platform(&mut state.config);
         state.config.config.env = state.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -70,7 +71,8 @@ impl Planner<'_> {
             state.config.config.labels.insert(k.clone(), v.clone());
         }
         for (name, _) in &self.params.build_args {
-            let known = PROXY_ARGS.contains(&name.as_str()) || BUILT_IN_ARGS.contains(&name.as_str());
+            let is_proxy = PROXY_ARGS.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
+            let known = is_proxy || BUILT_IN_ARGS.contains(&name.as_str());
             if !known && !self.used_args.contains(name) {
                 let declared: Vec<String> = args::declared_args(self);
                 let warning = |text: String| Diagnostic::new(Span::default(), text);

@@ -245,8 +245,11 @@ fn limits_and_cache_options_are_in_the_key() {
         let other = plain.replace("target=/c", &format!("target=/c,{option}"));
         assert_ne!(parts(plain, &params()), parts(&other, &params()), "{option}");
     }
-    let same = plain.replace("target=/c", "target=/c,uid=0");
-    assert_eq!(parts(plain, &params()), parts(&same, &params()));
+    // As in BuildKit, only the permission bits of the mode count.
+    for option in ["uid=0", "mode=1755"] {
+        let same = plain.replace("target=/c", &format!("target=/c,{option}"));
+        assert_eq!(parts(plain, &params()), parts(&same, &params()), "{option}");
+    }
     // As in BuildKit, the sharing mode alone is in no key, and an ID only if it is the default ID
     // of a shared cache.
     let named = plain.replace("target=/c", "target=/c,id=i");
@@ -296,6 +299,27 @@ fn run_history_shows_argument_values_seen_by_the_command() {
         g.history.last().map(|h| h.created_by.as_str()),
         Some("RUN |3 A=given B= C=env /bin/sh -c x # buildkit")
     );
+}
+
+#[test]
+fn the_history_has_the_forms_of_buildkit() {
+    let g = graph(concat!(
+        "FROM debian\nRUN cat <<-A\n\t\tone\n\tA\nRUN <<-A\n\ttwo\n\tA\n",
+        "CMD [\"a\\u200bb\\u00e9\"]\nENTRYPOINT []\nCMD []\n",
+    ));
+    let last: Vec<&str> = g.history.iter().rev().take(5).map(|entry| entry.created_by.as_str()).collect();
+    assert_eq!(
+        last,
+        [
+            "CMD []",
+            "ENTRYPOINT []",
+            r#"CMD ["a\u200bbé"]"#,
+            "RUN /bin/sh -c two\n # buildkit",
+            "RUN /bin/sh -c cat <<-A\n\t\tone\nA # buildkit",
+        ]
+    );
+    // An empty list is none.
+    assert_eq!((&g.config.config.cmd, &g.config.config.entrypoint), (&None, &None));
 }
 
 /// Returns the first error of a plan as a row: message, marked text and help.
@@ -467,6 +491,21 @@ fn every_option_of_run_changes_its_key() {
 }
 
 #[test]
+fn proxies_are_build_arguments_of_any_case() {
+    let proxies = |args: &[(&str, &str)]| {
+        let build_args = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let g = graph_with("FROM debian\nARG NO_PROXY=a\nRUN x\n", &Parameters { build_args, ..params() });
+        assert!(g.warnings.is_empty(), "{:?}", g.warnings);
+        let shown: Vec<String> = run(&g).proxies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        shown.join(" ")
+    };
+    assert_eq!(proxies(&[]), "");
+    assert_eq!(proxies(&[("no_proxy", "l"), ("NO_PROXY", "u")]), "NO_PROXY=l no_proxy=l");
+    assert_eq!(proxies(&[("Https_Proxy", "m"), ("HTTPS_PROXY", "u")]), "HTTPS_PROXY=m https_proxy=m");
+    assert_eq!(proxies(&[("ftp_proxy", ""), ("FTP_PROXY", "u")]), "");
+}
+
+#[test]
 fn epoch_is_a_build_argument_or_an_arg_default() {
     let epoch = |source: &str, args: &[(&str, &str)]| {
         let build_args = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
@@ -481,6 +520,17 @@ fn epoch_is_a_build_argument_or_an_arg_default() {
     assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch\n", &[("SOURCE_DATE_EPOCH", "6")]), Some(6));
     assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch\n", &[("SOURCE_DATE_EPOCH", "")]), None);
     assert_eq!(epoch("FROM scratch\n", &[("SOURCE_DATE_EPOCH", "context")]), Some(7));
+    // Commands see the number, or no variable.
+    let seen = |default: &str, given: Option<&str>| {
+        let build_args = given.map(|value| ("SOURCE_DATE_EPOCH".into(), value.into())).into_iter().collect();
+        let source = format!("ARG SOURCE_DATE_EPOCH{default}\nFROM debian\nARG SOURCE_DATE_EPOCH\nRUN x\n");
+        env(&graph_with(&source, &Parameters { build_args, ..params() }), "SOURCE_DATE_EPOCH")
+    };
+    assert_eq!(seen("", Some("+010")), Some("10".into()));
+    assert_eq!(seen("=05", None), Some("5".into()));
+    assert_eq!(seen("=5", Some("")), None);
+    assert_eq!(seen("=5", Some("context")), None);
+    assert_eq!(seen("=", None), Some(String::new()));
 }
 
 #[test]

@@ -195,14 +195,14 @@ fn secrets_are_files_and_variables_and_nowhere_else() {
     let file = "FROM busybox\n\
                 RUN --mount=type=secret,id=token stat -c '%a %u' /run/secrets/token > /o && cat /run/secrets/token | md5sum >> /o\n\
                 RUN --mount=type=secret,id=token,env=TOKEN,required=true echo \"value: $TOKEN\"; echo ${#TOKEN} >> /o\n\
-                RUN --mount=type=secret,id=none ls /run/secrets >> /o 2>&1; true\n";
+                RUN --mount=type=secret,id=none,env=NONE,target=/none ls /none \"[${NONE-unset}]\" >> /o 2>&1; true\n";
     let ran = lab.build(file, &["-t", "x", "--secret", &secret]).ok();
     assert!(ran.stderr.contains("value: ****") && !ran.stderr.contains("tops3cret"), "{}", ran.stderr);
     let out = lab.build_local(file, &["--secret", &secret]);
     let text = std::fs::read_to_string(out.join("o")).unwrap();
     assert_eq!(text.lines().next(), Some("400 0"));
     assert_eq!(text.lines().nth(2), Some("10"), "a variable has the value as it is, line end and all: {text}");
-    assert!(text.contains("No such file"), "{text}");
+    assert!(text.contains("/none: No such file") && text.contains("[]: No such file"), "{text}");
     assert!(!out.join("run/secrets").exists());
     // Nothing in the store contains the value.
     let found = lab.sh("grep -rl tops3cret $LAB/store; true").ok();

@@ -20,6 +20,21 @@ fn only_dependencies_of_the_target_are_planned() {
 }
 
 #[test]
+fn stages_that_are_not_built_have_a_valid_base() {
+    for (from, problem) in [
+        ("NONE", "invalid image name `NONE`"),
+        ("$NONE", "image name `$NONE` is empty after expansion"),
+        ("--platform=a/b/c/d missing", "invalid platform"),
+        ("--platform=$NONE missing", "platform `$NONE` is empty after expansion"),
+        ("${X:?gone}", "gone"),
+    ] {
+        let got = error(&format!("FROM debian AS built\nFROM {from} AS unused\nFROM built\n"));
+        assert!(got.contains(problem), "{from}: {got}");
+    }
+    graph("ARG X=Used\nFROM debian AS USED\nFROM used AS a\nFROM scratch AS b\nFROM missing AS c\nFROM debian\n");
+}
+
+#[test]
 fn missing_images_are_requested_with_stage_names_for_suggestions() {
     let file = parse(b"FROM debian AS build-client\nFROM scratch\nCOPY --from=build-server /x /\n").unwrap();
     let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
