@@ -549,7 +549,7 @@ impl DockerfileParser {
     }
 
     fn legacy_pair(&mut self, name: &str, rest: &Text) -> Option<Vec<Pair>> {
-        let (key, value) = split_keyword(rest);
+        let (key, value) = words::split_name(rest);
         if value.text.is_empty() {
             if let Some(quote) = words::unclosed_quote(&key.text, self.escape) {
                 self.error(Diagnostic::new(key.span, ExpandError::OpenQuote(quote).to_string()));

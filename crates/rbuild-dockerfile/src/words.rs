@@ -100,10 +100,17 @@ pub fn keyword_end(text: &str) -> usize {
 }
 
 /// Splits off the first word, which only ASCII whitespace ends. Returns it, and the rest without
-/// surrounding whitespace.
+/// leading whitespace.
 pub fn split_keyword(text: &Text) -> (Word, Text) {
     let end = keyword_end(&text.text);
     (word(text, 0, end), text.slice(end, text.text.len()).without_indent())
+}
+
+/// Splits off the first word like [`split_keyword`]. Only ASCII whitespace separates the rest.
+pub fn split_name(text: &Text) -> (Word, Text) {
+    let end = keyword_end(&text.text);
+    let start = text.text.len() - text.text[end..].trim_start_matches(is_blank).len();
+    (word(text, 0, end), text.slice(start, text.text.len()))
 }
 
 /// Reason why a text is not a JSON array of strings.

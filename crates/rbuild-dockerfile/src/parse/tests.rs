@@ -108,6 +108,14 @@ fn spans_cover_the_exact_word() {
 }
 
 #[test]
+fn only_ascii_blanks_separate_the_value_of_an_old_pair() {
+    for (line, want) in [("ENV K \t\u{c} a  b ", "a  b"), ("ENV K \u{a0}a\u{a0}b", "\u{a0}a\u{a0}b")] {
+        let Op::Env(pairs) = &file(&format!("FROM a\n{line}\n")).stages[0].instructions[0].op else { panic!() };
+        assert_eq!((pairs[0].name.text.as_str(), pairs[0].value.text.as_str()), ("K", want), "{line}");
+    }
+}
+
+#[test]
 fn the_escape_directive_sets_the_continuation_character() {
     let f = file("# escape=`\nFROM a\nRUN dir c:\\ `\n  x\nENV a=b` c\n");
     let Op::Run(Run { command: Command::Shell(w), .. }) = &f.stages[0].instructions[0].op else { panic!() };
