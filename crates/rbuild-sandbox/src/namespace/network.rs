@@ -190,18 +190,22 @@ impl Isolated {
         let isolated = Isolated { namespace, carrier: carrier.name(), log: log.into() };
         let pipe = || std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e));
         let ((mut apart, ready), (mut forwarded, result)) = (pipe()?, pipe()?);
-        if let Cloned::Child = process::fork()? {
-            drop((apart, forwarded));
-            let Err(error) = isolated.become_carrier(carrier, ports, place, ready, result);
-            let _ = writeln!(&isolated.log, "{error}");
-            std::process::exit(127);
-        }
+        let child = match process::fork()? {
+            Cloned::Child => {
+                drop((apart, forwarded));
+                let Err(error) = isolated.become_carrier(carrier, ports, place, ready, result);
+                let _ = writeln!(&isolated.log, "{error}");
+                std::process::exit(127);
+            }
+            Cloned::Parent { child } => child,
+        };
         drop((ready, result));
         // Wait until the carrier has its own mount namespace: until then, changing the root here
         // would change its root as well.
         let _ = apart.read(&mut [0]);
         if !ports.is_empty() && carrier.kind == CarrierKind::Slirp {
             forwarding::result(&mut forwarded).during(Phase::Namespaces)?;
+            process::wait(child)?;
         }
         Ok(isolated)
     }
@@ -248,8 +252,10 @@ impl Isolated {
         attach_mount(&namespace, &dir, NAMESPACE)?;
         if !ports.is_empty()
             && carrier.kind == CarrierKind::Slirp
-            && let Cloned::Child = process::fork()?
+            && let Cloned::Parent { .. } = process::fork()?
         {
+            // The carrier is the child, because it waits for no children of its own. The builder
+            // adopts it.
             forwarding::forward(ports, &place.join(API), forwarded);
             std::process::exit(0);
         }
