@@ -3,10 +3,14 @@
 
 #![warn(missing_docs)]
 
+mod capabilities;
+mod mounts;
 mod ports;
 
 use std::str::FromStr;
 
+pub use capabilities::{Capabilities, UnknownCapability};
+pub use mounts::{ContainerMount, TmpfsMount, TmpfsOptions, Volume};
 pub use ports::{ContainerPort, InvalidPort, PortProtocol, PublishedPort};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +23,22 @@ pub enum NetworkMode {
     Isolated,
     /// A loopback interface only.
     None,
+}
+
+impl NetworkMode {
+    /// Returns the name of the mode.
+    pub fn name(self) -> &'static str {
+        match self {
+            NetworkMode::Host => "host",
+            NetworkMode::Isolated => "isolated",
+            NetworkMode::None => "none",
+        }
+    }
+
+    /// Returns the mode with that name.
+    pub fn of_name(name: &str) -> Option<NetworkMode> {
+        [NetworkMode::Host, NetworkMode::Isolated, NetworkMode::None].into_iter().find(|mode| mode.name() == name)
+    }
 }
 
 /// Security mode of a command (`RUN --security`).

@@ -7,7 +7,7 @@ use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::{Step, VertexId};
-use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource};
+use rbuild_sandbox::{Attachments, Builder, Cancel, CommandOutcome, Input, MountSource};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
 use crate::cache::refusal;
@@ -324,15 +324,15 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, report: impl FnOnce(&Buil
     report(&error);
     let Ok((scratch, _)) = env.rootfs.work.new_dir() else { return BuildError::AlreadyReported };
     request.files.renew(scratch);
-    request.args = vec!["/bin/sh".into()];
-    request.input = Input::Terminal;
+    request.command.args = vec!["/bin/sh".into()];
+    request.command.input = Input::Terminal;
     // Agent sockets were removed with the step.
     request.mounts.retain(|m| !matches!(&m.source, MountSource::Bind(path) if !path.exists()));
-    if !request.env.iter().any(|e| e.starts_with("TERM=")) {
-        request.env.push("TERM=xterm".into());
+    if !request.command.env.iter().any(|e| e.starts_with("TERM=")) {
+        request.command.env.push("TERM=xterm".into());
     }
     // The build's own `Cancel` was triggered to stop the other steps.
-    match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default(), None) {
+    match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default(), Attachments::default()) {
         Ok(CommandOutcome::NotStarted(error)) => BuildError::NoShell(error),
         Ok(_) => BuildError::AlreadyReported,
         Err(e) => e.into(),

@@ -27,9 +27,9 @@ mod warning;
 
 pub use build::{answer, execute};
 pub use builder_paths::{binds, volume_binds};
-pub use containers::detached::{DetachedCommand, invoke_detached};
+pub use containers::detached::invoke_detached;
 pub use containers::inside::{InnerCommand, invoke_inside};
-pub use containers::run::{Invocation, command_line, invoke};
+pub use containers::run::{ContainerCommand, Invocation, command_line, invoke};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Meter, StepOutcome, Warning};
 pub use events::Events;
@@ -40,7 +40,7 @@ pub use exports::{
 pub use images::copy_out::{CopiedTo, CopyTarget, ImagePath, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};
 pub use images::import::{Import, import};
-pub use ops::container::limit_remedy;
+pub use ops::container::{DEFAULT_SHM, limit_remedy};
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
 pub use prepare::downloads::DownloadedFiles;

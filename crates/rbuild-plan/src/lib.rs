@@ -19,13 +19,13 @@ pub use graph::{
 };
 pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::{KeyPartSink, StepPart};
-pub use parameters::{ContextDir, ContextSource, IgnoreFile, NamedContext, NoCache, Parameters, Volume, WrittenImage};
+pub use parameters::{ContextDir, ContextSource, IgnoreFile, NamedContext, NoCache, Parameters, WrittenImage};
 pub use planner::{
     Analysis, BaseImage, ImageNeed, Outline, OutlineArg, OutlineMount, Plan, PlatformImage, StageUse, analyze, check,
     description, outline, plan,
 };
 pub use rbuild_container::{
-    ContainerPort, GroupLimits, InvalidPort, NetworkMode, PortProtocol, PublishedPort, Resource, SecurityMode, Ulimit,
-    UnknownResource,
+    Capabilities, ContainerMount, ContainerPort, GroupLimits, InvalidPort, NetworkMode, PortProtocol, PublishedPort,
+    Resource, SecurityMode, TmpfsMount, TmpfsOptions, Ulimit, UnknownCapability, UnknownResource, Volume,
 };
 pub use rbuild_dockerfile::Vars;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use rbuild_container::{NetworkMode, Ulimit};
+use rbuild_container::{NetworkMode, Ulimit, Volume};
 use rbuild_image::{ImageName, ManifestDigest, Platform, Reference, ReferenceError};
 
 use crate::ids::ContextId;
@@ -176,16 +176,6 @@ impl WrittenImage {
     pub fn stored(manifest: ManifestDigest) -> WrittenImage {
         WrittenImage { text: manifest.to_string(), name: ImageName::Stored(manifest) }
     }
-}
-
-/// A host directory mounted into the container of every command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// Absolute path on the host.
-    pub source: PathBuf,
-    /// Absolute path in the container.
-    pub target: String,
-    pub read_only: bool,
 }
 
 /// Steps that run even if their result is cached.

@@ -10,14 +10,29 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use rbuild_linux::parallel::start;
+use rbuild_linux::parallel::{locked, start};
 use rbuild_linux::{ControlGroup, UidGid};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
-use crate::client::{Cancel, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_descriptor};
+use crate::client::{
+    Cancel, OutputCopy, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_descriptor,
+};
 use crate::protocol::{CommandOutcome, Input, RunRequest};
+use crate::runner::terminal::{ConnectionEnds, connect};
 use crate::runner::zygote::Zygote;
+
+/// Other parties to a command in the foreground than its caller.
+#[derive(Default)]
+pub struct Attachments<'a> {
+    /// The control group of the command.
+    pub group: Option<&'a ControlGroup>,
+    /// Called with a pidfd of the first process of the container once it is started. The request
+    /// must be announced.
+    pub started: Option<&'a mut dyn FnMut(OwnedFd)>,
+    /// Receives a copy of the output.
+    pub output: Option<OutputCopy>,
+}
 
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
 /// if the request specifies one.
@@ -25,26 +40,34 @@ pub fn run_attached(
     zygote: &Zygote,
     request: &RunRequest,
     cancel: &Cancel,
-    group: Option<&ControlGroup>,
+    Attachments { group, started, output }: Attachments<'_>,
 ) -> Result<CommandOutcome, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
-    let streams = Streams::new(request.input, request.owner_of_streams())?;
+    let streams = Streams::new(request.command.input, request.command.owner_of_streams())?;
     let runner = {
         let given = [Some(theirs.as_fd()), Some(streams.out.1.as_fd()), Some(streams.error().as_fd()), streams.input()];
         let given: Vec<BorrowedFd<'_>> = given.into_iter().flatten().collect();
         Runner::start(zygote, cancel, &given)?
     };
-    runner.join(group, request.mode)?;
+    runner.join(group, request.command.mode)?;
     drop(theirs);
-    let copying = streams.start_copying()?;
+    let copying = streams.start_copying(output.as_ref())?;
     let mut reports = ReportBuffer::default();
     if send_request(&mut ours, request).is_ok() {
         let mut no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
-        if request.input == Input::Terminal
-            && let Some(terminal) = wait_for_descriptor(&runner, &ours, &mut reports)?
+        let terminal = if request.command.input == Input::Terminal {
+            wait_for_descriptor(&runner, &ours, &mut reports)?
+        } else {
+            None
+        };
+        if let Some(started) = started
+            && let Some(process) = wait_for_descriptor(&runner, &ours, &mut reports)?
         {
-            crate::runner::terminal::connect(&terminal, &runner.pidfd, zygote.process())
-                .map_err(fail("write", "the terminal"))?;
+            started(process);
+        }
+        if let Some(terminal) = terminal {
+            let ends = ConnectionEnds { runner: &runner.pidfd, zygote: zygote.process() };
+            connect(&terminal, ends, output.as_ref()).map_err(fail("write", "the terminal"))?;
         }
         follow(&runner, &mut ours, &mut reports, &mut no_pipes, &mut |_, _| ())?;
     }
@@ -83,7 +106,8 @@ impl Streams {
     }
 
     /// Starts the copying threads and closes the command's ends of the pipes in this process.
-    pub(crate) fn start_copying(self) -> rbuild_linux::Result<CopyThreads> {
+    /// `copy` receives the output, too.
+    pub(crate) fn start_copying(self, copy: Option<&OutputCopy>) -> rbuild_linux::Result<CopyThreads> {
         // The threads see the end of the command as the end of this pipe.
         let (ended, end_signal) = match io::pipe() {
             Ok((reader, writer)) => (Some(reader), Some(writer)),
@@ -91,14 +115,16 @@ impl Streams {
         };
         let out = self.out.0;
         let mut threads = Vec::new();
-        let mut copy = |from: PipeReader, to: fn() -> io::Result<OwnedFd>| -> rbuild_linux::Result<()> {
+        let mut start_copy = |stream, from: PipeReader, to: fn() -> io::Result<OwnedFd>| -> rbuild_linux::Result<()> {
             let ended = ended.as_ref().and_then(|ended| ended.try_clone().ok());
-            threads.push(start(move || copy_output(&from, &to()?, ended.as_ref()))?);
+            let copy = copy.cloned();
+            let show = move |bytes: &[u8]| copy.iter().for_each(|copy| locked(copy)(stream, bytes));
+            threads.push(start(move || copy_output(&from, &to()?, ended.as_ref(), show))?);
             Ok(())
         };
-        copy(out, || io::stdout().as_fd().try_clone_to_owned())?;
+        start_copy(Stream::Stdout, out, || io::stdout().as_fd().try_clone_to_owned())?;
         if let Some((err, _)) = self.err {
-            copy(err, || io::stderr().as_fd().try_clone_to_owned())?;
+            start_copy(Stream::Stderr, err, || io::stderr().as_fd().try_clone_to_owned())?;
         }
         if let Some((_, to)) = self.input {
             // Not joined, because its source may never produce input again.
@@ -138,8 +164,13 @@ const CHUNK: usize = 256 * 1024;
 const LAST_READS: usize = 8;
 
 /// Copies a pipe's content until end of file, until `to` accepts no more, or until the command has
-/// ended and the pipe is empty.
-fn copy_output(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> io::Result<()> {
+/// ended and the pipe is empty. Passes each piece to `show` first.
+fn copy_output(
+    from: &PipeReader,
+    to: &OwnedFd,
+    ended: Option<&PipeReader>,
+    mut show: impl FnMut(&[u8]),
+) -> io::Result<()> {
     let _ = rustix::pipe::fcntl_setpipe_size(from, CHUNK);
     let mut buffer = vec![0; CHUNK];
     let mut last = LAST_READS;
@@ -156,8 +187,13 @@ fn copy_output(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> i
             last -= usize::from(over);
             match read(from, &mut buffer)? {
                 Some(0) => return Ok(()),
-                Some(n) if !write_all(to, &buffer[..n])? => return Ok(()),
-                _ => {}
+                Some(n) => {
+                    show(&buffer[..n]);
+                    if !write_all(to, &buffer[..n])? {
+                        return Ok(());
+                    }
+                }
+                None => {}
             }
         }
     }
@@ -229,7 +265,7 @@ mod tests {
         let (reader, to) = io::pipe().unwrap();
         let (ended, end_signal) = io::pipe().unwrap();
         std::thread::scope(|scope| {
-            let copier = scope.spawn(move || copy_output(&from, &to.into(), Some(&ended)));
+            let copier = scope.spawn(move || copy_output(&from, &to.into(), Some(&ended), |_| ()));
             let writer = scope.spawn(move || write(command, end_signal));
             read(reader);
             writer.join().unwrap();
@@ -263,7 +299,7 @@ mod tests {
         let (from, mut command) = io::pipe().unwrap();
         command.write_all(b"lost").unwrap();
         let read_only = std::fs::File::open("/proc/self/maps").unwrap();
-        assert!(copy_output(&from, &read_only.into(), None).is_err());
+        assert!(copy_output(&from, &read_only.into(), None, |_| ()).is_err());
     }
 
     #[test]

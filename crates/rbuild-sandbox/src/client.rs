@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
-use rbuild_linux::fd_passing::receive_with_byte;
+use rbuild_linux::fd_passing::receive_with_bytes;
 use rbuild_linux::parallel::locked;
 use rbuild_linux::signal_forwarding::forward_signal;
 use rbuild_linux::{ControlGroup, UidGid, clock, described, process};
@@ -31,6 +31,9 @@ pub enum Stream {
     Stdout,
     Stderr,
 }
+
+/// Receives pieces of the output of a command, from several threads.
+pub type OutputCopy = Arc<Mutex<dyn FnMut(Stream, &[u8]) + Send>>;
 
 /// Cancels a build: no more runners are started, and running ones are killed.
 #[derive(Debug, Clone, Default)]
@@ -196,9 +199,11 @@ pub fn run(
     cancel: &Cancel,
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<CommandEnd, SandboxError> {
-    let _span = tracing::debug_span!(target: "sandbox", "runner", mode = ?request.mode, uid = request.uid).entered();
+    let _span =
+        tracing::debug_span!(target: "sandbox", "runner", mode = ?request.command.mode, uid = request.command.uid)
+            .entered();
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
-    let owner = request.owner_of_streams();
+    let owner = request.command.owner_of_streams();
     let ((out, out_writer), (err, err_writer)) = (pipe_for(owner)?, pipe_for(owner)?);
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
     drop((theirs, out_writer, err_writer));
@@ -274,17 +279,21 @@ pub(crate) fn wait_for_descriptor(
     reports: &mut ReportBuffer,
 ) -> Result<Option<OwnedFd>, SandboxError> {
     let no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
+    let mut bytes = [0; 512];
     while !reports.has_reports() {
         if wait_for_activity(runner, socket, &no_pipes)? {
             // The socket contains all that the runner sent before its end. A process that it left
             // behind may hold the other end open.
             socket.set_nonblocking(true).map_err(fail("fcntl(F_SETFL)", "the socket of the command"))?;
         }
-        // One byte at a time: a longer read could continue past the byte that carries it.
-        match receive_with_byte(socket) {
-            Ok((mut fds, byte)) => match fds.pop() {
-                Some(descriptor) => return Ok(Some(descriptor)),
-                None => reports.add(&[byte]),
+        // Does not continue past the byte that carries it (unix(7), "Ancillary messages").
+        match receive_with_bytes(socket, &mut bytes) {
+            Ok((mut fds, length)) => match fds.pop() {
+                Some(descriptor) => {
+                    reports.add(&bytes[..length - 1]);
+                    return Ok(Some(descriptor));
+                }
+                None => reports.add(&bytes[..length]),
             },
             Err(rustix::io::Errno::PIPE | rustix::io::Errno::AGAIN) => break,
             Err(e) => return Err(fail("recvmsg", "a descriptor of the command")(e.into())),

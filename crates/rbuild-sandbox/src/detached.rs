@@ -23,22 +23,22 @@ pub fn run_detached(
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<CommandOutcome, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
-    let owner = request.owner_of_streams();
+    let owner = request.command.owner_of_streams();
     let ((out, out_writer), (err, err_writer)) = (pipe_for(owner)?, pipe_for(owner)?);
     // Kept open until the end.
-    let input = (request.input == Input::Given).then(|| pipe_for(None)).transpose()?;
+    let input = (request.command.input == Input::Given).then(|| pipe_for(None)).transpose()?;
     let runner = {
         let input = input.as_ref().map(|(reader, _)| reader.as_fd());
         let given = [Some(theirs.as_fd()), Some(out_writer.as_fd()), Some(err_writer.as_fd()), input];
         let given: Vec<BorrowedFd<'_>> = given.into_iter().flatten().collect();
         Runner::start(zygote, cancel, &given)?
     };
-    runner.join(group, request.mode)?;
+    runner.join(group, request.command.mode)?;
     drop((theirs, out_writer, err_writer));
     let mut reports = ReportBuffer::default();
     if send_request(&mut ours, request).is_ok() {
         let mut pipes = [(Stream::Stdout, Some(out)), (Stream::Stderr, Some(err))];
-        if request.input == Input::Terminal {
+        if request.command.input == Input::Terminal {
             let terminal = wait_for_descriptor(&runner, &ours, &mut reports)?;
             pipes = [(Stream::Stdout, terminal.map(PipeReader::from)), (Stream::Stderr, None)];
         }

@@ -20,10 +20,12 @@ use rbuild_linux::{UidGid, credentials, described, terminal};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
-use crate::protocol::{InnerRequest, Input, Report, RunnerMode};
+use crate::protocol::{CommandRequest, Input, Report, RunnerMode};
 use crate::runner::chroot::enter_working_directory;
 use crate::runner::exec::{CommandExecutor, reserve_limits, set_limits};
-use crate::runner::privileges::{bound_capabilities, confine, confine_bare, keep_for_the_filter};
+use crate::runner::privileges::{
+    Confinement, bound_capabilities, confine_bare, keep_for_the_filter, limit_capabilities,
+};
 
 /// First argument that makes the program an entrance.
 pub const ENTRANCE: &str = "__entrance";
@@ -66,7 +68,7 @@ pub(crate) enum EntranceReport {
 
 impl Entering<'_> {
     /// Sends the descriptors and the request to an entrance.
-    pub(crate) fn send(&self, control: &UnixStream, pid: u32, request: &InnerRequest) -> Result<(), RunnerProblem> {
+    pub(crate) fn send(&self, control: &UnixStream, pid: u32, request: &CommandRequest) -> Result<(), RunnerProblem> {
         let entrance = || described("the process that enters the container");
         let groups: [Vec<BorrowedFd<'_>>; 3] = [
             vec![self.process, self.root, self.guide, self.failure],
@@ -85,7 +87,7 @@ impl Entering<'_> {
 
 /// The received request and its descriptors.
 struct Received {
-    wanted: EntranceRequest<InnerRequest>,
+    wanted: EntranceRequest<CommandRequest>,
     process: OwnedFd,
     root: OwnedFd,
     guide: OwnedFd,
@@ -103,7 +105,7 @@ impl Received {
         let groups = [receive_fds(control).ok()?, receive_fds(control).ok()?, receive_fds(control).ok()?];
         let mut bytes = Vec::new();
         control.read_to_end(&mut bytes).ok()?;
-        let wanted: EntranceRequest<InnerRequest> = serde_json::from_slice(&bytes).ok()?;
+        let wanted: EntranceRequest<CommandRequest> = serde_json::from_slice(&bytes).ok()?;
         let mut fds = groups.into_iter().flatten();
         let mut next = || fds.next();
         let (process, root, guide, failure) = (next()?, next()?, next()?, next()?);
@@ -214,27 +216,29 @@ fn become_inner(
 }
 
 /// Switches to the user of the command, and drops the privileges that commands lack.
-fn restrict(request: &InnerRequest, answers: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
+fn restrict(request: &CommandRequest, answers: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
     let user = UidGid::new(request.uid, request.gid);
     match request.mode {
         RunnerMode::Chroot => {
-            confine_bare(false);
-            bound_capabilities(false)?;
-            Ok(credentials::become_user(user, &request.groups)?)
+            confine_bare(request.is_insecure());
+            bound_capabilities(request.capabilities())?;
+            credentials::become_user(user, &request.groups)?;
+            limit_capabilities(request.capabilities())?;
+            Confinement::of(request).forbid_new_privileges()
         }
         RunnerMode::Container => {
-            keep_for_the_filter()?;
+            keep_for_the_filter(request.capabilities())?;
             rustix::thread::set_keep_capabilities(true)
                 .map_err(RunnerProblem::of_call("prctl", described("the flag that keeps capabilities")))?;
             credentials::become_user(user, &request.groups)?;
-            keep_for_the_filter()?;
-            confine(request.uid, None)
+            keep_for_the_filter(request.capabilities())?;
+            Confinement::of(request).apply(None)
         }
         // The kernel knows only root; the supervisor emulates the user.
         RunnerMode::Emulated => {
-            keep_for_the_filter()?;
+            keep_for_the_filter(request.capabilities())?;
             reserve_limits(&request.ulimits)?;
-            confine(0, answers)
+            Confinement::of(request).apply(answers)
         }
     }
 }

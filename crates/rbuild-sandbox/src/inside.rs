@@ -23,7 +23,8 @@ use crate::client::fail;
 use crate::entrance::{ENTRANCE, Entering, EntranceReport};
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{Credentials, SharedProc, SupervisedContainer, Supervisor};
-use crate::protocol::{CommandEnd, CommandOutcome, InnerRequest, Input, Report, RunnerMode};
+use crate::protocol::{CommandEnd, CommandOutcome, CommandRequest, Input, Report, RunnerMode};
+use crate::runner::terminal::{ConnectionEnds, connect};
 
 /// The first process of a running container.
 #[derive(Clone, Copy)]
@@ -52,7 +53,7 @@ struct Target<'a> {
 /// container's files.
 pub fn run_inside(
     process: FirstProcess<'_>,
-    request: &InnerRequest,
+    request: &CommandRequest,
     owners: &OwnerRecords,
 ) -> Result<CommandOutcome, SandboxError> {
     let opened = |path: String| File::open(&path).map_err(|e| rbuild_linux::Error::new("openat", Path::new(&path), e));
@@ -77,8 +78,8 @@ pub fn run_inside(
     let copying = if request.input == Input::Terminal {
         match receive_with_byte(&ours).map(|(mut fds, byte)| (fds.pop(), byte)) {
             Ok((Some(terminal), _)) => {
-                crate::runner::terminal::connect(&terminal, &pidfd, process.pidfd.as_fd())
-                    .map_err(fail("write", "the terminal"))?;
+                let ends = ConnectionEnds { runner: &pidfd, zygote: process.pidfd.as_fd() };
+                connect(&terminal, ends, None).map_err(fail("write", "the terminal"))?;
             }
             // The beginning of the report of a failure.
             Ok((None, byte)) => reported.push(byte),
@@ -86,7 +87,7 @@ pub fn run_inside(
         }
         None
     } else {
-        Some(streams.start_copying()?)
+        Some(streams.start_copying(None)?)
     };
     process::wait_for_end(&pidfd);
     let report = report(ours, reported);
@@ -113,7 +114,7 @@ fn report(mut socket: UnixStream, mut text: Vec<u8>) -> Option<Report> {
 /// this process.
 fn guide(
     target: &Target<'_>,
-    request: &InnerRequest,
+    request: &CommandRequest,
     streams: Streams,
     socket: UnixStream,
     owners: &OwnerRecords,
@@ -177,7 +178,7 @@ impl Entrance {
 /// the user namespace of the container, to answer calls.
 fn start(
     target: &Target<'_>,
-    request: &InnerRequest,
+    request: &CommandRequest,
     streams: Streams,
     socket: &UnixStream,
 ) -> Result<Entrance, RunnerError> {
@@ -230,7 +231,7 @@ fn execute_entrance(program: &OwnedFd, control: BorrowedFd<'_>) -> ! {
 /// Answers the command's calls about owners until it has ended.
 fn answer(
     target: &Target<'_>,
-    request: &InnerRequest,
+    request: &CommandRequest,
     socket: &UnixStream,
     owners: &OwnerRecords,
     pid: u32,
@@ -243,7 +244,13 @@ fn answer(
     let dir = target.proc.try_clone().map_err(RunnerProblem::of_call("dup", Path::new("/proc")))?.into();
     let first = Credentials::starting(UidGid::new(request.uid, request.gid), request.groups.clone());
     let proc = SharedProc { dir, outer: false };
-    let container = SupervisedContainer { pid, credentials: first, proc, owners: owners.clone(), leaves_mounts: false };
+    let container = SupervisedContainer {
+        pid,
+        credentials: first,
+        proc,
+        owners: owners.clone(),
+        leaves_mounts: request.is_insecure(),
+    };
     Supervisor::enter(listener, container)?.serve(&ended);
     Ok(())
 }

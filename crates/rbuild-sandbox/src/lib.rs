@@ -17,18 +17,19 @@ mod protocol;
 mod runner;
 mod seccomp;
 
-pub use attached::run_attached;
-pub use client::{Cancel, Stream, run};
+pub use attached::{Attachments, run_attached};
+pub use client::{Cancel, OutputCopy, Stream, run};
 pub use detached::run_detached;
 pub use entrance::{ENTRANCE, entrance_main};
 pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
 pub use inside::{FirstProcess, run_inside};
 pub use namespace::checks::{Check, checks};
-pub use namespace::enter::{Builder, BuilderConfig, GRACE, STORE, enter};
+pub use namespace::enter::{Builder, BuilderConfig, BuilderExit, GRACE, STORE, Watched, enter, enter_watching};
 pub use namespace::isolation::{Isolation, IsolationRequest, isolation};
 pub use namespace::network::Carrier;
 pub use protocol::{
-    CommandEnd, CommandOutcome, InnerRequest, Input, MountRequest, MountSource, RootFiles, RunRequest, RunnerMode,
+    CommandEnd, CommandOutcome, CommandRequest, Input, MountRequest, MountSource, Privileges, RootFiles, RunRequest,
+    RunnerMode,
 };
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_mount_points;

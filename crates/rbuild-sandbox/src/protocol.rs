@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
+use rbuild_container::{Capabilities, NetworkMode, SecurityMode, TmpfsOptions, Ulimit};
 use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{RootDir, UidGid, clock, described};
@@ -13,12 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{RunnerError, RunnerProblem};
 
-/// One command in one container. All paths outside of the container are in the builder's root.
+/// A command, its user and its privileges.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RunRequest {
-    /// The root file system.
-    pub files: RootFiles,
-    /// The way in which the command runs.
+pub struct CommandRequest {
+    /// The way in which its container runs.
     pub mode: RunnerMode,
     /// The program and its arguments.
     pub args: Vec<String>,
@@ -26,27 +24,91 @@ pub struct RunRequest {
     pub env: Vec<String>,
     /// Working directory in the container.
     pub cwd: String,
-    /// User ID of the command.
+    /// User ID.
     pub uid: u32,
-    /// Group ID of the command.
+    /// Group ID.
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Limits on the resources of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// Standard input.
+    pub input: Input,
+    /// Privileges.
+    pub privileges: Privileges,
+}
+
+/// Privileges of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Privileges {
+    /// Security mode.
+    pub security: SecurityMode,
+    /// Capabilities of root. Other users have none, but may regain them through set-uid programs.
+    /// `None` for those of the security mode; the user of an insecure command then has all.
+    pub capabilities: Option<Capabilities>,
+    /// True if set-uid programs give no privileges.
+    pub no_new_privileges: bool,
+}
+
+impl Privileges {
+    /// Returns the privileges of a step of a build.
+    pub fn of_step(security: SecurityMode) -> Privileges {
+        Privileges { security, capabilities: None, no_new_privileges: false }
+    }
+}
+
+impl CommandRequest {
+    pub(crate) fn is_emulated(&self) -> bool {
+        self.mode == RunnerMode::Emulated
+    }
+
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.privileges.security == SecurityMode::Insecure
+    }
+
+    /// Returns the capabilities of root.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let usual = if self.is_insecure() { Capabilities::ALL } else { Capabilities::DOCKER };
+        let all = self.privileges.capabilities.unwrap_or(usual);
+        // To the kernel, an emulated user is root. Which of Docker's it may use is emulated, too.
+        let is_emulated_user = self.is_emulated() && self.uid != 0 && !self.keeps_capabilities();
+        if is_emulated_user { all.intersection(Capabilities::DOCKER) } else { all }
+    }
+
+    /// Returns true if users other than root have the capabilities, too.
+    pub(crate) fn keeps_capabilities(&self) -> bool {
+        self.is_insecure() && self.privileges.capabilities.is_none()
+    }
+
+    /// Returns the owner of the command's streams; `None` for root.
+    pub(crate) fn owner_of_streams(&self) -> Option<UidGid> {
+        (self.uid != 0 && !self.is_emulated()).then(|| UidGid::new(self.uid, self.gid))
+    }
+
+    /// Returns the command's user and group ID in the kernel.
+    pub(crate) fn kernel_ids(&self) -> UidGid {
+        if self.is_emulated() { UidGid::ROOT } else { UidGid::new(self.uid, self.gid) }
+    }
+}
+
+/// One command in one container. All paths outside of the container are in the builder's root.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// The command.
+    pub command: CommandRequest,
+    /// The root file system.
+    pub files: RootFiles,
+    /// True if the command must not write to the root file system.
+    pub read_only: bool,
     /// Host name.
     pub hostname: String,
     /// Mounts besides those that every container has, in the order in which they are made.
     pub mounts: Vec<MountRequest>,
     /// Network mode.
     pub network: NetworkMode,
-    /// Security mode.
-    pub security: SecurityMode,
     /// Size of /dev/shm in bytes.
     pub shm_size: u64,
-    /// Resource limits.
-    pub ulimits: Vec<Ulimit>,
-    /// Standard input.
-    pub input: Input,
-    /// True if the runner sends a pidfd of the command's first process once it is started.
+    /// True if the runner sends a pidfd of the container's first process once it is started.
     pub announced: bool,
     /// Content of /etc/hosts.
     pub hosts: String,
@@ -82,26 +144,6 @@ impl RunnerMode {
             RunnerMode::Emulated => "single-id",
             RunnerMode::Chroot => "chroot",
         }
-    }
-}
-
-impl RunRequest {
-    pub(crate) fn is_emulated(&self) -> bool {
-        self.mode == RunnerMode::Emulated
-    }
-
-    pub(crate) fn is_insecure(&self) -> bool {
-        self.security == SecurityMode::Insecure
-    }
-
-    /// Returns the owner of the command's streams; `None` for root.
-    pub(crate) fn owner_of_streams(&self) -> Option<UidGid> {
-        (self.uid != 0 && !self.is_emulated()).then(|| UidGid::new(self.uid, self.gid))
-    }
-
-    /// Returns the command's user and group ID in the kernel.
-    pub(crate) fn kernel_ids(&self) -> UidGid {
-        if self.is_emulated() { UidGid::ROOT } else { UidGid::new(self.uid, self.gid) }
     }
 }
 
@@ -156,29 +198,6 @@ pub enum Input {
     Terminal,
 }
 
-/// A command to run in a container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct InnerRequest {
-    /// The program and its arguments.
-    pub args: Vec<String>,
-    /// `NAME=value`, each name once.
-    pub env: Vec<String>,
-    /// Working directory in the container.
-    pub cwd: String,
-    /// User ID.
-    pub uid: u32,
-    /// Group ID.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Limits on the resources of its processes.
-    pub ulimits: Vec<Ulimit>,
-    /// Standard input.
-    pub input: Input,
-    /// The way in which the container runs.
-    pub mode: RunnerMode,
-}
-
 /// A mount of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
@@ -193,7 +212,7 @@ pub struct MountRequest {
 impl MountRequest {
     /// Returns true for a tmpfs at /dev, which every container has.
     pub(crate) fn is_of_dev(&self) -> bool {
-        matches!(self.source, MountSource::Tmpfs { .. }) && Path::new(&self.target) == Path::new("/dev")
+        matches!(self.source, MountSource::Tmpfs(_)) && Path::new(&self.target) == Path::new("/dev")
     }
 }
 
@@ -211,8 +230,8 @@ pub enum MountSource {
     /// A path inside a stack of trees (topmost first). Unless the mount is read-only, writes go to
     /// a directory that is discarded.
     Trees { lowers: Vec<PathBuf>, path: PathBuf },
-    /// An empty tmpfs. `size` is its maximum size in bytes.
-    Tmpfs { size: Option<u64> },
+    /// An empty tmpfs.
+    Tmpfs(TmpfsOptions),
     /// A file that exists only in the container's own memory (a tmpfs).
     File { content: Vec<u8>, mode: u32, uid: u32, gid: u32 },
 }

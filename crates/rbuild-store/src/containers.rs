@@ -1,5 +1,4 @@
-//! Named containers. Those that `create` makes only refer to an image, whose files scripts copy.
-//! Those that `run` starts have settings, a process and output as well.
+//! Named containers: an image, settings and, once they are started, a process and output.
 
 mod documents;
 mod output;
@@ -7,4 +6,4 @@ mod runs;
 
 pub use documents::{Container, Containers, NewContainer};
 pub use output::{OutputFrame, OutputReader, OutputStream, OutputWriter};
-pub use runs::{ContainerState, Ended, RunLock, RunSettings, RunWatch, Started};
+pub use runs::{ContainerState, DnsSettings, Ended, RunLock, RunSettings, RunWatch, SecuritySettings, Started};

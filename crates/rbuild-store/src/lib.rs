@@ -58,6 +58,7 @@ mod containers;
 mod contents;
 mod directories;
 mod downloads;
+mod durability;
 mod error;
 mod exclusive_lock;
 mod facets;
@@ -92,10 +93,11 @@ pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, Ke
 pub use cache::records::{ForeignRecord, Record, RecordedImage, RecordedStep, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView};
 pub use containers::{
-    Container, ContainerState, Containers, Ended, NewContainer, OutputFrame, OutputReader, OutputStream, OutputWriter,
-    RunLock, RunSettings, RunWatch, Started,
+    Container, ContainerState, Containers, DnsSettings, Ended, NewContainer, OutputFrame, OutputReader, OutputStream,
+    OutputWriter, RunLock, RunSettings, RunWatch, SecuritySettings, Started,
 };
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
+pub use durability::Durability;
 pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
 pub use gc::damage::{BlobFault, CheckFailure, FoundDamage, ImageFault, ImageLabel, Misplacement, StoreDamage};

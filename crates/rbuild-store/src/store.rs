@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::directories::{DIRS, DIRS_OF_DOCUMENTS, OWNER_KEY, STEPS, refuse_other_directory, restrict_directories};
+use crate::durability::Durability;
 use crate::error::{Result, StoreError, naming};
 use crate::incoming_blobs::IncomingBlobs;
 use crate::keys;
@@ -339,6 +340,16 @@ impl Store {
         Ok(released.map_err(|e| rbuild_linux::Error::new("flock", described("the lock of the store"), e))?)
     }
 
+    /// Acquires the shared lock again, after a process that was forked from this one has released
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if another process holds the exclusive lock for too long.
+    pub fn lock_again(&self) -> Result<()> {
+        self.lock_shared()
+    }
+
     /// Returns to the shared lock from the exclusive one.
     pub(crate) fn lock_shared(&self) -> Result<()> {
         self.waits.lock("lock", &self.lock, LockKind::Shared)
@@ -460,6 +471,21 @@ impl Store {
     pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
         let written = write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file());
         written.map_err(naming(&self.root, own_name(dir, name)))
+    }
+
+    /// Writes a document that must survive these events. Everything that it refers to must have
+    /// survived them before.
+    pub(crate) fn write_with<T: Serialize>(
+        &self,
+        dir: &str,
+        name: &str,
+        value: &T,
+        durability: Durability,
+    ) -> Result<()> {
+        match durability {
+            Durability::Crash => self.write(dir, name, value),
+            Durability::PowerFailure => self.write_durable(dir, name, value),
+        }
     }
 
     /// Writes a document that must survive a power failure. Everything it refers to must have been

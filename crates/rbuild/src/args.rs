@@ -13,8 +13,8 @@ mod registry;
 
 pub use build::{BuildArgs, ProgressMode};
 pub use containers::{
-    ContainerPruneArgs, ContainersArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, PortArgs, RmArgs, RunArgs, StopArgs,
-    WaitArgs,
+    ContainerFlags, ContainerPruneArgs, ContainersArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, PortArgs, RmArgs,
+    RunArgs, StartArgs, StopArgs, WaitArgs,
 };
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
 
@@ -80,6 +80,8 @@ pub enum Verb {
     Run(Box<RunArgs>),
     /// Run a command in a running container
     Exec(ExecArgs),
+    /// Start containers that were created
+    Start(StartArgs),
     /// Stop running containers
     Stop(StopArgs),
     /// Send a signal to running containers
@@ -114,8 +116,8 @@ pub enum Verb {
     ContainerPrune(ContainerPruneArgs),
     /// Copy files out of an image
     Cp(CpArgs),
-    /// Create a container from an image, for `cp`, without starting it
-    Create(CreateArgs),
+    /// Create a container without starting it
+    Create(Box<CreateArgs>),
     /// Remove containers
     Rm(RmArgs),
     /// Show the output of a container or of a build, or list recent builds
@@ -322,6 +324,9 @@ pub struct PruneArgs {
     pub verbose: bool,
     #[arg(long, hide = true)]
     pub volumes: bool,
+    /// `system prune`: containers that are not running as well and, with `--all`, unused images.
+    #[arg(long, hide = true)]
+    pub system: bool,
 }
 
 #[derive(Args)]

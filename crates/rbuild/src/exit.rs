@@ -23,7 +23,7 @@ pub mod code {
     pub const REFUSED: u8 = 3;
     /// A bug in rbuild (EX_SOFTWARE of sysexits.h).
     pub const BUG: u8 = 70;
-    /// Exit code of the docker command for usage errors.
+    /// Exit code of the docker command for usage errors, and of `run` for all failures of its own.
     pub const DOCKER_USAGE: u8 = 125;
     /// Exit code of a builder whose work was canceled, and of rbuild after SIGINT.
     pub const INTERRUPTED: u8 = 130;
@@ -92,6 +92,18 @@ impl Failure {
     /// Masks the values of secrets.
     pub fn masked(self, values: &SecretValues) -> Failure {
         Failure { message: values.mask(self.message), help: self.help.map(|help| help.masked(values)), ..self }
+    }
+
+    /// Returns the failure with the exit code for usage errors of the docker command.
+    pub fn of_docker(self) -> Failure {
+        Failure { code: code::DOCKER_USAGE, ..self }
+    }
+
+    /// Returns the failure as one of a verb. That of `run` has another exit code than the command
+    /// that it runs, as in docker.
+    pub fn of_verb(self, verb: &str) -> Failure {
+        let is_own = matches!(self.code, code::FAILED | code::USAGE | code::REFUSED);
+        if verb == "run" && is_own { self.of_docker() } else { self }
     }
 
     /// Prints the message and returns the exit code.

@@ -76,7 +76,7 @@ fn run(argv: Vec<OsString>) -> u8 {
     match (run_cli(cli, as_docker), terminal::lost_output()) {
         (Ok(code::OK), Some(e)) => Failure::lost_output(e).report(),
         (Ok(code), _) => code,
-        (Err(failure), _) => failure.masked(&secrets_of_line(&argv)).report(),
+        (Err(failure), _) => failure.of_verb(word).masked(&secrets_of_line(&argv)).report(),
     }
 }
 
@@ -104,8 +104,8 @@ fn not_parsed(e: &clap::Error, line: &[OsString], verb: usize, implied: bool, as
             let later = (verb + 1..line.len()).map(word);
             let misplaced = later.filter(|_| implied).find(|word| word != &"-" && cli::verbs::is_verb(word));
             let failure = cli::usage::failure(e, word(verb), &line[1..], misplaced);
-            let code = if as_docker { code::DOCKER_USAGE } else { code::USAGE };
-            Failure { code, ..failure }.masked(&secrets_of_line(line)).report()
+            let failure = if as_docker { failure.of_docker() } else { failure.of_verb(word(verb)) };
+            failure.masked(&secrets_of_line(line)).report()
         }
     }
 }
@@ -147,6 +147,7 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Logout(args) => login::logout(args),
         Verb::Run(args) => run::run(settings, *args),
         Verb::Exec(args) => containers::exec::exec(settings, args),
+        Verb::Start(args) => containers::start::start(settings, args),
         Verb::Stop(args) => containers::signals::stop(settings, args),
         Verb::Kill(args) => containers::signals::kill(settings, args),
         Verb::Wait(args) => containers::signals::wait(settings, args),
@@ -161,7 +162,7 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::ImagePrune(args) => removing::image_prune(settings, args),
         Verb::Containers(args) => containers::list::list(settings, args),
         Verb::ContainerPrune(_) => containers::remove::prune(settings),
-        Verb::Create(args) => containers::create::create(settings, args),
+        Verb::Create(args) => containers::create::create(settings, *args),
         Verb::Cp(args) => cp::cp(settings, args),
         Verb::Rm(args) => containers::remove::rm(settings, args),
         Verb::Logs(args) => logs::logs(settings, args),

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use rbuild_image::RunConfig;
 use rbuild_linux::{OwnerRecords, RootDir};
-use rbuild_plan::Ulimit;
 use rbuild_remedy::CommandRemedy;
-use rbuild_sandbox::{CommandOutcome, FirstProcess, InnerRequest, Input, RunnerMode, run_inside};
+use rbuild_sandbox::{CommandOutcome, CommandRequest, FirstProcess, Input, RunnerMode, run_inside};
+use rbuild_store::RunSettings;
 
-use crate::containers::run::variables;
+use crate::containers::run::{privileges, variables};
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::ops::users;
@@ -17,16 +17,9 @@ use crate::ops::users;
 pub struct InnerCommand {
     /// The program and its arguments.
     pub args: Vec<String>,
-    /// Variables that precede those of the image.
-    pub env: Vec<(String, String)>,
-    /// User; empty for root.
-    pub user: String,
-    /// Working directory; empty for `/`.
-    pub cwd: String,
-    /// Host name of the container.
-    pub hostname: String,
-    /// Limits on the resources of its processes.
-    pub ulimits: Vec<Ulimit>,
+    /// Settings of the container, with the variables, the user and the working directory of this
+    /// command.
+    pub settings: RunSettings,
     /// Standard input.
     pub input: Input,
     /// The way in which the container runs.
@@ -47,20 +40,22 @@ pub fn invoke_inside(
 ) -> Result<CommandOutcome> {
     let root = PathBuf::from(format!("/proc/{}/root", process.pid));
     let files = RootDir::open(&root).map_err(BuildError::kernel(ErrorContext::ContainerFiles))?;
-    let who = users::identity(&users::in_root(&files), &command.user)
+    let InnerCommand { args, settings, input, mode } = command;
+    let accounts = users::in_root(&files);
+    let who = users::identity(&accounts, &settings.user)
+        .and_then(|who| users::with_groups(&accounts, who, &settings.groups))
         .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(CommandRemedy::OtherAccount.into()) })?;
-    drop(files);
-    let InnerCommand { args, env, cwd, hostname, ulimits, input, mode, .. } = command;
-    let request = InnerRequest {
+    let request = CommandRequest {
         args,
-        env: variables(&config.env, &env, who.home.as_deref(), &hostname, input),
-        cwd: if cwd.is_empty() { "/".into() } else { cwd },
+        env: variables(&config.env, &settings.env, who.home.as_deref(), &settings.hostname, input),
+        cwd: if settings.cwd.is_empty() { "/".into() } else { settings.cwd },
         uid: who.uid,
         gid: who.gid,
         groups: who.groups,
-        ulimits,
+        ulimits: settings.ulimits,
         input,
         mode,
+        privileges: privileges(&settings.security),
     };
     Ok(run_inside(process, &request, owners)?)
 }

@@ -1,13 +1,20 @@
 //! `run`: runs one command in a container of an image. Changes to files are discarded.
 
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
 use rbuild_image::{DEFAULT_PATH, RunConfig};
 use rbuild_linux::{ControlGroup, RootDir};
-use rbuild_plan::{NetworkMode, SecurityMode, Ulimit, Volume, VolumeId};
+use rbuild_plan::{ContainerMount, NetworkMode, SecurityMode, TmpfsMount, Volume, VolumeId};
 use rbuild_remedy::{BuildRemedy, CommandRemedy, Remedy};
 use rbuild_sandbox::{
-    Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, run_attached,
+    Attachments, Builder, Cancel, CommandOutcome, CommandRequest, Input, MountRequest, MountSource, OutputCopy,
+    Privileges, RootFiles, RunRequest, Stream, run_attached,
 };
-use rbuild_store::{BuildId, Image, Session, SnapshotBackend, Store, TreeId, Workspace};
+use rbuild_store::{
+    BuildId, ContainerId, Image, OutputStream, RunSettings, SecuritySettings, Session, SnapshotBackend, Store, TreeId,
+    Workspace,
+};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
@@ -16,25 +23,13 @@ use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set};
 use crate::ops::users::{self, UnknownUser};
 use crate::rootfs::snapshots;
 
-/// The command to run, and settings that override those of the image.
+/// A container to run, and the circumstances of its start.
 pub struct Invocation {
-    /// Replaces CMD. If empty, CMD applies unless `entrypoint` is given.
-    pub args: Vec<String>,
-    pub entrypoint: Option<Vec<String>>,
-    /// Variables that precede the image's own in the environment.
-    pub env: Vec<(String, String)>,
+    /// Settings. The builder must have the bind mounts that [`crate::volume_binds`] returns for the
+    /// bind mounts among its mounts.
+    pub settings: RunSettings,
     /// Variables of proxies. They may contain logins, and are not recorded.
     pub proxies: Vec<(String, String)>,
-    pub user: Option<String>,
-    pub cwd: Option<String>,
-    pub hostname: String,
-    /// Additional entries of `/etc/hosts`: names and their addresses.
-    pub hosts: Vec<(String, String)>,
-    /// Volumes. The builder must have the bind mounts that [`crate::volume_binds`] returns.
-    pub volumes: Vec<Volume>,
-    pub network: NetworkMode,
-    pub shm_size: Option<u64>,
-    pub ulimits: Vec<Ulimit>,
     /// The control group of the command.
     pub group: Option<ControlGroup>,
     pub input: Input,
@@ -44,26 +39,97 @@ pub struct Invocation {
     pub resolv_conf: String,
 }
 
-/// Runs the command to its end on the standard streams of this process.
+impl Invocation {
+    /// Returns the bind mounts.
+    pub fn volumes(&self) -> Vec<Volume> {
+        let bind = |mount: &ContainerMount| match mount {
+            ContainerMount::Bind(volume) => Some(volume.clone()),
+            ContainerMount::Tmpfs(_) => None,
+        };
+        self.settings.mounts.iter().filter_map(bind).collect()
+    }
+}
+
+/// The command of a container.
+#[derive(Clone, Copy)]
+pub struct ContainerCommand<'a> {
+    /// ID of the container, which exists in the store.
+    pub container: &'a ContainerId,
+    /// The image of the container.
+    pub image: &'a Image,
+    /// The settings of the container, and the circumstances of its start.
+    pub invocation: &'a Invocation,
+}
+
+/// Runs the command to its end on the standard streams of this process, and keeps a copy of its
+/// output in the store. `started` is called with a pidfd of its first process once it is started.
+/// Afterwards, the container uses its files without a lock of the store.
 ///
 /// # Errors
 ///
 /// Fails if the container cannot be prepared, or if one of its supervising processes is killed.
 pub fn invoke(
-    store: &Store,
-    image: &Image,
-    invocation: &Invocation,
+    store: Store,
+    command: ContainerCommand<'_>,
     builder: &Builder,
     cancel: &Cancel,
+    started: impl FnOnce(OwnedFd),
 ) -> Result<CommandOutcome> {
-    let group = invocation.group.as_ref();
-    let work = Workspace::open(store)?;
-    let request = request(place(store, &work, image, builder, invocation.now)?, image, invocation, builder)?;
-    Ok(run_attached(&builder.zygote, &request, cancel, group)?)
+    let work = Workspace::open(&store)?;
+    let request = prepared(&store, &work, command, builder)?;
+    let output: OutputCopy = Arc::new(Mutex::new(kept_output(&store, command.container)?));
+    let mut started = Some((started, store));
+    let mut started = |process| {
+        if let Some((started, store)) = started.take() {
+            started(process);
+            release(store);
+        }
+    };
+    let group = command.invocation.group.as_ref();
+    let attachments = Attachments { group, started: Some(&mut started), output: Some(output) };
+    Ok(run_attached(&builder.zygote, &request, cancel, attachments)?)
+}
+
+/// Prepares the files of a container, and returns the request for its command. From then on, others
+/// keep the trees that the container uses.
+pub(super) fn prepared(
+    store: &Store,
+    work: &Workspace,
+    command: ContainerCommand<'_>,
+    builder: &Builder,
+) -> Result<RunRequest> {
+    let ContainerCommand { container, image, invocation } = command;
+    let request = request(place(store, work, image, builder, invocation.now)?, image, invocation, builder)?;
+    if let RootFiles::Overlay { lowers, .. } = &request.files {
+        store.containers().pin_trees(container, lowers)?;
+    }
+    Ok(request)
+}
+
+/// Releases the lock of the store while a container runs. Without it, other processes remove
+/// content that nothing uses.
+pub(super) fn release(store: Store) {
+    // If it stays, others only report that the store is in use.
+    if let Err(e) = store.release_lock() {
+        tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the store stays locked");
+    }
+}
+
+/// Returns a function that keeps output of a container in the store.
+pub(super) fn kept_output(store: &Store, container: &ContainerId) -> Result<impl FnMut(Stream, &[u8]) + Send + use<>> {
+    let mut log = store.containers().create_output(container)?;
+    Ok(move |stream, bytes: &[u8]| {
+        let stream = match stream {
+            Stream::Stdout => OutputStream::Stdout,
+            Stream::Stderr => OutputStream::Stderr,
+        };
+        // Output is lost if the disk is full; the command goes on, as under docker.
+        let _ = log.append(stream, bytes);
+    })
 }
 
 /// The file system of a container.
-pub(super) struct Place {
+struct Place {
     files: RootFiles,
     /// Receives new files.
     upper: RootDir,
@@ -73,7 +139,7 @@ pub(super) struct Place {
 
 /// Unpacks the image, and creates the directories of a container in the workspace. `now` is in
 /// seconds since the Unix epoch.
-pub(super) fn place(store: &Store, work: &Workspace, image: &Image, builder: &Builder, now: i64) -> Result<Place> {
+fn place(store: &Store, work: &Workspace, image: &Image, builder: &Builder, now: i64) -> Result<Place> {
     let id = BuildId::of_command("run");
     let (trees, _) = store.trees().unpack_image(Session::new(store, work, &id, now), image)?;
     let snapshots = snapshots(builder, work)?;
@@ -82,45 +148,77 @@ pub(super) fn place(store: &Store, work: &Workspace, image: &Image, builder: &Bu
 }
 
 /// Returns the request for the command of a container.
-pub(super) fn request(
+fn request(
     Place { files, upper, view }: Place,
     image: &Image,
     invocation: &Invocation,
     builder: &Builder,
 ) -> Result<RunRequest> {
     let config = &image.config.config;
-    let cwd = invocation.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
-    let cwd = if cwd.is_empty() { "/".into() } else { cwd };
+    let settings = &invocation.settings;
+    let cwd = if settings.cwd.is_empty() { "/".into() } else { settings.cwd.clone() };
     let fail = || BuildError::kernel(ErrorContext::ImageFiles);
     if !view.exists(&cwd).map_err(fail())? {
         upper.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
     }
-    let who = identity(&view, invocation.user.as_ref().unwrap_or(&config.user), builder)?;
-    let mount = |(i, volume): (usize, &Volume)| MountRequest {
-        target: volume.target.clone(),
-        source: MountSource::Machine(builder.path(&BindPoint::Volume(VolumeId::new(i)).path())),
-        read_only: volume.read_only,
-    };
-    Ok(RunRequest {
-        files,
+    let who = identity(&view, settings, builder)?;
+    let command = CommandRequest {
         mode: builder.isolation.runner_mode(),
-        args: command(invocation, config)?,
-        env: environment(invocation, &config.env, who.home.as_deref()),
+        args: command(settings, config)?,
+        env: variables(
+            &config.env,
+            &[&invocation.proxies[..], &settings.env].concat(),
+            who.home.as_deref(),
+            &settings.hostname,
+            invocation.input,
+        ),
         cwd,
         uid: who.uid,
         gid: who.gid,
         groups: who.groups,
-        hostname: invocation.hostname.clone(),
-        mounts: invocation.volumes.iter().enumerate().map(mount).collect(),
-        network: invocation.network,
-        security: SecurityMode::Sandbox,
-        shm_size: invocation.shm_size.unwrap_or(DEFAULT_SHM),
-        ulimits: invocation.ulimits.clone(),
+        ulimits: settings.ulimits.clone(),
         input: invocation.input,
-        announced: false,
-        hosts: hosts_file(&invocation.hostname, &invocation.hosts),
+        privileges: privileges(&settings.security),
+    };
+    Ok(RunRequest {
+        command,
+        files,
+        read_only: settings.security.read_only,
+        hostname: settings.hostname.clone(),
+        mounts: mounts(&settings.mounts, builder),
+        network: NetworkMode::of_name(&settings.network).unwrap_or(NetworkMode::Host),
+        shm_size: settings.shm_size.unwrap_or(DEFAULT_SHM),
+        announced: true,
+        hosts: hosts_file(&settings.hostname, &settings.hosts),
         resolv_conf: invocation.resolv_conf.clone(),
     })
+}
+
+/// Returns the privileges of commands in a container. Capabilities that would give the command
+/// power over other processes of its user namespace require a namespace of its own.
+pub(super) fn privileges(settings: &SecuritySettings) -> Privileges {
+    let needs_namespace = settings.privileged || !settings.capabilities.is_harmless();
+    Privileges {
+        security: if needs_namespace { SecurityMode::Insecure } else { SecurityMode::Sandbox },
+        capabilities: Some(settings.capabilities),
+        no_new_privileges: settings.no_new_privileges,
+    }
+}
+
+fn mounts(mounts: &[ContainerMount], builder: &Builder) -> Vec<MountRequest> {
+    let mut binds = 0;
+    let mut request = |mount: &ContainerMount| match mount {
+        ContainerMount::Bind(Volume { target, read_only, .. }) => {
+            let path = BindPoint::Volume(VolumeId::new(binds)).path();
+            binds += 1;
+            let source = MountSource::Machine(builder.path(&path));
+            MountRequest { target: target.clone(), source, read_only: *read_only }
+        }
+        ContainerMount::Tmpfs(TmpfsMount { target, options, read_only }) => {
+            MountRequest { target: target.clone(), source: MountSource::Tmpfs(*options), read_only: *read_only }
+        }
+    };
+    mounts.iter().map(&mut request).collect()
 }
 
 /// Returns the files of the container, and the directory that receives new files.
@@ -147,9 +245,11 @@ fn root_files(
     }
 }
 
-/// Looks up a user in the files of the image.
-fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Identity> {
-    let who = users::identity(&users::in_root(view), user).map_err(|e| {
+/// Looks up the user and groups of a container in the files of its image.
+fn identity(view: &RootDir, settings: &RunSettings, builder: &Builder) -> Result<users::Identity> {
+    let (files, user) = (users::in_root(view), &settings.user);
+    let who = users::identity(&files, user).and_then(|who| users::with_groups(&files, who, &settings.groups));
+    let who = who.map_err(|e| {
         let help = match &e {
             UnknownUser::User(_) | UnknownUser::Group(_) => CommandRemedy::OtherAccount.into(),
             UnknownUser::LargeId { .. } | UnknownUser::NoId { .. } => e.remedy(),
@@ -173,8 +273,8 @@ pub fn command_line(config: &RunConfig, entrypoint: Option<&[String]>, given: &[
     [program, arguments].concat()
 }
 
-fn command(invocation: &Invocation, config: &RunConfig) -> Result<Vec<String>> {
-    let args = command_line(config, invocation.entrypoint.as_deref(), &invocation.args);
+fn command(settings: &RunSettings, config: &RunConfig) -> Result<Vec<String>> {
+    let args = command_line(config, settings.entrypoint.as_deref(), &settings.args);
     if args.is_empty() {
         return Err(BuildError::Other {
             message: "no command given, and the image sets neither ENTRYPOINT nor CMD".into(),
@@ -182,11 +282,6 @@ fn command(invocation: &Invocation, config: &RunConfig) -> Result<Vec<String>> {
         });
     }
     Ok(args)
-}
-
-fn environment(invocation: &Invocation, image: &[String], home: Option<&str>) -> Vec<String> {
-    let Invocation { hostname, input, env, proxies, .. } = invocation;
-    variables(image, &[&proxies[..], env].concat(), home, hostname, *input)
 }
 
 /// Returns the environment of a command: the variables of the image, those of the command line, and
@@ -226,25 +321,7 @@ mod tests {
 
     #[test]
     fn a_missing_command_is_reported_as_recorded() {
-        let invocation = Invocation {
-            args: Vec::new(),
-            entrypoint: None,
-            env: Vec::new(),
-            proxies: Vec::new(),
-            user: None,
-            cwd: None,
-            hostname: String::new(),
-            hosts: Vec::new(),
-            volumes: Vec::new(),
-            network: NetworkMode::Host,
-            shm_size: None,
-            ulimits: Vec::new(),
-            group: None,
-            input: Input::Nothing,
-            resolv_conf: String::new(),
-            now: 0,
-        };
-        let errors = [command(&invocation, &RunConfig::default()).unwrap_err()];
+        let errors = [command(&RunSettings::default(), &RunConfig::default()).unwrap_err()];
         assert_recorded!("no-command", variants!(BuildError).table(&errors, |e| e, BuildError::help));
     }
 

@@ -5,7 +5,7 @@ use rbuild_remedy::{CommandRemedy, Remedy};
 use rustix::process::Signal;
 
 /// Default size of `/dev/shm` in bytes, the same as Docker's.
-pub(crate) const DEFAULT_SHM: u64 = 64 << 20;
+pub const DEFAULT_SHM: u64 = 64 << 20;
 
 /// Returns `/etc/hosts` of a container with this host name.
 pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {

@@ -10,8 +10,8 @@ use rbuild_linux::{OwnerMode, UidGid};
 use rbuild_plan::{RunAgent, RunSecret, RunStep, VertexId};
 use rbuild_remedy::{CommandRemedy, DiskRemedy, IsolationRemedy, MachineRemedy, Remedy};
 use rbuild_sandbox::{
-    CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
-    remove_mount_points, restored_files,
+    CommandEnd, CommandOutcome, CommandRequest, Input, MountRequest, MountSource, Privileges, RootFiles, RunRequest,
+    SandboxError, Stream, remove_mount_points, restored_files,
 };
 use rbuild_source::Selection;
 use rbuild_store::{Baseline, SnapshotBackend, TreeId, cut_links};
@@ -159,8 +159,7 @@ fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRe
         read_only: true,
     }));
     let home = user.home.clone().unwrap_or_else(|| "/".into());
-    RunRequest {
-        files,
+    let command = CommandRequest {
         mode: env.builder.isolation.runner_mode(),
         args: run.args.clone(),
         env: [environment(run, &home), variables].concat(),
@@ -168,13 +167,18 @@ fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRe
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
+        ulimits: run.ulimits.clone(),
+        input: Input::Nothing,
+        privileges: Privileges::of_step(run.security),
+    };
+    RunRequest {
+        command,
+        files,
+        read_only: false,
         hostname: run.hostname.clone(),
         mounts,
         network: run.network,
-        security: run.security,
         shm_size: run.shm_size.unwrap_or(DEFAULT_SHM),
-        ulimits: run.ulimits.clone(),
-        input: Input::Nothing,
         announced: false,
         hosts: hosts_file(&run.hostname, &run.hosts),
         resolv_conf: env.request.resolv_conf.clone(),

@@ -10,7 +10,7 @@ use rbuild_linux::{RootDir, UidGid};
 use rbuild_paths::SourcePattern;
 use rbuild_plan::{
     CopyItem, CopySource, CopyStep, FileSource, RunAgent, RunCache, RunMount, RunMountKind, RunStep, SecurityMode,
-    VertexId,
+    TmpfsOptions, VertexId,
 };
 use rbuild_remedy::{MountRemedy, Remedy};
 use rbuild_sandbox::{MountRequest, MountSource};
@@ -102,7 +102,7 @@ pub(crate) fn mounts(
     let mut requests = Vec::new();
     for (i, mount) in steps.iter().enumerate() {
         let source = match &mount.kind {
-            RunMountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            RunMountKind::Tmpfs { size } => MountSource::Tmpfs(TmpfsOptions { size: *size, ..TmpfsOptions::default() }),
             RunMountKind::Cache(step) => {
                 let number = held.cache_of(i)?;
                 let part = cache_part(&held.caches[number].1, step, mount.span)?;

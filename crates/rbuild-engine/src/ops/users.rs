@@ -122,6 +122,17 @@ pub fn identity(files: &AccountFiles<'_>, spec: &str) -> Result<Identity, Unknow
     Ok(Identity { uid, gid, groups, home })
 }
 
+/// Adds groups, given by name or number, to those of a command.
+pub fn with_groups(files: &AccountFiles<'_>, mut who: Identity, groups: &[String]) -> Result<Identity, UnknownUser> {
+    for group in groups {
+        let gid = group_id(files, group, LARGEST_NUMBER)?;
+        if !who.groups.contains(&gid) {
+            who.groups.push(gid);
+        }
+    }
+    Ok(who)
+}
+
 /// Resolves `user[:group]` as the owner of files, for `--chown` and directories made by WORKDIR.
 /// The default group of a numeric user is the group of the same number, regardless of
 /// `/etc/passwd`; of a named user, its primary group. An empty part is root.

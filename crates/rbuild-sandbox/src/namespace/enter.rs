@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,24 @@ pub fn enter(
     request: IsolationRequest,
     build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
 ) -> Result<BuilderExit, SandboxError> {
+    enter_watching(config, request, None, build)
+}
+
+/// A socket of the caller that it watches while the builder runs.
+pub struct Watched<'a> {
+    /// The caller's end.
+    pub socket: &'a UnixStream,
+    /// Called once, when there is something to read.
+    pub read: &'a mut dyn FnMut(),
+}
+
+/// Does the same as [`enter`], and watches a socket meanwhile.
+pub fn enter_watching(
+    config: &BuilderConfig,
+    request: IsolationRequest,
+    mut watched: Option<Watched<'_>>,
+    build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
+) -> Result<BuilderExit, SandboxError> {
     let isolation = isolation(request)?;
     // With recorded owners there is no fallback: the caller has already derived its keys for that
     // mode.
@@ -151,8 +170,8 @@ pub fn enter(
     let stop = StopPolicy { grace: config.grace, hangup };
     let launcher = Launcher { config, stop, signals: StopSignals::block()?, pidfd: process::own_pidfd()? };
     let mut build = Some(build);
-    match (launcher.launch(isolation, fallback.is_some(), &mut build), fallback) {
-        (Err(_), Some(fallback)) => launcher.launch(fallback, false, &mut build)?,
+    match (launcher.launch(isolation, fallback.is_some(), &mut watched, &mut build), fallback) {
+        (Err(_), Some(fallback)) => launcher.launch(fallback, false, &mut watched, &mut build)?,
         (launched, _) => launched?,
     }
 }
@@ -177,6 +196,7 @@ impl Launcher<'_> {
         &self,
         isolation: Isolation,
         fallback: bool,
+        watched: &mut Option<Watched<'_>>,
         build: &mut Option<F>,
     ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
         let (ready, go) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
@@ -213,7 +233,8 @@ impl Launcher<'_> {
                 Err(maps_refused(e, &KernelSettings::read()).into())
             };
         }
-        let ended = supervise(child, &pidfd, go, failure_reader, &self.signals, self.stop);
+        let supervised = Supervised { child, pidfd: &pidfd, signals: &self.signals, stop: self.stop };
+        let ended = supervised.supervise(go, failure_reader, watched);
         if adopts {
             process::kill_children_except(kept);
         }
@@ -315,58 +336,73 @@ impl StopRequest {
     }
 }
 
-/// Forwards signals until the builder ends. The builder writes to `failure_reader` if it fails
-/// before it calls `build`.
-fn supervise(
+/// A builder that was started.
+struct Supervised<'a> {
     child: u32,
-    pidfd: &OwnedFd,
-    mut go: PipeWriter,
-    mut failure_reader: PipeReader,
-    signals: &StopSignals,
+    pidfd: &'a OwnedFd,
+    signals: &'a StopSignals,
     stop: StopPolicy,
-) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
-    match go.write_all(b"g") {
-        // The builder was killed before it read the byte; its exit status reports that.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-        other => other.map_err(failed("send", "the builder process"))?,
-    }
-    let mut requested: Option<StopRequest> = None;
-    loop {
-        let left = requested.map(|requested| stop.grace.saturating_sub(requested.at.elapsed()));
-        if left.is_some_and(|l| l.is_zero()) {
-            process::kill(child);
+}
+
+impl Supervised<'_> {
+    /// Forwards signals until the builder ends. The builder writes to `failure_reader` if it fails
+    /// before it calls `build`.
+    fn supervise(
+        self,
+        mut go: PipeWriter,
+        mut failure_reader: PipeReader,
+        watched: &mut Option<Watched<'_>>,
+    ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
+        let Supervised { child, pidfd, signals, stop } = self;
+        match go.write_all(b"g") {
+            // The builder was killed before it read the byte; its exit status reports that.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            other => other.map_err(failed("send", "the builder process"))?,
         }
-        let timeout = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
-        let timeout = timeout.filter(|t| t.tv_sec > 0 || t.tv_nsec > 0);
-        let mut fds = [
-            PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
-        }
-        for signal in signals.take_all() {
-            let now = StopRequest { signal, at: Instant::now() };
-            match requested {
-                Some(first) if first.is_repeated_by(now) => continue,
-                // Second request: kill without waiting for the grace period.
-                Some(_) => process::kill(child),
-                None => process::send_signal(child, signal),
+        let mut requested: Option<StopRequest> = None;
+        loop {
+            let left = requested.map(|requested| stop.grace.saturating_sub(requested.at.elapsed()));
+            if left.is_some_and(|l| l.is_zero()) {
+                process::kill(child);
             }
-            if requested.is_some() || stop.requests_end(signal) {
-                request_end(signal);
-                requested = Some(now);
+            let timeout = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+            let timeout = timeout.filter(|t| t.tv_sec > 0 || t.tv_nsec > 0);
+            let polled =
+                [Some(pidfd.as_fd()), Some(signals.as_fd()), watched.as_ref().map(|watched| watched.socket.as_fd())];
+            let polled = polled.into_iter().flatten();
+            let mut fds: Vec<PollFd<'_>> = polled.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
             }
-        }
-        if fds[0].revents().contains(PollFlags::IN) {
-            let code = exit_code(process::wait(child)?);
-            // The builder's report is complete; other processes may still hold the other end open.
-            let mut byte = [0];
-            let failed = rustix::fs::fcntl_setfl(&failure_reader, OFlags::NONBLOCK)
-                .is_ok_and(|()| failure_reader.read(&mut byte).is_ok_and(|n| n > 0));
-            let stopped = requested.is_some() || signals.arrived();
-            return if failed { Err(SandboxError::NotSetUp) } else { Ok(Ok(BuilderExit { code, stopped })) };
+            let (has_ended, is_readable) =
+                (fds[0].revents().contains(PollFlags::IN), fds.get(2).is_some_and(|fd| !fd.revents().is_empty()));
+            if is_readable && let Some(watched) = watched.take() {
+                (watched.read)();
+            }
+            for signal in signals.take_all() {
+                let now = StopRequest { signal, at: Instant::now() };
+                match requested {
+                    Some(first) if first.is_repeated_by(now) => continue,
+                    // Second request: kill without waiting for the grace period.
+                    Some(_) => process::kill(child),
+                    None => process::send_signal(child, signal),
+                }
+                if requested.is_some() || stop.requests_end(signal) {
+                    request_end(signal);
+                    requested = Some(now);
+                }
+            }
+            if has_ended {
+                let code = exit_code(process::wait(child)?);
+                // The builder's report is complete; other processes may still hold the other end
+                // open.
+                let mut byte = [0];
+                let failed = rustix::fs::fcntl_setfl(&failure_reader, OFlags::NONBLOCK)
+                    .is_ok_and(|()| failure_reader.read(&mut byte).is_ok_and(|n| n > 0));
+                let stopped = requested.is_some() || signals.arrived();
+                return if failed { Err(SandboxError::NotSetUp) } else { Ok(Ok(BuilderExit { code, stopped })) };
+            }
         }
     }
 }
@@ -475,7 +511,9 @@ mod tests {
         let (failure_reader, _failure_writer) = std::io::pipe().unwrap();
         drop(ready);
         let stop = StopPolicy { grace: GRACE, hangup: Hangup::Stop };
-        let ended = supervise(child.id(), &pidfd, go, failure_reader, &StopSignals::block().unwrap(), stop);
+        let signals = &StopSignals::block().unwrap();
+        let supervised = Supervised { child: child.id(), pidfd: &pidfd, signals, stop };
+        let ended = supervised.supervise(go, failure_reader, &mut None);
         let ended = ended.unwrap().unwrap();
         assert_eq!((ended.code, ended.stopped), (128 + 9, false));
         assert!(child.wait().is_err(), "it has been waited for");

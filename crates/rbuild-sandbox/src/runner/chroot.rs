@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::protocol::{Input, Report, RootFiles, RunRequest, announce};
 use crate::runner::exec::{CommandExecutor, set_limits};
-use crate::runner::privileges::{become_privileged, bound_capabilities, confine_bare};
+use crate::runner::privileges::{Confinement, become_privileged, bound_capabilities, confine_bare, limit_capabilities};
 use crate::runner::working_directory;
 
 mod emulated_mounts;
@@ -36,12 +36,15 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     if request.network != NetworkMode::Host {
         return Err(RunnerProblem::NeedsNamespaces.during(Phase::Namespaces));
     }
+    if request.read_only {
+        return Err(RunnerProblem::NeedsMounts("a read-only root file system".into()).during(Phase::Files));
+    }
     process::adopt_orphans().during(Phase::Start)?;
     let files = RootDir::open(root).map_err(|e| e.within("the command's files")).during(Phase::Files)?.shown_as_root();
     let scratch = request.files.open_scratch().during(Phase::Files)?;
     let mut emulated_mounts = EmulatedMounts::new(&files, &scratch);
-    let working_directory = |owner| working_directory::create(&files, &request.cwd, owner).during(Phase::Files);
-    working_directory(UidGid { uid: request.uid, gid: request.gid })?;
+    let working_directory = |owner| working_directory::create(&files, &request.command.cwd, owner).during(Phase::Files);
+    working_directory(UidGid { uid: request.command.uid, gid: request.command.gid })?;
     let placed = emulated_mounts.place_all(request).during(Phase::Files);
     // An emulated mount may cover it.
     let placed = placed.and_then(|()| working_directory(UidGid::ROOT));
@@ -61,7 +64,7 @@ fn started(
     socket: &UnixStream,
 ) -> Result<Exit, RunnerError> {
     let environment = CommandExecutor::new(request).during(Phase::Command)?;
-    if request.input == Input::Terminal {
+    if request.command.input == Input::Terminal {
         // A pseudoterminal of the host: it is connected to the command's streams, but has no name
         // in the command's /dev.
         let (ours, theirs) = terminal::open_pseudoterminal().during(Phase::Terminal)?;
@@ -126,7 +129,7 @@ fn become_command(
     take_input(request, input).during(Phase::Terminal)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let entered = rustix::process::chroot(root).map_err(RunnerProblem::of_call("chroot", root));
-    entered.and_then(|()| enter_working_directory(&request.cwd)).during(Phase::Files)?;
+    entered.and_then(|()| enter_working_directory(&request.command.cwd)).during(Phase::Files)?;
     confine(request, runner).during(Phase::Command)
 }
 
@@ -138,7 +141,7 @@ fn take_input(request: &RunRequest, input: Option<OwnedFd>) -> Result<(), Runner
     };
     rustix::stdio::dup2_stdin(&input).map_err(RunnerProblem::of_call("dup2", described("standard input")))?;
     let _ = rustix::process::setsid();
-    if request.input == Input::Terminal {
+    if request.command.input == Input::Terminal {
         rustix::process::ioctl_tiocsctty(&input).map_err(RunnerProblem::of_call("ioctl", described("the terminal")))?;
         rustix::stdio::dup2_stdout(&input).map_err(RunnerProblem::of_call("dup2", described("standard output")))?;
         rustix::stdio::dup2_stderr(&input).map_err(RunnerProblem::of_call("dup2", described("standard error")))?;
@@ -156,14 +159,18 @@ pub(crate) fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
 
 /// Sets capabilities, user and, last, limits, which may be too low for the rest.
 fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), RunnerProblem> {
-    confine_bare(request.is_insecure());
-    bound_capabilities(request.is_insecure())?;
-    if request.is_insecure() {
-        become_privileged(rbuild_linux::UidGid { uid: request.uid, gid: request.gid }, &request.groups)?;
+    let command = &request.command;
+    confine_bare(command.is_insecure());
+    bound_capabilities(command.capabilities())?;
+    let user = UidGid::new(command.uid, command.gid);
+    if command.keeps_capabilities() {
+        become_privileged(user, &command.groups)?;
     } else {
-        credentials::become_user(UidGid::new(request.uid, request.gid), &request.groups)?;
+        credentials::become_user(user, &command.groups)?;
     }
+    limit_capabilities(command.capabilities())?;
+    Confinement::of(command).forbid_new_privileges()?;
     process::die_with(runner)?;
     process::reset_signals()?;
-    set_limits(&request.ulimits)
+    set_limits(&command.ulimits)
 }

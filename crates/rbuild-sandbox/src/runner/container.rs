@@ -30,7 +30,7 @@ use crate::runner::exec::{CommandExecutor, FailureFile};
 use crate::runner::library_log::LibraryLog;
 use crate::runner::mount_points::{MountPoints, create_mount_points};
 use crate::runner::mounts::{self, RunnerDirs, mounts_inside, mounts_of};
-use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
+use crate::runner::privileges::{FOR_THE_FILTER, granted};
 use crate::runner::runner_context::{ProcView, RunnerContext};
 use crate::runner::working_directory;
 
@@ -70,13 +70,13 @@ fn request(socket: &mut UnixStream) -> Result<RunRequest, RunnerError> {
 
 /// Enters the namespaces of the container that libcontainer does not make.
 fn enter_namespaces(request: &RunRequest, context: &RunnerContext) -> Result<(), RunnerProblem> {
-    if context.proc == ProcView::Outer && request.is_insecure() {
+    if context.proc == ProcView::Outer && request.command.is_insecure() {
         return Err(RunnerProblem::ExposedProcesses);
     }
     if request.network == NetworkMode::Isolated {
         context.isolated.as_ref().ok_or(RunnerProblem::NoNetwork)?.join()?;
     }
-    if request.is_insecure() {
+    if request.command.is_insecure() {
         // In a cgroup namespace of its own, the command could mount the cgroups that hold this
         // process, and change them with the rights of the caller.
         namespaces::forbid_cgroup_namespaces()?;
@@ -85,7 +85,7 @@ fn enter_namespaces(request: &RunRequest, context: &RunnerContext) -> Result<(),
     // namespace. This /proc may show those of other commands, and a command with all capabilities
     // obtains descriptors of the builder (SO_PEERPIDFD). Some settings apply to all processes of a
     // user namespace: limits on namespaces, interpreters of programs (binfmt_misc).
-    if context.proc == ProcView::Outer || request.is_insecure() {
+    if context.proc == ProcView::Outer || request.command.is_insecure() {
         enter_nested_user_namespace()?;
     }
     private_namespaces(&request.hostname)?;
@@ -122,7 +122,7 @@ fn container(
     process::unblock_signals().during(Phase::Start)?;
     // The PID namespace of this process belongs to the builder's user namespace, which has the
     // right to mount its procfs.
-    let proc = (request.is_emulated() && context.proc == ProcView::Own).then(new_procfs);
+    let proc = (request.command.is_emulated() && context.proc == ProcView::Own).then(new_procfs);
     let proc = proc.transpose().map_err(RunnerProblem::from).during(Phase::Emulation)?;
     enter_namespaces(request, context).during(Phase::Namespaces)?;
     make_bundle(request, context).during(Phase::Files)?;
@@ -132,12 +132,12 @@ fn container(
             .map_err(RunnerProblem::of_call("open", Path::new("/dev/null")))
     };
     let input = input.map_or_else(null, Ok).during(Phase::Container)?;
-    let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
+    let terminal = (request.command.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
     let terminal = terminal.map_err(RunnerProblem::of_call("bind", Path::new(CONSOLE))).during(Phase::Terminal)?;
     let failure = Arc::new(FailureFile::new().during(Phase::Container)?);
     let mut environment = CommandExecutor::new(request).during(Phase::Command)?.with_failure_file(failure.clone());
     let mut answers = None;
-    if request.is_emulated() {
+    if request.command.is_emulated() {
         let (ours, theirs, proc) = supervisor_channel(proc).during(Phase::Emulation)?;
         environment = environment.with_supervisor(theirs.into());
         answers = Some((ours, proc));
@@ -275,9 +275,10 @@ fn answer(
     }
     let listener = receive_fds(socket).ok().and_then(|mut fds| fds.pop());
     let listener = listener.ok_or_else(|| killed().unwrap_or(RunnerProblem::NoListener))?;
-    let first = Credentials::starting(UidGid::new(request.uid, request.gid), request.groups.clone());
-    let first = if request.is_insecure() { first.with_all_capabilities() } else { first };
-    let leaves_mounts = request.is_insecure();
+    let first =
+        Credentials::starting(UidGid::new(request.command.uid, request.command.gid), request.command.groups.clone());
+    let first = if request.command.keeps_capabilities() { first.with_all_capabilities() } else { first };
+    let leaves_mounts = request.command.is_insecure();
     let container = SupervisedContainer { pid, credentials: first, proc, owners: owners.clone(), leaves_mounts };
     let supervisor = Supervisor::enter(listener, container);
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
@@ -350,10 +351,14 @@ fn prepare(request: &RunRequest, context: &RunnerContext, root: &RootDir) -> Res
     };
     root.sub(BUNDLE).and_then(|b| attach_mount(&mounted, &b, "rootfs"))?;
     let rootfs = scratch.open_alike(ROOTFS)?.shown_as_root();
-    working_directory::create(&rootfs, &request.cwd, UidGid { uid: request.uid, gid: request.gid })?;
+    working_directory::create(
+        &rootfs,
+        &request.command.cwd,
+        UidGid { uid: request.command.uid, gid: request.command.gid },
+    )?;
     mounts::attach(&mounts, &created, request, &rootfs)?;
     // A mount may cover it.
-    working_directory::create(&rootfs, &request.cwd, UidGid::ROOT)
+    working_directory::create(&rootfs, &request.command.cwd, UidGid::ROOT)
 }
 
 /// Creates `work` in the scratch directory and mounts the overlay. A volatile overlay cannot reuse
@@ -382,15 +387,16 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// Describes the command, its user and its capabilities.
 fn process_of(request: &RunRequest) -> Result<oci::Process, RunnerProblem> {
-    let all: oci::Capabilities =
-        if request.is_insecure() { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
+    let command = &request.command;
+    let all = granted(command);
     // A command of another user starts without capabilities and may regain them through set-uid
-    // programs. An insecure one keeps all of them, and so do the programs that it executes.
-    let kept = if request.is_insecure() { all.clone() } else { oci::Capabilities::new() };
-    let mut held = if request.uid == 0 || request.is_emulated() { all.clone() } else { kept.clone() };
+    // programs. An insecure step keeps all of them, and so do the programs that it executes.
+    let kept = if command.keeps_capabilities() { all.clone() } else { oci::Capabilities::new() };
+    let mut held = if command.uid == 0 || command.is_emulated() { all.clone() } else { kept.clone() };
     let mut bounding = all;
-    if !request.is_insecure() {
-        // Required to install the seccomp filter; dropped right after.
+    if !command.keeps_capabilities() {
+        // Required to install the seccomp filter; those that are not the command's are dropped
+        // right after.
         held.extend(FOR_THE_FILTER);
         bounding.extend(FOR_THE_FILTER);
     }
@@ -403,18 +409,18 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, RunnerProblem> {
         .build()
         .map_err(library)?;
     let user = oci::UserBuilder::default()
-        .uid(request.kernel_ids().uid)
-        .gid(request.kernel_ids().gid)
-        .additional_gids(if credentials::setgroups_denied() { Vec::new() } else { request.groups.clone() })
+        .uid(request.command.kernel_ids().uid)
+        .gid(request.command.kernel_ids().gid)
+        .additional_gids(if credentials::setgroups_denied() { Vec::new() } else { request.command.groups.clone() })
         .umask(0o022u32)
         .build()
         .map_err(library)?;
     let mut process = oci::ProcessBuilder::default()
-        .terminal(request.input == Input::Terminal)
+        .terminal(request.command.input == Input::Terminal)
         .user(user)
-        .args(request.args.clone())
-        .env(request.env.clone())
-        .cwd(&request.cwd)
+        .args(request.command.args.clone())
+        .env(request.command.env.clone())
+        .cwd(&request.command.cwd)
         .capabilities(capabilities)
         .build()
         .map_err(library)?;
@@ -434,14 +440,14 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Runn
         .collect::<Result<Vec<_>, _>>()?;
     let mut linux = oci::LinuxBuilder::default()
         .namespaces(namespaces)
-        .masked_paths(if request.is_insecure() { Vec::new() } else { MASKED.map(String::from).to_vec() })
-        .readonly_paths(if request.is_insecure() { Vec::new() } else { READ_ONLY.map(String::from).to_vec() })
+        .masked_paths(if request.command.is_insecure() { Vec::new() } else { MASKED.map(String::from).to_vec() })
+        .readonly_paths(if request.command.is_insecure() { Vec::new() } else { READ_ONLY.map(String::from).to_vec() })
         .build()
         .map_err(library)?;
     linux.set_resources(None);
     // See MiniRoot: the container stays in its current cgroup.
     linux.set_cgroups_path(Some("/".into()));
-    let root = oci::RootBuilder::default().path(ROOTFS).readonly(false).build().map_err(library)?;
+    let root = oci::RootBuilder::default().path(ROOTFS).readonly(request.read_only).build().map_err(library)?;
     let mut spec = oci::SpecBuilder::default()
         .version("1.0.2")
         .root(root)

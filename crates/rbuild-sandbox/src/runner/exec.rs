@@ -17,7 +17,7 @@ use rbuild_linux::{described, process, quoted, resource_limits};
 
 use crate::error::RunnerProblem;
 use crate::protocol::RunRequest;
-use crate::runner::privileges::{confine, confine_insecure};
+use crate::runner::privileges::Confinement;
 
 /// A file in memory that carries one failure from the container's first process to the runner.
 pub(crate) struct FailureFile(File);
@@ -50,8 +50,8 @@ pub(crate) struct CommandExecutor {
     args: Vec<CString>,
     env: Vec<CString>,
     path: String,
-    /// User ID of the command; `None` if the command is insecure.
-    confined_user: Option<u32>,
+    /// `None` if the caller has restricted the process already.
+    confinement: Option<Confinement>,
     limits: Vec<Ulimit>,
     /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
@@ -61,9 +61,10 @@ pub(crate) struct CommandExecutor {
 
 impl CommandExecutor {
     pub(crate) fn new(request: &RunRequest) -> Result<CommandExecutor, RunnerProblem> {
-        let confined_user = (!request.is_insecure()).then_some(request.kernel_ids().uid);
-        let limits = request.ulimits.clone();
-        Ok(CommandExecutor { confined_user, limits, ..CommandExecutor::of_words(&request.args, &request.env)? })
+        let command = &request.command;
+        let confinement = Some(Confinement::of(command));
+        let limits = command.ulimits.clone();
+        Ok(CommandExecutor { confinement, limits, ..CommandExecutor::of_words(&command.args, &command.env)? })
     }
 
     /// Returns the executor of a command without limits. It only executes: the caller has dropped
@@ -78,7 +79,7 @@ impl CommandExecutor {
             args: args.iter().map(c).collect::<Result<_, _>>()?,
             env: env.iter().map(c).collect::<Result<_, _>>()?,
             path,
-            confined_user: None,
+            confinement: None,
             limits: Vec::new(),
             answers: None,
             failure: None,
@@ -165,9 +166,8 @@ impl CommandExecutor {
         if answers.is_some() {
             reserve_limits(&self.limits)?;
         }
-        match (self.confined_user, answers) {
-            (Some(uid), answers) => confine(uid, answers)?,
-            (None, answers) => confine_insecure(answers)?,
+        if let Some(confinement) = self.confinement {
+            confinement.apply(answers)?;
         }
         Ok(process::reset_signals()?)
     }

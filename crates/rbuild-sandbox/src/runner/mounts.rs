@@ -11,9 +11,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime as oci;
+use rbuild_container::TmpfsOptions;
 use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
 use rbuild_linux::{
-    FileKind, RootDir, UidGid, attach_mount, bind_clone, detached_dir, detached_overlay, make_read_only, new_filesystem,
+    FileKind, Forbidden, RootDir, UidGid, attach_mount, bind_clone, detached_dir, detached_overlay, make_read_only,
+    new_filesystem,
 };
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
@@ -57,7 +59,7 @@ enum PlannedContent {
     Made(OwnedFd),
     /// A tmpfs. It is made when it is attached: only then is it known which directory it covers,
     /// because links can lead into earlier mounts and out of them.
-    Tmpfs { size: Option<u64>, read_only: bool },
+    Tmpfs { options: TmpfsOptions, read_only: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +109,8 @@ impl PlannedMount<'_> {
         })?;
         match &self.content {
             PlannedContent::Made(made) => attach_mount(made, &above, name).map_err(fail)?,
-            PlannedContent::Tmpfs { size, read_only } => {
-                let made = new_tmpfs(*size, covered.map(|stat| stat.mode))?;
+            PlannedContent::Tmpfs { options, read_only } => {
+                let made = new_tmpfs(*options, covered.map(|stat| stat.mode))?;
                 if *read_only {
                     make_read_only(&made)?;
                 }
@@ -157,7 +159,7 @@ pub(crate) fn mounts_of<'a>(
     }
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
-        let (content, kind) = requested_mount(i, wanted, request.is_insecure(), dirs)?;
+        let (content, kind) = requested_mount(i, wanted, request.command.is_insecure(), dirs)?;
         if let (PlannedContent::Made(made), true) = (&content, wanted.read_only) {
             make_read_only(made)?;
         }
@@ -248,13 +250,14 @@ fn file(name: &str, content: &[u8], mode: u32, owner: UidGid, scratch: &RootDir)
     Ok(bind_clone(&path)?)
 }
 
-/// Makes a tmpfs with the mode of the directory that it covers, like runc.
-fn new_tmpfs(size: Option<u64>, covered_mode: Option<u32>) -> rbuild_linux::Result<OwnedFd> {
-    let mode = format!("{:04o}", covered_mode.unwrap_or(TMPFS_MODE));
-    let size = size.map(|size| size.to_string());
-    let options: Vec<_> =
+/// Makes a tmpfs. Without another mode, it has that of the directory that it covers, like runc's.
+fn new_tmpfs(options: TmpfsOptions, covered_mode: Option<u32>) -> rbuild_linux::Result<OwnedFd> {
+    let mode = format!("{:04o}", options.mode.or(covered_mode).unwrap_or(TMPFS_MODE));
+    let size = options.size.map(|size| size.to_string());
+    let settings: Vec<_> =
         [("mode", mode.as_str())].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
-    new_filesystem("tmpfs", &options, &[SetId, Devices])
+    let forbidden: &[Forbidden] = if options.no_programs { &[SetId, Devices, Programs] } else { &[SetId, Devices] };
+    new_filesystem("tmpfs", &settings, forbidden)
 }
 
 fn requested_mount(
@@ -264,8 +267,8 @@ fn requested_mount(
     dirs: RunnerDirs<'_>,
 ) -> Result<(PlannedContent, MountPointKind), RunnerProblem> {
     let (made, kind) = match &wanted.source {
-        MountSource::Tmpfs { size } => {
-            let content = PlannedContent::Tmpfs { size: *size, read_only: wanted.read_only };
+        MountSource::Tmpfs(options) => {
+            let content = PlannedContent::Tmpfs { options: *options, read_only: wanted.read_only };
             return Ok((content, MountPointKind::Dir));
         }
         MountSource::File { content, mode, uid, gid } => (

@@ -3,8 +3,11 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rbuild_linux::parallel::locked;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+use crate::client::{OutputCopy, Stream};
 
 /// Polling interval for the terminal's size: SIGWINCH goes to another process.
 const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
@@ -25,10 +28,23 @@ impl Drop for Restore {
     }
 }
 
+/// Processes with which a connection ends.
+#[derive(Clone, Copy)]
+pub(crate) struct ConnectionEnds<'a> {
+    /// The runner of the command. Output may arrive after its end.
+    pub(crate) runner: &'a OwnedFd,
+    pub(crate) zygote: BorrowedFd<'a>,
+}
+
 /// Copies bytes and the window size between standard input and output and the container's terminal,
 /// until its last descriptor is closed, or the runner or the zygote has ended. Keys are passed on
-/// unprocessed; their interpretation is up to the terminal in the container.
-pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'_>) -> io::Result<()> {
+/// unprocessed; their interpretation is up to the terminal in the container. `copy` receives the
+/// output, too.
+pub(crate) fn connect(
+    terminal: &OwnedFd,
+    ConnectionEnds { runner, zygote }: ConnectionEnds<'_>,
+    copy: Option<&OutputCopy>,
+) -> io::Result<()> {
     let restore = Restore::of_stdin();
     if let Some(Restore(settings)) = &restore {
         let mut raw = settings.clone();
@@ -68,6 +84,7 @@ pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'
         if output {
             match inside.read(&mut buffer) {
                 Ok(n) if n > 0 => {
+                    copy.iter().for_each(|copy| locked(copy)(Stream::Stdout, &buffer[..n]));
                     let mut out = io::stdout().lock();
                     out.write_all(&buffer[..n]).and_then(|()| out.flush())?;
                 }

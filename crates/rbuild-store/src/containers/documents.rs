@@ -6,6 +6,7 @@ use rbuild_image::{Hasher, ManifestDigest};
 use rbuild_linux::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::durability::Durability;
 use crate::error::{Result, StoreError};
 use crate::ids::ContainerId;
 use crate::modes;
@@ -49,12 +50,23 @@ pub struct NewContainer<'a> {
     pub command: &'a [String],
     /// A text that no other container has.
     pub salt: &'a str,
+    /// The events that its record survives.
+    pub durability: Durability,
+}
+
+impl NewContainer<'_> {
+    /// Returns the ID that the container gets.
+    pub fn id(&self) -> ContainerId {
+        let mut hasher = Hasher::new();
+        hasher.field("container").field(self.image.bytes()).field(self.salt);
+        hasher.finish()
+    }
 }
 
 const DIR: &str = "containers";
 
-/// Lock file of the processes that create a container.
-const NAMES_LOCK: &str = "containers.lock";
+/// Lock file of the processes that create a container with a given name.
+pub(super) const NAMES_LOCK: &str = "containers.lock";
 
 /// The containers of the store.
 #[derive(Clone, Copy)]
@@ -63,30 +75,19 @@ pub struct Containers<'s> {
 }
 
 impl Containers<'_> {
-    /// Creates a container.
-    ///
-    /// # Errors
-    ///
-    /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
-    /// written.
-    pub fn create_container(&self, new: &NewContainer<'_>) -> Result<Container> {
-        self.create_with(new, |_| Ok(())).map(|(container, ())| container)
-    }
-
     /// Creates a container after `prepare` has created what belongs to it.
     pub(super) fn create_with<T>(
         &self,
         new: &NewContainer<'_>,
         prepare: impl FnOnce(&ContainerId) -> Result<T>,
     ) -> Result<(Container, T)> {
-        let NewContainer { name, image, image_name, created, command, salt } = *new;
-        let mut hasher = Hasher::new();
-        hasher.field("container").field(image.bytes()).field(salt);
-        let id: ContainerId = hasher.finish();
-        let name = name.map_or_else(|| format!("rbuild_{}", &id.hex()[..8]), str::to_string);
+        let NewContainer { name: given, image, image_name, created, command, salt: _, durability } = *new;
+        let id = new.id();
+        let name = given.map_or_else(|| format!("rbuild_{}", id.short()), str::to_string);
         self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        let _names = self.store.lock_file(NAMES_LOCK)?;
-        if self.list()?.iter().any(|c| c.name == name) {
+        // A generated name is as unique as the ID.
+        let _names = given.map(|_| self.store.lock_file(NAMES_LOCK)).transpose()?;
+        if given.is_some() && self.list()?.iter().any(|c| c.name == name) {
             return Err(StoreError::NameTaken(name));
         }
         let prepared = prepare(&id)?;
@@ -94,23 +95,17 @@ impl Containers<'_> {
         let Timestamp { sec, nsec } = created;
         let container =
             Container { id, name, image: *image, image_name, created: Some(sec), created_nanos: nsec, command };
-        self.store.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
+        self.store.write_with(DIR, &format!("{}.json", id.hex()), &container, durability)?;
         Ok((container, prepared))
     }
 
-    /// Returns all containers.
+    /// Returns all containers, except those whose documents a power failure left unreadable.
     ///
     /// # Errors
     ///
     /// Fails if a document cannot be read.
     pub fn list(&self) -> Result<Vec<Container>> {
-        if !self.store.root.exists(DIR)? {
-            return Ok(Vec::new());
-        }
-        let entries = self.store.documents(DIR)?;
-        let read = |name: &OsStr| self.store.read_if_any(&format!("{DIR}/{}", name.to_string_lossy()));
-        let found: Vec<Option<Container>> = entries.iter().map(|e| read(&e.name)).collect::<Result<_>>()?;
-        Ok(found.into_iter().flatten().collect())
+        Ok(self.store.whole_documents(DIR)?.into_iter().map(|(_, container)| container).collect())
     }
 
     /// Finds a container by name, ID, or ID prefix of at least four digits.
@@ -129,8 +124,8 @@ impl Containers<'_> {
     /// # Errors
     ///
     /// Fails if its files cannot be removed.
-    pub fn remove_container(&self, container: &Container) -> Result<()> {
-        self.store.remove_note(DIR, OsStr::new(&format!("{}.json", container.id.hex())))?;
-        self.remove_run(&container.id)
+    pub fn remove_container(&self, id: &ContainerId) -> Result<()> {
+        self.store.remove_note(DIR, OsStr::new(&format!("{}.json", id.hex())))?;
+        self.remove_run(id)
     }
 }

@@ -12,11 +12,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_container::{ContainerPort, GroupLimits, PublishedPort, Ulimit};
+use rbuild_container::{Capabilities, ContainerMount, ContainerPort, GroupLimits, PublishedPort, Ulimit};
 use rbuild_linux::{ProcessStamp, described};
 use serde::{Deserialize, Serialize};
 
-use crate::containers::documents::{Container, Containers, NewContainer};
+use crate::containers::documents::{Container, Containers, NAMES_LOCK, NewContainer};
 use crate::error::{Result, StoreError};
 use crate::ids::ContainerId;
 use crate::modes;
@@ -37,15 +37,58 @@ const RESERVED: usize = 4 << 10;
 /// Maximum size of the description of an end.
 const MAX_END: u64 = 64 << 10;
 
-/// Settings of a container that is started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Settings of a container: all that is needed to start it, besides its image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RunSettings {
+    /// Arguments that replace CMD. If there are none, CMD applies unless `entrypoint` is given.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Words that replace ENTRYPOINT.
+    #[serde(default)]
+    pub entrypoint: Option<Vec<String>>,
+    /// Variables that the command line sets.
+    pub env: Vec<(String, String)>,
+    /// User of the command, as it was specified; empty for root.
+    pub user: String,
+    /// Additional groups of the command, by name or ID.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Working directory of the command; empty for `/`.
+    pub cwd: String,
+    /// True if the command has a terminal.
+    pub terminal: bool,
+    /// True if the command has an input.
+    #[serde(default)]
+    pub interactive: bool,
+    /// Privileges, and the files that the command may write.
+    #[serde(default)]
+    pub security: SecuritySettings,
+    /// Host name.
+    pub hostname: String,
+    /// Additional entries of `/etc/hosts`: names and their addresses.
+    #[serde(default)]
+    pub hosts: Vec<(String, String)>,
+    /// Name resolution.
+    #[serde(default)]
+    pub dns: DnsSettings,
+    /// Name of the network mode.
+    pub network: String,
     /// Published ports.
     pub ports: Vec<PublishedPort>,
     /// Ports that the image or the command line declares.
     pub exposed: Vec<ContainerPort>,
-    /// True if the command has a terminal.
-    pub terminal: bool,
+    /// Mounts, in the order in which they are made.
+    #[serde(default)]
+    pub mounts: Vec<ContainerMount>,
+    /// Size of /dev/shm in bytes; `None` for the default.
+    #[serde(default)]
+    pub shm_size: Option<u64>,
+    /// Limits that apply; none in containers made by older versions.
+    #[serde(default)]
+    pub limits: GroupLimits,
+    /// Limits on the resources of each process, as above.
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
     /// True if the container is removed at its end.
     pub remove: bool,
     /// Number of the signal that requests the end of the command.
@@ -54,22 +97,37 @@ pub struct RunSettings {
     pub stop_timeout: u64,
     /// Labels, with their values.
     pub labels: Vec<(String, String)>,
-    /// Variables that the command line sets.
-    pub env: Vec<(String, String)>,
-    /// User of the command, as it was specified; empty for root.
-    pub user: String,
-    /// Working directory of the command.
-    pub cwd: String,
-    /// Host name.
-    pub hostname: String,
-    /// Name of the network mode.
-    pub network: String,
-    /// Limits that apply; none in containers made by older versions.
-    #[serde(default)]
-    pub limits: GroupLimits,
-    /// Limits on the resources of each process, as above.
-    #[serde(default)]
-    pub ulimits: Vec<Ulimit>,
+}
+
+/// Settings of a container that concern its privileges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecuritySettings {
+    /// True if the command has the privileges of an insecure step of a build.
+    pub privileged: bool,
+    /// Capabilities of root.
+    pub capabilities: Capabilities,
+    /// True if set-uid programs give no privileges.
+    pub no_new_privileges: bool,
+    /// True if the command must not write to the files of its image.
+    pub read_only: bool,
+}
+
+impl Default for SecuritySettings {
+    fn default() -> SecuritySettings {
+        let capabilities = Capabilities::DOCKER;
+        SecuritySettings { privileged: false, capabilities, no_new_privileges: false, read_only: false }
+    }
+}
+
+/// Settings of name resolution. Empty lists stand for the settings of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DnsSettings {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Domains in which names are searched.
+    pub search: Vec<String>,
+    /// Options of the resolver.
+    pub options: Vec<String>,
 }
 
 /// The start of the command of a container.
@@ -196,34 +254,73 @@ impl RunWatch {
 }
 
 impl Containers<'_> {
-    /// Creates a container that is started at once. The caller becomes its supervisor, or starts
-    /// it.
+    /// Creates a container that is not started yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NameTaken`] if the name is in use, or if a document cannot be
+    /// written.
+    pub fn create_container(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<Container> {
+        self.create_with(new, |id| self.write_settings(new, id, settings)).map(|(container, ())| container)
+    }
+
+    /// Creates a container that is started at once by the caller, its supervisor.
     ///
     /// # Errors
     ///
     /// Fails as [`Containers::create_container`] does.
     pub fn create_running(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<(Container, RunLock)> {
         self.create_with(new, |id| {
-            let dir = place(id);
-            self.store.root.create_dir_all(DIR, modes::private_dir(), None, |_| ())?;
-            self.store.root.create_dir_all(&dir, modes::private_dir(), None, |_| ())?;
-            let lock = self.store.open_lock(&format!("{dir}/{LOCK}"))?;
-            let failed = |call| move |e| rbuild_linux::Error::new(call, described("the lock of a container"), e);
-            lock.lock().map_err(failed("flock"))?;
-            // JSON may be followed by whitespace.
-            lock.write_all_at(&[b' '; RESERVED], 0).map_err(failed("pwrite64"))?;
-            self.store.write_durable(&dir, SETTINGS, settings)?;
-            Ok(RunLock(lock))
+            self.write_settings(new, id, settings)?;
+            self.new_lock(id)
         })
     }
 
-    /// Returns the settings with which a container was started; `None` if it was only created.
+    /// Starts a container that was only created. The caller becomes its supervisor. Returns `None`
+    /// if it was started before.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be created.
+    pub fn start_created(&self, id: &ContainerId) -> Result<Option<RunLock>> {
+        let _names = self.store.lock_file(NAMES_LOCK)?;
+        let is_new = self.store.root.exists(place(id))? && self.watch(id)?.is_none();
+        if is_new { self.new_lock(id).map(Some) } else { Ok(None) }
+    }
+
+    /// Reverts [`Containers::start_created`] for a container whose command could not be started.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its files cannot be removed.
+    pub fn revert_start(&self, id: &ContainerId) -> Result<()> {
+        [LOCK, TREES, STARTED].into_iter().try_for_each(|file| self.store.remove_note(&place(id), OsStr::new(file)))
+    }
+
+    fn write_settings(&self, new: &NewContainer<'_>, id: &ContainerId, settings: &RunSettings) -> Result<()> {
+        let dir = place(id);
+        self.store.root.create_dir_all(DIR, modes::private_dir(), None, |_| ())?;
+        self.store.root.create_dir_all(&dir, modes::private_dir(), None, |_| ())?;
+        self.store.write_with(&dir, SETTINGS, settings, new.durability)
+    }
+
+    fn new_lock(&self, id: &ContainerId) -> Result<RunLock> {
+        let lock = self.store.open_lock(&format!("{}/{LOCK}", place(id)))?;
+        let failed = |call| move |e| rbuild_linux::Error::new(call, described("the lock of a container"), e);
+        lock.lock().map_err(failed("flock"))?;
+        // JSON may be followed by whitespace.
+        lock.write_all_at(&[b' '; RESERVED], 0).map_err(failed("pwrite64"))?;
+        Ok(RunLock(lock))
+    }
+
+    /// Returns the settings of a container; `None` for those that older versions have created, and
+    /// those whose settings a power failure left unreadable.
     ///
     /// # Errors
     ///
     /// Fails if the document cannot be read.
     pub fn settings(&self, id: &ContainerId) -> Result<Option<RunSettings>> {
-        self.store.read_if_any(&format!("{}/{SETTINGS}", place(id)))
+        self.store.read_if_whole(&format!("{}/{SETTINGS}", place(id)))
     }
 
     /// Records the start of the command.
@@ -353,32 +450,29 @@ mod tests {
     use rbuild_testkit::Scratch;
 
     use super::*;
+    use crate::durability::Durability;
     use crate::store::Store;
 
+    /// The settings that older versions wrote.
     fn settings() -> RunSettings {
-        RunSettings {
-            ports: Vec::new(),
-            exposed: Vec::new(),
-            terminal: false,
-            remove: false,
-            stop_signal: 15,
-            stop_timeout: 10,
-            labels: Vec::new(),
-            env: Vec::new(),
-            user: String::new(),
-            cwd: String::new(),
-            hostname: String::new(),
-            network: String::new(),
-            limits: GroupLimits::default(),
-            ulimits: Vec::new(),
-        }
+        let text = r#"{"ports": [], "exposed": [], "terminal": false, "remove": false, "stop_signal": 15,
+            "stop_timeout": 10, "labels": [], "env": [], "user": "", "cwd": "", "hostname": "", "network": ""}"#;
+        serde_json::from_str(text).unwrap()
     }
 
     fn new(name: &str) -> NewContainer<'_> {
         static IMAGE: std::sync::OnceLock<rbuild_image::ManifestDigest> = std::sync::OnceLock::new();
         let image = IMAGE.get_or_init(|| rbuild_image::ManifestDigest::of(b"{}"));
         let created = rbuild_linux::Timestamp { sec: 1, nsec: 0 };
-        NewContainer { name: Some(name), image, image_name: "x", created, command: &[], salt: name }
+        NewContainer {
+            name: Some(name),
+            image,
+            image_name: "x",
+            created,
+            command: &[],
+            salt: name,
+            durability: Durability::Crash,
+        }
     }
 
     #[test]
@@ -411,9 +505,15 @@ mod tests {
         drop(lock);
         assert_eq!(state(&killed), ContainerState::Dead);
         assert!(containers.pinned_trees().unwrap().is_empty());
-        let made = containers.create_container(&new("made")).unwrap();
+        let made = containers.create_container(&new("made"), &settings()).unwrap();
         assert_eq!(state(&made), ContainerState::Created);
-        containers.remove_container(&killed).unwrap();
+        let lock = containers.start_created(&made.id).unwrap().unwrap();
+        assert!(containers.start_created(&made.id).unwrap().is_none());
+        drop(lock);
+        containers.revert_start(&made.id).unwrap();
+        assert_eq!(state(&made), ContainerState::Created);
+        containers.remove_container(&killed.id).unwrap();
+        containers.remove_container(&made.id).unwrap();
         assert_eq!(std::fs::read_dir(place.join(DIR)).unwrap().count(), 1);
         // The removal of this one was interrupted.
         store.remove_note("containers", OsStr::new(&format!("{}.json", ended.id.hex()))).unwrap();

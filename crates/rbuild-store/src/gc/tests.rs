@@ -11,7 +11,8 @@ use rbuild_testkit::Scratch;
 use super::budget::Budget;
 use super::prune::{DanglingImages, Freed};
 use crate::cache_mounts::CacheUse;
-use crate::containers::NewContainer;
+use crate::containers::{NewContainer, RunSettings};
+use crate::durability::Durability;
 use crate::error::StoreError;
 use crate::ids::{BuildId, BuildIndexName, CacheId, CacheKey, HashesName, ImageKey};
 use crate::layers::LayerVariant;
@@ -358,8 +359,10 @@ fn fill_images(scene: &Scene) -> Vec<Row> {
     let [held, ..] = scene.image("held", None);
     let image = held.of_manifest();
     let created = rbuild_linux::Timestamp::default();
-    let new = NewContainer { name: None, image: &image, image_name: "held", created, command: &[], salt: "salt" };
-    store.containers().create_container(&new).unwrap();
+    let durability = Durability::Crash;
+    let new =
+        NewContainer { name: None, image: &image, image_name: "held", created, command: &[], salt: "salt", durability };
+    store.containers().create_container(&new, &RunSettings::default()).unwrap();
     let (live_tree, dead_tree) = (scene.layer("named"), scene.layer("dangling"));
     let [live_note, dead_note] = [&named_layer, &dangling_layer].map(|layer| {
         let diff_id = BlobDigest::of(b"content").of_plain_layer();

@@ -1,5 +1,6 @@
 //! Arguments of the commands on containers.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,16 +13,30 @@ use crate::input::value::{self, GroupLimit, Lines, SignalNumber};
 #[derive(Args)]
 #[command(disable_help_flag = true, override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND]...")]
 pub struct RunArgs {
-    /// Image to run, and a command to run instead of its CMD
-    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
-    pub words: Vec<String>,
     /// Run it in the background, and print its ID
     #[arg(short, long)]
     pub detach: bool,
-    /// Name of a container in the background
+    #[command(flatten)]
+    pub container: ContainerFlags,
+}
+
+#[derive(Args)]
+#[command(disable_help_flag = true, override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND]...")]
+pub struct CreateArgs {
+    #[command(flatten)]
+    pub container: ContainerFlags,
+}
+
+/// Flags of `run` and `create`.
+#[derive(Args)]
+pub struct ContainerFlags {
+    /// Image to run, and a command to run instead of its CMD
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    pub words: Vec<String>,
+    /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Remove a container in the background when it ends; others are always removed
+    /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
     /// Publish a port: forward it from this machine to the container, in an isolated network
@@ -48,20 +63,32 @@ pub struct RunArgs {
     /// User and group of the command, by name or ID
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
+    /// Add a group to those of the user, by name or ID
+    #[arg(long, value_name = "GROUP")]
+    pub group_add: Vec<String>,
     /// Program to run instead of the image's ENTRYPOINT
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
     /// Platform to select from a multi-platform image [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
-    /// Network mode: host, isolated (private, with outbound access through pasta or slirp4netns) or
-    /// none [default: host, or isolated if ports are published]
-    #[arg(long, value_name = "MODE", visible_alias = "net", value_parser = value::network)]
+    /// Network mode: host, isolated (private, with outbound access through pasta or slirp4netns;
+    /// also bridge) or none [default: host, or isolated if ports are published]
+    #[arg(long, value_name = "MODE", visible_alias = "net", value_parser = value::container_network)]
     pub network: Option<NetworkMode>,
     /// Add an entry to /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub add_host: Vec<String>,
-    /// Host name [default: rbuild]
+    /// Name server of the container [default: those of this machine]
+    #[arg(long, value_name = "ADDRESS", value_parser = value::address)]
+    pub dns: Vec<IpAddr>,
+    /// Domain in which names are searched
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// Option of the resolver (resolv.conf(5))
+    #[arg(long, value_name = "OPTION", alias = "dns-opt")]
+    pub dns_option: Vec<String>,
+    /// Host name [default: the short ID of the container]
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
     /// Size of /dev/shm [default: 64m]
@@ -82,122 +109,136 @@ pub struct RunArgs {
     /// Set environment variables from a file of NAME=VALUE lines
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    #[arg(
-        long,
-        value_name = "MOUNT",
-        help = "Mount a file or directory: type=bind,source=PATH,target=PATH[,readonly]"
-    )]
+    /// Mount a file or directory (type=bind,source=PATH,target=PATH[,readonly]), or an empty file
+    /// system in memory (type=tmpfs,target=PATH[,tmpfs-size=SIZE][,tmpfs-mode=MODE])
+    #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
+    /// Mount an empty file system in memory
+    #[arg(long, value_name = "TARGET[:OPTION,...]")]
+    pub tmpfs: Vec<String>,
+    /// Forbid writing to the files of the image
+    #[arg(long)]
+    pub read_only: bool,
+    /// Add a capability, by name, or ALL
+    #[arg(long, value_name = "NAME")]
+    pub cap_add: Vec<String>,
+    /// Drop a capability, by name, or ALL
+    #[arg(long, value_name = "NAME")]
+    pub cap_drop: Vec<String>,
+    /// Give the command all capabilities of a user namespace of its own, and most system calls
+    #[arg(long)]
+    pub privileged: bool,
+    /// Security option: no-new-privileges
+    #[arg(long, value_name = "OPTION")]
+    pub security_opt: Vec<String>,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
-    /// Label of a container in the background
+    /// Label of the container
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,
+    /// Set labels from a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub label_file: Vec<PathBuf>,
     /// Signal that `rbuild stop` sends [default: that of the image, else SIGTERM]
     #[arg(long, value_name = "SIGNAL", value_parser = value::signal)]
     pub stop_signal: Option<SignalNumber>,
     /// Seconds that `rbuild stop` waits before it kills the container [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = value::seconds)]
     pub stop_timeout: Option<u64>,
-    /// Write the ID of a container in the background to FILE
+    /// Write the ID of the container to FILE
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<PathBuf>,
     /// Expose a port, for --publish-all
     #[arg(long, value_name = "PORT[/PROTOCOL]")]
     pub expose: Vec<String>,
-    #[arg(long, hide = true)]
-    pub init: bool,
     /// Pull the image: missing (only if it is not in the store), always or never [default: missing]
     #[arg(long, value_name = "WHEN", env = "RBUILD_PULL", value_parser = value::pull)]
     pub pull: Option<PullPolicy>,
     /// Do not show the progress of a pull
     #[arg(short, long)]
     pub quiet: bool,
+    #[arg(long, hide = true)]
+    pub no_healthcheck: bool,
     #[command(flatten)]
     pub registry: RegistryFlags,
     #[command(flatten)]
-    pub ignored: IgnoredRunFlags,
+    pub ignored: IgnoredContainerFlags,
 }
 
-/// Other flags of docker that limit the resources of a container. They only cause a warning.
+/// Other flags of docker, which only cause a warning: those that limit resources in other ways, and
+/// those that need a process beside the command or the container.
 #[derive(Args)]
-pub struct IgnoredRunFlags {
+pub struct IgnoredContainerFlags {
     #[arg(long, hide = true)]
     memory_swap: Option<String>,
     #[arg(short, long, hide = true)]
     cpu_shares: Option<String>,
     #[arg(long, hide = true)]
     cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    init: bool,
+    #[arg(long, hide = true)]
+    restart: Option<String>,
+    #[arg(long, hide = true)]
+    health_cmd: Option<String>,
+    #[arg(long, hide = true)]
+    health_interval: Option<String>,
+    #[arg(long, hide = true)]
+    health_retries: Option<String>,
+    #[arg(long, hide = true)]
+    health_start_interval: Option<String>,
+    #[arg(long, hide = true)]
+    health_start_period: Option<String>,
+    #[arg(long, hide = true)]
+    health_timeout: Option<String>,
 }
 
-impl IgnoredRunFlags {
-    /// Returns the flags that were given.
+impl IgnoredContainerFlags {
+    /// Returns the flags that were given. `--restart no` has the effect that it requests.
     pub fn given(&self) -> Vec<&'static str> {
+        let restarts = self.restart.as_ref().is_some_and(|policy| policy != "no");
         let all = [
             ("--memory-swap", self.memory_swap.is_some()),
             ("--cpu-shares", self.cpu_shares.is_some()),
             ("--cpuset-cpus", self.cpuset_cpus.is_some()),
+            ("--init", self.init),
+            ("--restart", restarts),
+            ("--health-cmd", self.health_cmd.is_some()),
+            ("--health-interval", self.health_interval.is_some()),
+            ("--health-retries", self.health_retries.is_some()),
+            ("--health-start-interval", self.health_start_interval.is_some()),
+            ("--health-start-period", self.health_start_period.is_some()),
+            ("--health-timeout", self.health_timeout.is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
 }
 
 #[derive(Args)]
-#[command(override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND]...")]
-pub struct CreateArgs {
-    /// Image of the container, and a command, which `ps` shows, but which is not run
-    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
-    pub words: Vec<String>,
-    /// Name of the container
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Platform to select from a multi-platform image [default: that of this machine]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
-    /// Pull the image: missing (only if it is not in the store), always or never [default: missing]
-    #[arg(long, value_name = "WHEN", env = "RBUILD_PULL", value_parser = value::pull)]
-    pub pull: Option<PullPolicy>,
-    /// Do not show the progress of a pull
+pub struct StartArgs {
+    #[command(flatten)]
+    pub targets: ContainerNames,
+    /// Run it in the foreground, and end with its exit code
     #[arg(short, long)]
-    pub quiet: bool,
-    #[command(flatten)]
-    pub registry: RegistryFlags,
-    #[command(flatten)]
-    pub ignored: IgnoredCreateFlags,
+    pub attach: bool,
+    /// Connect standard input; implies --attach
+    #[arg(short, long)]
+    pub interactive: bool,
 }
 
-/// Flags of `docker create` that concern the command. They are ignored, because the command never
-/// runs.
+/// The containers that a verb concerns.
 #[derive(Args)]
-pub struct IgnoredCreateFlags {
-    #[arg(short, long, hide = true)]
-    interactive: bool,
-    #[arg(short, long, hide = true)]
-    tty: bool,
-    #[arg(short, long, hide = true)]
-    env: Vec<String>,
-    #[arg(short, long, hide = true)]
-    volume: Vec<String>,
-    #[arg(short, long, hide = true)]
-    workdir: Option<String>,
-    #[arg(short, long, hide = true)]
-    user: Option<String>,
-    #[arg(long, hide = true)]
-    rm: bool,
-    #[arg(long, hide = true)]
-    pub entrypoint: Option<String>,
-    #[arg(long, hide = true)]
-    network: Option<String>,
-    #[arg(short, long, hide = true)]
-    label: Vec<String>,
+pub struct ContainerNames {
+    /// Names or IDs of containers
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
 }
 
 #[derive(Args)]
 pub struct RmArgs {
-    /// Containers to remove
-    #[arg(required = true, value_name = "CONTAINER")]
-    pub containers: Vec<String>,
+    #[command(flatten)]
+    pub targets: ContainerNames,
     /// Kill running containers, and ignore missing ones
     #[arg(short, long)]
     pub force: bool,
@@ -286,9 +327,8 @@ pub struct ExecArgs {
 
 #[derive(Args)]
 pub struct StopArgs {
-    /// Containers to stop
-    #[arg(required = true, value_name = "CONTAINER")]
-    pub containers: Vec<String>,
+    #[command(flatten)]
+    pub targets: ContainerNames,
     /// Seconds to wait before the container is killed [default: that of the container, else 10]
     #[arg(short, long, value_name = "SECONDS", visible_alias = "timeout", value_parser = value::seconds)]
     pub time: Option<u64>,
@@ -299,9 +339,8 @@ pub struct StopArgs {
 
 #[derive(Args)]
 pub struct KillArgs {
-    /// Containers that receive the signal
-    #[arg(required = true, value_name = "CONTAINER")]
-    pub containers: Vec<String>,
+    #[command(flatten)]
+    pub targets: ContainerNames,
     /// Signal to send, by name or number
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = value::signal)]
     pub signal: SignalNumber,
@@ -309,9 +348,8 @@ pub struct KillArgs {
 
 #[derive(Args)]
 pub struct WaitArgs {
-    /// Containers to wait for
-    #[arg(required = true, value_name = "CONTAINER")]
-    pub containers: Vec<String>,
+    #[command(flatten)]
+    pub targets: ContainerNames,
 }
 
 #[derive(Args)]

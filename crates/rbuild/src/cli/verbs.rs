@@ -8,9 +8,10 @@ use crate::cli::{description, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 36] = [
+const VERBS: [&str; 37] = [
     "man",
     "exec",
+    "start",
     "stop",
     "kill",
     "wait",
@@ -94,6 +95,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
             ("create", GroupWord::Verb("create")),
             ("run", GroupWord::Verb("run")),
             ("exec", GroupWord::Verb("exec")),
+            ("start", GroupWord::Verb("start")),
             ("stop", GroupWord::Verb("stop")),
             ("kill", GroupWord::Verb("kill")),
             ("wait", GroupWord::Verb("wait")),
@@ -140,7 +142,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
         "system",
         &[
             ("df", GroupWord::Verb("df")),
-            ("prune", GroupWord::Verb("prune")),
+            ("prune", GroupWord::VerbWith("prune", "--system")),
             ("info", GroupWord::Nothing(INFO, "run `rbuild doctor` to check this machine")),
         ],
     ),
@@ -429,7 +431,7 @@ mod tests {
             ("rbuild buildx du", "rbuild df"),
             ("rbuild builder prune -af", "rbuild builder-prune -af"),
             ("rbuild buildx prune -f", "rbuild builder-prune -f"),
-            ("rbuild system prune -af", "rbuild prune -af"),
+            ("rbuild system prune -af", "rbuild prune --system -af"),
             ("rbuild buildx version", "rbuild --version"),
             ("rbuild buildx create --use", "rbuild\n"),
             ("rbuild --help", "help "),

@@ -35,6 +35,13 @@ pub fn removal(verb: &Verb) -> Result<(), Failure> {
 /// Names what a verb without `--force` removes; `None` if it needs no confirmation.
 fn removed(verb: &Verb) -> Option<&'static str> {
     let (forced, removed) = match verb {
+        Verb::Prune(args) if args.system && args.all => (
+            args.force,
+            "all containers that are not running, all images that no container uses, and the whole build cache",
+        ),
+        Verb::Prune(args) if args.system => {
+            (args.force, "all containers that are not running, dangling images, and unused build cache")
+        }
         Verb::Prune(args) if args.all => (args.force, "dangling images and the whole build cache"),
         Verb::Prune(args) => (args.force, "dangling images and unused build cache"),
         Verb::BuilderPrune(args) if args.all => (args.force, "the whole build cache"),

@@ -1,14 +1,19 @@
 //! Verbs on containers.
 
+pub mod background;
 pub mod command;
 pub mod create;
 pub mod exec;
+pub mod foreground;
 pub mod image;
 pub mod inspect;
+pub mod launch;
+pub mod limits;
 pub mod list;
 pub mod lookup;
 pub mod output;
 pub mod ports;
 pub mod remove;
+pub mod settings;
 pub mod signals;
 pub mod start;

@@ -7,7 +7,7 @@ use rbuild_engine::{CopiedTo, CopyTarget, ImagePath, copy_out};
 use rbuild_image::ManifestDigest;
 use rbuild_linux::{Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
-use rbuild_store::{Store, StoreError};
+use rbuild_store::{ContainerState, Store, StoreError};
 
 use crate::args::CpArgs;
 use crate::commands::in_builder::{exit_code, store_config, store_in};
@@ -126,7 +126,7 @@ fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>,
         }
         if let Some(container) = store.containers().find_container(name)? {
             // Its files differ from those of the image, and are removed at its end.
-            if store.containers().settings(&container.id)?.is_some() {
+            if store.containers().state(&container.id)? != ContainerState::Created {
                 let failure = Failure::new(format!("cp cannot read the files that container `{name}` changed"));
                 let (container, path) = (name.to_string(), path.to_string());
                 return Err(failure.help(VerbRemedy::ReadInContainer { container, path }));

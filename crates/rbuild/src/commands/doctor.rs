@@ -1,6 +1,8 @@
 //! The verb `doctor`: tests the capabilities of this machine by using them.
 
 use rbuild_engine::BuildError;
+use rbuild_linux::{ControlGroup, GroupProblem};
+use rbuild_plan::GroupLimits;
 use rbuild_remedy::{IsolationRemedy, Remedy};
 use rbuild_sandbox::{Builder, Carrier, Check, IsolationRequest, RunnerError, RunnerMode, checks, enter};
 use rbuild_store::{SnapshotBackend, Store, Workspace};
@@ -11,7 +13,7 @@ use crate::args::DoctorArgs;
 use crate::commands::in_builder::{read_answer, store_config, store_in_builder, unread};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::hints::Hint;
+use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
 
 pub fn doctor(settings: &Settings, args: DoctorArgs) -> Result<u8, Failure> {
@@ -51,6 +53,7 @@ fn report(settings: &Settings) -> DoctorReport {
             let is_root = rbuild_linux::credentials::own_ids().uid == 0;
             lines.extend(found.lines(is_root));
             lines.extend(networks(found.mode, isolated()));
+            lines.push(limits(try_limit));
             let mode = found.obstacle.is_none().then_some(found.mode);
             DoctorReport { lines, mode, code: code::OK }
         }
@@ -119,6 +122,31 @@ fn isolated() -> ReportLine {
 
 fn carried_by(program: &str) -> ReportLine {
     ReportLine::good("isolated", format!("--network isolated uses {program}"))
+}
+
+/// Returns the line about limits on the resources of containers. `try_limit` tries them.
+fn limits(try_limit: impl Fn(GroupLimits) -> Result<(), GroupProblem>) -> ReportLine {
+    const ENOUGH: Option<u64> = Some(1 << 20);
+    let none = GroupLimits::default();
+    let all = [
+        ("--memory", GroupLimits { memory: ENOUGH, ..none }),
+        ("--cpus", GroupLimits { milli_cpus: ENOUGH, ..none }),
+        ("--pids-limit", GroupLimits { processes: ENOUGH, ..none }),
+    ];
+    let refused: Vec<(&str, GroupProblem)> =
+        all.into_iter().filter_map(|(flag, limits)| Some((flag, try_limit(limits).err()?))).collect();
+    let Some((_, problem)) = refused.first() else {
+        return ReportLine::good("limits", "--memory, --cpus and --pids-limit apply to `rbuild run`".into());
+    };
+    let flags = refused.iter().map(|(flag, _)| *flag).collect::<Vec<_>>().join(", ");
+    let found = format!("no effect of {flags}: {}", rbuild_remedy::sentence(problem));
+    let hint = matches!(problem, GroupProblem::NotDelegated).then(|| VerbRemedy::DelegateGroup.into());
+    ReportLine { good: false, name: "limits", found, hint }
+}
+
+/// Creates a control group with these limits, and removes it.
+fn try_limit(limits: GroupLimits) -> Result<(), GroupProblem> {
+    ControlGroup::create(limits).map(|group| group.remove())
 }
 
 /// A line of the report: a property of the machine, and a hint for its improvement.
@@ -241,6 +269,13 @@ mod tests {
                 text += &format!("=== {title}{with}\n{}{lines}{networks}", summary(Some(mode)));
             }
         }
+        text += "=== limits\n";
+        let tried: [fn(GroupLimits) -> Result<(), GroupProblem>; 3] = [
+            |_| Ok(()),
+            |_| Err(GroupProblem::NotDelegated),
+            |limits| limits.processes.map_or(Ok(()), |_| Err(GroupProblem::NoController("pids"))),
+        ];
+        text += &tried.map(|try_limit| limits(try_limit).text()).concat();
         let lines = vec![ReportLine::bad("isolated", "no program".into(), Some(&IsolationRemedy::UnmaskProc.into()))];
         let report = DoctorReport { lines, mode: None, code: code::REFUSED };
         assert_recorded!("doctor", format!("{text}=== none\n{}=== JSON\n{}", report.text(), report.json()));

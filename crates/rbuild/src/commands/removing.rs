@@ -47,19 +47,44 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     Ok(if failed { code::FAILED } else { code::OK })
 }
 
+/// Heading of a list of containers that were removed.
+pub const DELETED: &str = "Deleted Containers";
+const DELETED_IMAGES: &str = "Deleted Images";
+
+/// Removes all containers that are not running, or those of them that were created before a time in
+/// seconds since the Unix epoch. Returns their IDs, one on each line.
+pub fn remove_stopped(store: &Store, before: Option<i64>) -> Result<String, Failure> {
+    let mut text = String::new();
+    for container in store.containers().list()? {
+        let is_recent = before.is_some_and(|time| container.created.is_none_or(|created| created >= time));
+        if is_recent || store.containers().state(&container.id)?.is_running() {
+            continue;
+        }
+        store.containers().remove_container(&container.id)?;
+        text += &format!("{}\n", container.id.hex());
+    }
+    Ok(text)
+}
+
 /// Removes images that no container uses: dangling ones, or all with `--all`. Keeps the build
 /// cache.
 pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
+    let text = remove_images(&store, args.all, &filters)?;
+    let freed = store.gc().sweep_blobs()?;
+    terminal::out(&removed_text(DELETED_IMAGES, &text, freed.bytes));
+    Ok(code::OK)
+}
+
+/// Removes images as above. Returns their names and IDs, one on each line.
+fn remove_images(store: &Store, all: bool, filters: &[PruneFilter]) -> Result<String, Failure> {
     let held: Vec<ManifestDigest> = store.containers().list()?.into_iter().map(|c| c.image).collect();
     let pulled = store.images().pulled_by_name()?;
     let mut gone = Vec::new();
     let mut text = String::new();
     for entry in store.images().list()? {
-        if (!args.all && !entry.is_dangling(&pulled))
-            || entry.artifact.images().iter().any(|image| held.contains(image))
-        {
+        if (!all && !entry.is_dangling(&pulled)) || entry.artifact.images().iter().any(|image| held.contains(image)) {
             continue;
         }
         // The creation time and the labels of a damaged image are unknown, so it matches only if
@@ -71,15 +96,13 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
             gone.push(entry);
         }
     }
-    let removed = image_ids(&store, &gone);
+    let removed = image_ids(store, &gone);
     store.images().forget(&gone)?;
-    let left = image_ids(&store, &store.images().list()?);
+    let left = image_ids(store, &store.images().list()?);
     let mut told = HashSet::new();
     let deleted = removed.iter().filter(|id| !left.contains(id) && told.insert(*id));
     deleted.for_each(|id| text += &format!("deleted: {id}\n"));
-    let freed = store.gc().sweep_blobs()?;
-    terminal::out(&removed_text("Deleted Images", &text, freed.bytes));
-    Ok(code::OK)
+    Ok(text)
 }
 
 /// Returns the IDs of the images of all platforms of entries. An image that cannot be read is
@@ -95,8 +118,12 @@ fn image_ids(store: &Store, entries: &[NamedImage]) -> Vec<String> {
 /// Formats the result of `image prune` and `container prune`: the removed entries, if any, and
 /// their size.
 pub fn removed_text(heading: &str, entries: &str, bytes: u64) -> String {
-    let list = if entries.is_empty() { String::new() } else { format!("{heading}:\n{entries}\n") };
+    let list = removed_list(heading, entries);
     format!("{list}Total reclaimed space: {}\n", human_size(bytes))
+}
+
+fn removed_list(heading: &str, entries: &str) -> String {
+    if entries.is_empty() { String::new() } else { format!("{heading}:\n{entries}\n") }
 }
 
 /// A `--filter` of `image prune`.
@@ -149,6 +176,15 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
+    if args.system {
+        let before = budget.and_then(|budget| budget.used_since);
+        let mut text = removed_list(DELETED, &remove_stopped(&store, before)?);
+        if args.all {
+            let filters: Vec<PruneFilter> = before.map(PruneFilter::Until).into_iter().collect();
+            text += &removed_list(DELETED_IMAGES, &remove_images(&store, true, &filters)?);
+        }
+        terminal::out(&text);
+    }
     let ended = enter(&store_config(&store), settings.isolation, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
             let store = store_in_builder(&builder, &store)?;
@@ -284,7 +320,7 @@ mod tests {
         let one = Freed { images: 1, records: 1, trees: 1, blobs: 1, mounts: 1, unremovable: 1, bytes: 1 };
         let many = Freed { images: 0, records: 2, trees: 3, blobs: 4, mounts: 5, unremovable: 2, bytes: 1 << 30 };
         let pruned = [Freed::default(), one, many].map(|freed| freed_text(&freed));
-        let removed = [removed_text("Deleted Images", "", 0), removed_text("Deleted Images", "deleted: x\n", 1500)];
+        let removed = [removed_text(DELETED_IMAGES, "", 0), removed_text(DELETED_IMAGES, "deleted: x\n", 1500)];
         let sound = || Checked { blobs: 1, bytes: 5000, images: 2, records: 3, ..Checked::default() };
         let damage = || vec![StoreDamage::MissingIndex.into(), StoreDamage::MissingDir("records").into()];
         let failed = |error| vec![CheckFailure::Unread(error)];

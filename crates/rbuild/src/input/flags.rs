@@ -7,7 +7,7 @@ use rbuild_dockerfile::{Help, closest};
 use rbuild_engine::{AgentSource, PrivateKey, SecretValues, Warning};
 use rbuild_image::{ARCHITECTURES, Platform, PlatformError};
 use rbuild_linux::quoted;
-use rbuild_plan::{Resource, Ulimit, UnknownResource, Volume};
+use rbuild_plan::{Resource, Ulimit, UnknownResource};
 use rbuild_remedy::{Remedy, sentence};
 
 use crate::exit::Failure;
@@ -188,80 +188,6 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     Ok(Ulimit { resource, soft, hard })
 }
 
-/// Parses `SOURCE:TARGET[:ro|rw]`.
-pub fn volume(text: &str) -> Result<Volume, Failure> {
-    let bad = |problem: String| Failure::usage(format!("--volume {text}: {problem}"));
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts[..] {
-        [source, target] => (source, target, ""),
-        [source, target, options] => (source, target, options),
-        _ => {
-            return Err(bad("not of the form SOURCE:TARGET[:ro]".into()).help(ValueRemedy::VolumeForm));
-        }
-    };
-    let mut read_only = false;
-    for option in options.split(',').filter(|o| !o.is_empty()) {
-        match option {
-            "ro" => read_only = true,
-            "rw" => read_only = false,
-            // SELinux labels are accepted, but files are not relabeled.
-            "z" | "Z" => {}
-            other => return Err(bad(format!("unknown option `{other}`")).help(hints::use_one_of(&["ro", "rw"]))),
-        }
-    }
-    bind(bad, source, target, read_only)
-}
-
-/// Returns a volume with the real path of its source.
-fn bind(bad: impl Fn(String) -> Failure, source: &str, target: &str, read_only: bool) -> Result<Volume, Failure> {
-    if !target.starts_with('/') || target.trim_matches('/').is_empty() {
-        return Err(bad("the target is not an absolute path below /".into()));
-    }
-    let path = std::fs::canonicalize(source).map_err(|e| {
-        let failure = bad(format!("cannot open `{source}`: {}", reason(&e)));
-        if e.kind() != std::io::ErrorKind::NotFound {
-            return failure;
-        }
-        if source.contains('/') {
-            failure.help(ValueRemedy::CreateSource)
-        } else {
-            failure.help(ValueRemedy::PassDirectory { name: source.into() })
-        }
-    })?;
-    Ok(Volume { source: path, target: target.to_string(), read_only })
-}
-
-/// Parses `type=bind,source=PATH,target=PATH[,readonly]`.
-pub fn mount(text: &str) -> Result<Volume, Failure> {
-    let bad = |problem: String| Failure::usage(format!("--mount {text}: {problem}"));
-    let (mut source, mut target, mut read_only, mut kind) = (None, None, false, "volume".to_string());
-    for field in output::csv_fields(text).map_err(|e| bad(e.to_string()))? {
-        let (key, value) = field.split_once('=').map_or((&field[..], None), |(key, value)| (key, Some(value)));
-        let needed = || value.map(str::to_string).ok_or_else(|| bad(format!("`{key}` needs a value")));
-        match key.to_lowercase().as_str() {
-            "type" => kind = needed()?.to_lowercase(),
-            "source" | "src" => source = Some(needed()?),
-            "target" | "dst" | "destination" => target = Some(needed()?),
-            "readonly" | "ro" => {
-                let switch = |value| value::switch(value).map_err(|bad| bad.of(format!("--mount {text}: `{field}`")));
-                read_only = value.map_or(Ok(true), switch)?;
-            }
-            "bind-propagation" => {}
-            _ => {
-                let unknown = value::unknown_option(key, &["type", "source", "target", "readonly"]);
-                return Err(unknown.of(format!("--mount {text}")));
-            }
-        }
-    }
-    if kind != "bind" {
-        return Err(bad(format!("mounts of type {kind} are not supported")).help(ValueRemedy::BindDirectory));
-    }
-    let (Some(source), Some(target)) = (source, target) else {
-        return Err(bad("the source or the target is missing".into()).help(ValueRemedy::MountForm));
-    };
-    bind(bad, &source, &target, read_only)
-}
-
 /// Returns the text of an error of a file as the rest of a sentence about it.
 pub fn reason(e: &std::io::Error) -> String {
     match e.kind() {
@@ -435,9 +361,11 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_plan::Volume;
     use rbuild_testkit::Scratch;
 
     use super::*;
+    use crate::input::mounts::volume;
 
     #[test]
     fn hosts_limits_and_volumes_are_parsed() {

@@ -31,14 +31,14 @@ pub fn hide(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
         Verb::Build(args) => Some(&args.registry),
         Verb::Pull(args) => Some(&args.registry),
         Verb::Push(args) => Some(&args.registry),
-        Verb::Run(args) => Some(&args.registry),
-        Verb::Create(args) => Some(&args.registry),
+        Verb::Run(args) => Some(&args.container.registry),
+        Verb::Create(args) => Some(&args.container.registry),
         _ => None,
     };
     // The words of a container's command are the last ones, and are not flags of rbuild.
     let words = match &cli.verb {
-        Verb::Run(args) => args.words.len(),
-        Verb::Create(args) => args.words.len(),
+        Verb::Run(args) => args.container.words.len(),
+        Verb::Create(args) => args.container.words.len(),
         _ => 0,
     };
     let (line, words) = argv.split_at(argv.len().saturating_sub(words));

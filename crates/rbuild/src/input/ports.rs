@@ -45,6 +45,15 @@ pub fn published(publish: &[String], all: &BTreeSet<ContainerPort>) -> Result<Ve
     Ok(ports)
 }
 
+/// Fails unless all ports are free.
+pub fn check(ports: &[PublishedPort]) -> Result<(), Failure> {
+    for PublishedPort { address, port, target } in ports {
+        let wanted = Wanted { address: *address, port: Some(*port), target: *target };
+        Held::open(&wanted).map_err(|e| refused(&wanted, &e))?;
+    }
+    Ok(())
+}
+
 /// Parses the ports of `--expose` and of an image.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::input::cache::{self, CacheReader, CacheTarget};
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
-use crate::input::{network, output, proxies, registry, value};
+use crate::input::{mounts, network, output, proxies, registry, value};
 use crate::ui::hints::{Hint, OutputRemedy, ValueRemedy};
 use crate::ui::terminal;
 
@@ -161,7 +161,7 @@ fn parameters(
         allow_insecure: allowed.insecure,
         allow_host_network: allowed.host_network || network == NetworkMode::Host,
         hosts: args.add_host.iter().map(|h| flags::host(h)).collect::<Result<_, _>>()?,
-        volumes: args.volume.iter().map(|v| flags::volume(v)).collect::<Result<_, _>>()?,
+        volumes: args.volume.iter().map(|v| mounts::volume(v)).collect::<Result<_, _>>()?,
         shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| flags::ulimit(u)).collect::<Result<_, _>>()?,
         ..Parameters::new(Platform::host(), platform)

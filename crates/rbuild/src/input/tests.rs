@@ -6,11 +6,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use rbuild_layer::Limits;
 use rbuild_linux::DestinationError;
+use rbuild_plan::ContainerMount;
 use rbuild_testkit::{Scratch, assert_recorded};
 
 use crate::exit::Failure;
 use crate::input::value::BadValue;
-use crate::input::{flags, output, request, value};
+use crate::input::{flags, mounts, output, request, value};
 
 /// Formats the failure of a parser.
 fn refused<T: Debug>(value: &str, parsed: Result<T, Failure>) -> String {
@@ -49,17 +50,17 @@ fn messages_about_values_of_flags_are_as_recorded() {
         all(&["nofiel=1", "x=1", "nofile", "nofile=a", "nofile=2:1", "nofile=9:3"], |text| {
             flags::ulimit(text).map(drop)
         }),
-        all(&["a", "a:b", "a:/b:rx", "nosuch:/b", "./nosuch:/b"], |text| flags::volume(text).map(drop)),
+        all(&["a", "a:b", "a:/b:rx", "nosuch:/b", "./nosuch:/b"], |text| mounts::volume(text).map(drop)),
         all(
             &[
                 "type=bind,sorce=a,target=/b",
-                "type=tmpfs,target=/b",
+                "type=volume,target=/b",
                 "type=bind,source=a",
                 "type=bind,source=.,target=/b,readonly=yes",
                 "TYPE=bind,source,target=/b",
                 "type=bind,source=no:such,target=/b",
             ],
-            |text| flags::mount(text).map(drop),
+            |text| mounts::mount(text).map(drop),
         ),
         all(&["index:a=b", "a", "x:a=b"], flags::annotation),
         all(&["0", "64x"], |text| flags::size("--shm-size", text)),
@@ -83,7 +84,10 @@ fn messages_about_values_of_flags_are_as_recorded() {
 /// A mount that is to be read-only must never be writable because of the spelling of its value.
 #[test]
 fn a_mount_is_read_only_by_any_true_value() {
-    let mount = |option: &str| flags::mount(&format!("Type=bind,Source=/,target=/x{option}")).map(|v| v.read_only);
+    let mount = |option: &str| match mounts::mount(&format!("Type=bind,Source=/,target=/x{option}"))? {
+        ContainerMount::Bind(volume) => Ok::<_, Failure>(volume.read_only),
+        ContainerMount::Tmpfs(_) => unreachable!("the mount is a bind"),
+    };
     for option in ["readonly", "ro", "READONLY=TRUE", "readonly=True", "ro=t", "ro=T", "ro=1", "ro=true"] {
         assert!(matches!(mount(&format!(",{option}")), Ok(true)), "{option}");
     }

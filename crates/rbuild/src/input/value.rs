@@ -1,6 +1,7 @@
 //! Values that are parsed in the same way in flags, variables and the configuration file.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use rbuild_engine::PullPolicy;
 use rbuild_image::{Reference, ReferenceError};
@@ -65,6 +66,28 @@ pub fn network(text: &str) -> Result<NetworkMode, BadValue> {
     // `private` is the name in buildah and podman.
     let words = [("host", Host), ("isolated", Isolated), ("none", None), ("default", Host), ("private", Isolated)];
     choice("mode", &words, text)
+}
+
+/// Parses the network mode of a container. Docker's network is a bridge; the isolated one has the
+/// same properties for a container.
+pub fn container_network(text: &str) -> Result<NetworkMode, BadValue> {
+    use NetworkMode::Isolated;
+    const SHOWN: [&str; 3] = ["host", "isolated", "none"];
+    match text {
+        // The words of podman for the program that connects the network.
+        "bridge" | "slirp4netns" | "pasta" => Ok(Isolated),
+        text if text.starts_with("container:") => {
+            let problem = "containers do not share their networks".into();
+            Err(BadValue { problem, hint: hints::use_one_of(&SHOWN) })
+        }
+        text => network(text),
+    }
+}
+
+/// Parses the address of a name server.
+pub fn address(text: &str) -> Result<IpAddr, BadValue> {
+    let bad = |_| BadValue { problem: "not an IP address".into(), hint: ValueRemedy::AddressForm.into() };
+    text.parse().map_err(bad)
 }
 
 pub fn pull(text: &str) -> Result<PullPolicy, BadValue> {

@@ -9,13 +9,28 @@ use crate::template::parse::{Operand, Pipeline, Root, TemplateNode};
 type Result<T> = std::result::Result<T, TemplateError>;
 
 /// Objects with arbitrary keys, in which a missing key is not an error.
-const OPEN: [&str; 6] = ["Labels", "Annotations", "ExposedPorts", "Volumes", "Options", "Data"];
+const OPEN: [&str; 7] = ["Labels", "Annotations", "ExposedPorts", "Volumes", "Options", "Data", "Networks"];
 /// Text that Go prints for a missing key. It represents the missing value during evaluation.
 const NO_VALUE: &str = "<no value>";
 
 /// Fields that are lists in docker. One that is null prints as an empty list, as in Go.
-const LISTS: [&str; 10] =
-    ["Env", "Cmd", "Entrypoint", "OnBuild", "Shell", "RepoTags", "RepoDigests", "Layers", "Test", "Args"];
+const LISTS: [&str; 15] = [
+    "Env",
+    "Cmd",
+    "Entrypoint",
+    "OnBuild",
+    "Shell",
+    "RepoTags",
+    "RepoDigests",
+    "Layers",
+    "Test",
+    "Args",
+    "Binds",
+    "CapAdd",
+    "CapDrop",
+    "GroupAdd",
+    "SecurityOpt",
+];
 /// Fields that are maps in docker. One that is null prints as an empty map, as in Go.
 const MAPS: [&str; 3] = ["Labels", "ExposedPorts", "Volumes"];
 

@@ -1,6 +1,6 @@
 //! Containers that run in the background.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -177,8 +177,9 @@ fn output_that_cannot_be_kept_does_not_destroy_the_rest() {
 fn names_are_unique_and_checked() {
     let host = Host::new();
     host.start("--name web", FOREVER);
-    host.line("run -d --name web busybox true").fails(1, &["container name `web` is already in use"]);
-    host.line("run -d --name ../x busybox true").fails(2, &["--name ../x: not a valid name", "use letters"]);
+    host.line("run -d --name web busybox true").fails(125, &["container name `web` is already in use"]);
+    host.line("run --name web busybox true").fails(125, &["container name `web` is already in use"]);
+    host.line("run -d --name ../x busybox true").fails(125, &["--name ../x: not a valid name", "use letters"]);
     host.line("rm web").fails(1, &["container `web` is running", "rbuild stop web"]);
     host.line("stop wbe").fails(1, &["container `wbe` not found", "did you mean `web`?"]);
     assert_eq!(host.line("rm -f web nosuch").ok().stdout, "web\n");
@@ -191,7 +192,9 @@ fn names_are_unique_and_checked() {
 fn a_command_that_cannot_start_leaves_no_container() {
     let host = Host::new();
     host.line("run -d --name a busybox nosuch").fails(127, &["the image has no program `nosuch`"]);
-    host.line("run -d --name a -u nobody-here busybox true").fails(1, &["no user `nobody-here`"]);
+    host.line("run -d --name a -u nobody-here busybox true").fails(125, &["no user `nobody-here`"]);
+    host.line("run --name a -u nobody-here busybox true").fails(125, &["no user `nobody-here`"]);
+    host.line("run --name a busybox nosuch").fails(127, &["the image has no program `nosuch`"]);
     assert_eq!(host.line("ps -aq").ok().stdout, "");
     assert_eq!(std::fs::read_dir(host.0.store().join("runs")).unwrap().count(), 0);
 }
@@ -202,7 +205,8 @@ fn a_command_that_cannot_start_leaves_no_container() {
 fn an_interrupted_start_leaves_no_container() {
     let host = Host::new();
     for delay in (4..24).map(|step| step * 5) {
-        let run = format!("timeout -s INT 0.{delay:03} $RB run -d --name a busybox sleep 1000");
+        let signal = if delay % 10 == 0 { "INT" } else { "KILL" };
+        let run = format!("timeout -s {signal} 0.{delay:03} $RB run -d --name a busybox sleep 1000");
         host.0.sh(&run);
         // It may also have been interrupted after the start.
         let is_settled = |states: &str| states.is_empty() || states == "running\n";
@@ -267,20 +271,107 @@ fn the_store_is_not_locked_while_a_container_stops() {
 }
 
 #[test]
-fn files_for_ids_are_new_and_of_containers_in_the_background() {
+fn a_container_in_the_foreground_is_a_container_like_others() {
     let host = Host::new();
     let file = host.0.path("cid");
     let flag = format!("--cidfile={}", file.display());
-    let ran = host.rbuild(["run", &flag, "--name", "a", "-l", "x", "busybox", "true"]).ok();
-    for flag in ["--cidfile", "--name", "--label"] {
-        assert!(ran.stderr.contains(&format!("warning: {flag} has no effect without -d\n")), "{}", ran.stderr);
+    let mut run = host.0.command(["run", "--name", "web", &flag, "-l", "a=1", "busybox", "sh", "-c", FOREVER]);
+    let mut run = run.stdout(Stdio::piped()).spawn().unwrap();
+    wait_until("the container writes", || host.line("logs web").stdout == "up\n");
+    assert_eq!(host.line("ps --format {{.Names}}|{{.State}}|{{.Labels}}").ok().stdout, "web|running|a=1\n");
+    let id = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(host.state("web", "{{.Id}}"), id);
+    host.rbuild(["run", "--rm", &flag, "busybox", "true"]).fails(125, &["the file exists", "remove it"]);
+    // The `chroot` mode has no host names.
+    if !is_bare() {
+        assert_eq!(host.line("exec web hostname").ok().stdout.trim(), &id[..12]);
     }
-    assert!(!file.exists());
-    let id = host.rbuild(["run", "-d", &flag, "busybox", "true"]).ok().stdout;
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), id.trim());
-    host.rbuild(["run", "-d", &flag, "busybox", "true"]).fails(1, &["the file exists", "remove it"]);
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), id.trim());
-    assert_eq!(host.line("ps -aq").ok().stdout.lines().count(), 1);
+    host.line("rmi busybox").fails(1, &["container `web`"]);
+    assert_eq!(host.line("stop web").ok().stdout, "web\n");
+    let mut shown = String::new();
+    run.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    assert_eq!((run.wait().unwrap().code(), shown.as_str()), (Some(7), "up\n"));
+    assert_eq!(host.state("web", "{{.State.Status}} {{.State.ExitCode}}"), "exited 7");
+    assert_eq!(host.line("logs web").ok().stdout, "up\n");
+    host.line("start web").fails(1, &["container `web` has been started before"]);
+    host.line("rm web").ok();
+    // Commands that end at once, and those that are killed.
+    assert_eq!(host.line("run --name short busybox echo out").ok().stdout, "out\n");
+    assert_eq!(host.state("short", "{{.State.Status}} {{.State.ExitCode}}"), "exited 0");
+    assert_eq!(host.line("logs short").ok().stdout, "out\n");
+    host.line("run --rm busybox sh -c exit").ok();
+    assert_eq!(host.line("run -d -q --rm busybox true").ok().stdout.lines().count(), 1);
+    let mut run = host.0.command(["run", "--name", "k", "busybox", "sleep", "1000"]);
+    let mut run = run.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("the container runs", || host.line("ps -q -f name=k").ok().stdout.lines().count() == 1);
+    host.line("rm -f k").ok();
+    assert_eq!(run.wait().unwrap().code(), Some(137));
+    wait_until("others are removed", || host.line("ps -aq").ok().stdout.lines().count() == 1);
+}
+
+#[test]
+fn created_containers_are_started_once() {
+    let host = Host::new();
+    let create = ["create", "--name", "a", "-e", "A=1", "-w", "/etc", "busybox", "sh", "-c", "echo $A; pwd; exit 3"];
+    let id = host.rbuild(create).ok().stdout;
+    assert_eq!(host.state("a", "{{.Id}} {{.State.Status}}"), format!("{} created", id.trim()));
+    let ran = host.line("start -a a");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), "1\n/etc\n"), "{}", ran.stderr);
+    host.line("start a").fails(1, &["container `a` has been started before, and its files are removed"]);
+    // A command that is not started leaves it as it was.
+    host.line("create --name b busybox nosuch").ok();
+    host.line("start b").fails(127, &["the image has no program `nosuch`"]);
+    assert_eq!(host.state("b", "{{.State.Status}}"), "created");
+    host.rbuild(["create", "--name", "c", "busybox", "sh", "-c", FOREVER]).ok();
+    assert_eq!(host.line("start c").ok().stdout, "c\n");
+    assert_eq!(host.line("start c").ok().stdout, "c\n");
+    wait_until("the container writes", || host.line("logs c").ok().stdout == "up\n");
+    host.line("stop c").ok();
+    assert_eq!(host.state("c", "{{.State.Status}} {{.State.ExitCode}}"), "exited 7");
+}
+
+/// Privileges, mounts, groups and name resolution.
+#[test]
+fn flags_of_run_have_the_effects_that_docker_gives_them() {
+    let host = Host::new();
+    host.0.write("labels", "# of a file\na=1\nb\n");
+    let labels = host.0.ctx().join("labels");
+    let labels = labels.to_str().unwrap();
+    let flags = "--tmpfs /t:mode=0700 --mount type=tmpfs,target=/m/n --group-add extra --group-add 77 \
+                 --dns 10.9.9.9 --dns-search example.com --label-file";
+    let script = "stat -c %a /t; touch /m/n/x; id -G; grep -c -e 10.9.9.9 -e example.com /etc/resolv.conf; exit 9";
+    let words = ["run", "-d", "--name", "a"].into_iter().chain(flags.split_whitespace());
+    host.rbuild(words.chain([labels, "busybox", "sh", "-c", script])).ok();
+    assert_eq!(host.line("wait a").ok().stdout, "9\n");
+    assert_eq!(host.line("logs a").ok().stdout, "700\n0 50 77\n2\n");
+    let shown = host.state("a", "{{json .Config.Labels}} {{len .Mounts}} {{.HostConfig.GroupAdd}}");
+    assert_eq!(shown, "{\"a\":\"1\",\"b\":\"\"} 2 [extra 77]");
+    let warned = host.line("run --rm --restart always --health-cmd true --init busybox true").ok().stderr;
+    for flag in ["--restart", "--health-cmd", "--init"] {
+        assert!(warned.contains(&format!("warning: {flag} is not supported yet")), "{warned}");
+    }
+    let read_only = ["run", "--rm", "--read-only", "--tmpfs", "/t", "busybox", "sh", "-c"];
+    let script = "touch /x 2>/dev/null || echo refused; touch /t/x /dev/shm/x && cp /bin/busybox /t/ && /t/busybox true 2>/dev/null || echo noexec";
+    let read_only = host.rbuild(read_only.into_iter().chain([script]));
+    if is_bare() {
+        read_only.fails(126, &["a read-only root file system requires mounts"]);
+        return;
+    }
+    assert_eq!(read_only.ok().stdout, "refused\nnoexec\n");
+    let caps = "grep -e CapEff -e NoNewPrivs /proc/self/status";
+    for (flags, expected) in [
+        ("--cap-drop chown --cap-add CAP_NET_ADMIN", "CapEff:\t00000000a80435fa\nNoNewPrivs:\t0\n"),
+        ("--cap-drop ALL -u 33", "CapEff:\t0000000000000000\nNoNewPrivs:\t0\n"),
+        ("--cap-drop ALL --security-opt no-new-privileges", "CapEff:\t0000000000000000\nNoNewPrivs:\t1\n"),
+    ] {
+        let words = ["run", "--rm"].into_iter().chain(flags.split_whitespace()).chain(["busybox", "sh", "-c", caps]);
+        assert_eq!(host.rbuild(words).ok().stdout, expected, "{flags}");
+    }
+    // A command of `exec` has the capabilities of the container, too.
+    host.start("--name dropped --cap-drop ALL --cap-add kill", FOREVER);
+    let inner = host.line("exec dropped grep CapEff /proc/self/status").ok().stdout;
+    assert_eq!(inner, "CapEff:\t0000000000000020\n");
+    assert_eq!(host.state("dropped", "{{.HostConfig.CapAdd}} {{len .HostConfig.CapDrop}}"), "[] 13");
 }
 
 #[test]

@@ -151,3 +151,26 @@ fn insecure_commands_of_each_user_keep_all_capabilities() {
         assert!(user.starts_with(id), "{user}: {all}");
     }
 }
+
+#[test]
+fn a_privileged_container_can_mount_and_one_without_the_capability_cannot() {
+    let lab = Lab::new();
+    let run = |flags: &[&str], script: &str| {
+        lab.rbuild(["run", "--rm"].into_iter().chain(flags.iter().copied()).chain(["busybox", "sh", "-c", script]))
+    };
+    const MOUNT: &str = "mount -t tmpfs none /mnt 2>/dev/null && echo mounted || echo refused";
+    for (flags, expected) in [
+        (&["--privileged"][..], "mounted\n"),
+        (&["--cap-add", "SYS_ADMIN"], "mounted\n"),
+        (&["--cap-add", "ALL", "--cap-drop", "sys_admin"], "refused\n"),
+        (&["--cap-add", "ALL", "-u", "33"], "refused\n"),
+    ] {
+        assert_eq!(run(flags, MOUNT).ok().stdout, expected, "{flags:?}");
+    }
+    let caps = run(&["--cap-drop", "ALL", "--cap-add", "SYS_PTRACE"], "grep CapEff /proc/self/status").ok().stdout;
+    assert_eq!(caps, "CapEff:\t0000000000080000\n");
+    lab.rbuild(["run", "-d", "--privileged", "--name", "p", "busybox", "sleep", "1000"]).ok();
+    let inner = lab.rbuild(["exec", "p", "sh", "-c", MOUNT]);
+    lab.rbuild(["rm", "-f", "p"]).ok();
+    assert_eq!(inner.ok().stdout, "mounted\n");
+}

@@ -122,13 +122,16 @@ fn published_ports_are_forwarded_to_a_server() {
     let out = lab.rbuild(["exec", "n", "wget", "-qO-", "http://127.0.0.1/"]).ok();
     assert_eq!(out.stdout, "welcome\n");
     let refused = lab.rbuild(["run", "-d", "-p", &publish, "server"]);
-    refused.fails(1, &[&format!("port {port}/tcp is already in use"), "publish another port: -p "]);
+    refused.fails(125, &[&format!("port {port}/tcp is already in use"), "publish another port: -p "]);
     // All exposed ports, at free ports of the machine.
     lab.rbuild(["run", "--name", "m", "-d", "-P", "server"]).ok();
     let ports = lab.rbuild(["port", "m"]).ok().stdout;
     assert_eq!(ports.lines().count(), 2, "{ports}");
     let of_80 = ports.lines().find(|line| line.starts_with("80/tcp")).unwrap();
     assert!(wait_for_page(of_80.rsplit(':').next().unwrap().parse().unwrap()).ends_with("welcome\n"));
+    // The program that forwards waits for no children, so it must have none.
+    let zombies = "for p in $(pgrep -f 'slirp4netns.*'$LAB); do ps -o stat= --ppid $p; done";
+    assert_eq!(lab.sh(zombies).stdout, "");
     lab.rbuild(["rm", "-f", "n", "m"]).ok();
     assert!(page(port).is_none(), "the port is still open");
     let left = lab.sh("pgrep -af 'pasta|slirp4netns' | grep -- \"$LAB\" || true").ok().stdout;
@@ -138,16 +141,16 @@ fn published_ports_are_forwarded_to_a_server() {
 #[test]
 fn ports_that_cannot_be_published_are_reported() {
     let lab = Lab::new();
-    lab.rbuild(["run", "-p", "x:80", "busybox", "true"]).fails(2, &["--publish x:80", "-p 8080:80"]);
-    lab.rbuild(["run", "-p", "[::1]:8080:80", "busybox", "true"]).fails(2, &["only IPv4 addresses"]);
-    let warned = lab.rbuild(["run", "--network", "host", "-p", "8080:80", "busybox", "echo", "ran"]).ok();
+    lab.rbuild(["run", "-p", "x:80", "busybox", "true"]).fails(125, &["--publish x:80", "-p 8080:80"]);
+    lab.rbuild(["run", "-p", "[::1]:8080:80", "busybox", "true"]).fails(125, &["only IPv4 addresses"]);
+    let warned = lab.rbuild(["run", "--rm", "--network", "host", "-p", "8080:80", "busybox", "echo", "ran"]).ok();
     assert!(warned.stdout == "ran\n" && warned.stderr.contains("ports are not published"), "{}", warned.stderr);
     let nothing = only(&lab, &[]);
     let ran = lab.run_with(&mut lab.command(["run", "-d", "-p", "0:80", "busybox", "true"]), &[("PATH", &nothing)]);
-    ran.fails(3, &["requires `pasta` or `slirp4netns`"]);
+    ran.fails(125, &["requires `pasta` or `slirp4netns`"]);
     assert_eq!(lab.rbuild(["ps", "-aq"]).ok().stdout, "");
     let restricted = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if !nix::unistd::geteuid().is_root() && restricted.trim() == "1024" {
-        lab.rbuild(["run", "-d", "-p", "80:80", "busybox", "true"]).fails(1, &["reserved for root", "-p 8080:80"]);
+        lab.rbuild(["run", "-d", "-p", "80:80", "busybox", "true"]).fails(125, &["reserved for root", "-p 8080:80"]);
     }
 }

@@ -41,6 +41,7 @@ impl Scene {
     }
 
     pub fn forget(&self, name: &str) {
+        self.rbuild(&["container", "prune", "-f"]).ok();
         self.rbuild(&["rmi", "-f", name]).ok();
         self.rbuild(&["prune", "-a"]).ok();
         self.registry.requests();

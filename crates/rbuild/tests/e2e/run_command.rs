@@ -33,7 +33,7 @@ fn run_combines_image_configuration_and_arguments() {
     assert_eq!(run(&["--entrypoint", "sh", "x", "-c", "exit 42"]).code, Some(42));
     assert_eq!(run(&["--entrypoint", "sh", "x", "-c", "sh -c 'kill -9 $$'; exit $?"]).code, Some(137));
     run(&["--entrypoint", "nothing", "x"]).fails(127, &["no program `nothing`"]);
-    run(&["nowhere"]).fails(1, &["image `nowhere` not found"]);
+    run(&["nowhere"]).fails(125, &["image `nowhere` not found"]);
     // Files written by the command are discarded, and the image is unchanged.
     sh("echo x > /tmp/y", &[]);
     assert_eq!(sh("ls /tmp", &[]), "");

@@ -30,7 +30,9 @@ impl Effect {
             Effect::Delegated
         } else if warns(" is not supported yet and has no effect") {
             Effect::Warning
-        } else if answer.starts_with("exit 2\n") && answer.contains(&format!("error: {flag}")) {
+        } else if ["exit 2\n", "exit 125\n"].iter().any(|code| answer.starts_with(code))
+            && answer.contains(&format!("error: {flag}"))
+        {
             Effect::OtherValues
         } else {
             Effect::Works

@@ -10,7 +10,7 @@ use rbuild_linux::fd_passing::receive_fds;
 use super::*;
 use crate::id_emulation::credentials::Ids;
 use crate::id_emulation::decode::HERE;
-use crate::runner::privileges::confine_insecure;
+use crate::runner::privileges::filter_insecure;
 
 /// Selects the part of a test that runs in a separate process.
 const PART: &str = "RBUILD_TEST_REUSED_NUMBER";
@@ -26,7 +26,7 @@ fn own_program(part: &str) -> Command {
 fn no_answer_is_sent_to_a_reused_thread_id() {
     match std::env::var(PART).as_deref() {
         Ok("caller") => {
-            confine_insecure(Some(rustix::stdio::stdin())).unwrap();
+            filter_insecure(Some(rustix::stdio::stdin())).unwrap();
             // Never answered: the process is killed first.
             let _ = rustix::process::getuid();
         }

@@ -41,8 +41,9 @@ impl MountContent<'_> {
             MountSource::File { content, mode, uid, gid } => {
                 MountContent::Text(content, *mode, UidGid::new(*uid, *gid))
             }
-            MountSource::Tmpfs { .. } => {
-                MountContent::Empty(covered_mode(Path::new(&wanted.target)).unwrap_or(TMPFS_MODE))
+            MountSource::Tmpfs(options) => {
+                let covered_mode = || covered_mode(Path::new(&wanted.target));
+                MountContent::Empty(options.mode.or_else(covered_mode).unwrap_or(TMPFS_MODE))
             }
             MountSource::Bind(path) => socket(path)?,
             MountSource::Part { dir, path } => MountContent::Moved(inside(dir, path)?),

@@ -80,12 +80,42 @@ pub fn not_started(error: &RunnerError, given: &[String], flags_first: UsageReme
     Failure { code, message: format!("cannot start the command: {}", sentence(error)), help }
 }
 
+/// Returns the input of a command in the background.
+pub fn detached_input(tty: bool, interactive: bool) -> Input {
+    match (tty, interactive) {
+        (true, _) => Input::Terminal,
+        (false, true) => Input::Given,
+        (false, false) => Input::Nothing,
+    }
+}
+
+/// Two flags that set values by name: one with a file of them, and one with a single value.
+pub struct VariableSource {
+    file_flag: &'static str,
+    flag: &'static str,
+    /// Returns the value of a name alone; `None` if it is not set.
+    default: Default,
+}
+
+impl VariableSource {
+    pub const ENV: VariableSource =
+        VariableSource { file_flag: "--env-file", flag: "--env", default: |name| std::env::var(name).ok() };
+    pub const LABEL: VariableSource =
+        VariableSource { file_flag: "--label-file", flag: "--label", default: |_| Some(String::new()) };
+}
+
 /// Returns the variables of `--env-file`, followed by those of `--env`.
 pub fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    pairs(&VariableSource::ENV, files, flags)
+}
+
+/// Returns the values of files, followed by those of flags.
+pub fn pairs(source: &VariableSource, files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let VariableSource { file_flag, flag, default } = *source;
     let mut all = Vec::new();
     for path in files {
         let text = std::fs::read_to_string(path).map_err(|e| {
-            Failure::usage(format!("cannot read --env-file {}: {}", quoted(path), flags::reason(&e))).because(&e)
+            Failure::usage(format!("cannot read {file_flag} {}: {}", quoted(path), flags::reason(&e))).because(&e)
         })?;
         // As in docker, one byte order mark is removed, and a CR at the end of the last line, too.
         for (i, line) in text.strip_prefix('\u{feff}').unwrap_or(&text).split('\n').enumerate() {
@@ -93,12 +123,12 @@ pub fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, Str
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let invalid = |e| Failure::usage(format!("--env-file {}, line {}: {e}", quoted(path), i + 1));
-            all.extend(variable_of_file(line).map_err(invalid)?);
+            let invalid = |e| Failure::usage(format!("{file_flag} {}, line {}: {e}", quoted(path), i + 1));
+            all.extend(variable_of_file(line, default).map_err(invalid)?);
         }
     }
     for text in flags {
-        all.extend(variable(text).map_err(|e| Failure::usage(format!("--env {text}: {e}")))?);
+        all.extend(variable(text, default).map_err(|e| Failure::usage(format!("{flag} {text}: {e}")))?);
     }
     Ok(all)
 }
@@ -133,22 +163,28 @@ enum VariableError {
 /// # Errors
 ///
 /// Fails if the name is empty or contains a space or a tab.
-fn variable_of_file(line: &str) -> Result<Option<(String, String)>, VariableError> {
+fn variable_of_file(line: &str, default: Default) -> Result<Option<(String, String)>, VariableError> {
     let name = line.split_once('=').map_or(line, |(name, _)| name);
-    if name.contains([' ', '\t']) { Err(VariableError::Whitespace { name: name.to_string() }) } else { variable(line) }
+    if name.contains([' ', '\t']) {
+        Err(VariableError::Whitespace { name: name.to_string() })
+    } else {
+        variable(line, default)
+    }
 }
 
-/// Parses `NAME=VALUE`. A name alone takes its value from the environment; `None` if it is unset
-/// there.
+/// Returns the value of a name alone.
+type Default = fn(&str) -> Option<String>;
+
+/// Parses `NAME=VALUE`, or a name alone.
 ///
 /// # Errors
 ///
 /// Fails if the name is empty.
-fn variable(text: &str) -> Result<Option<(String, String)>, VariableError> {
+fn variable(text: &str, default: Default) -> Result<Option<(String, String)>, VariableError> {
     match text.split_once('=') {
         Some(("", _)) => Err(VariableError::NoName { text: text.to_string() }),
         Some((name, value)) => Ok(Some((name.to_string(), value.to_string()))),
-        None => Ok(std::env::var(text).ok().map(|value| (text.to_string(), value))),
+        None => Ok(default(text).map(|value| (text.to_string(), value))),
     }
 }
 
@@ -167,9 +203,11 @@ mod tests {
 
     #[test]
     fn invalid_variables_are_as_recorded() {
-        assert_eq!(variable("A=b=c"), Ok(Some(("A".into(), "b=c".into()))));
-        assert_eq!(variable("A="), Ok(Some(("A".into(), String::new()))));
-        let errors = [variable_of_file("=x").unwrap_err(), variable_of_file("A = 1").unwrap_err()];
+        let default = VariableSource::LABEL.default;
+        assert_eq!(variable("A=b=c", default), Ok(Some(("A".into(), "b=c".into()))));
+        assert_eq!(variable("A=", default), Ok(Some(("A".into(), String::new()))));
+        assert_eq!(variable("A", default), Ok(Some(("A".into(), String::new()))));
+        let errors = ["=x", "A = 1"].map(|line| variable_of_file(line, default).unwrap_err());
         let variants = variants!(VariableError { NoName, Whitespace });
         assert_recorded!("VariableError", variants.table(&errors, |e| e, no_remedy));
         let f = variables(&[], &["A=1".into(), "=x".into()]).unwrap_err();

@@ -1,56 +1,62 @@
-//! The verb `create`: names an image for `cp`.
+//! The verb `create`: creates a container, for `cp` and `start`.
 
-use rbuild_engine::command_line;
 use rbuild_linux::Timestamp;
-use rbuild_store::NewContainer;
+use rbuild_store::{Durability, Image, NewContainer, Store};
 
-use crate::args::CreateArgs;
-use crate::commands::containers::command::entrypoint;
+use crate::args::{ContainerFlags, CreateArgs};
+use crate::commands::containers::foreground::IdFile;
 use crate::commands::containers::image::ContainerImage;
+use crate::commands::containers::settings::{command_of, of_flags};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::hints::VerbRemedy;
 use crate::ui::terminal;
 
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    check_name(args.name.as_deref())?;
-    let image = ContainerImage {
-        name: &args.words[0],
-        platform: args.platform.as_deref(),
-        policy: args.pull,
-        quiet: args.quiet,
-        registry: &args.registry,
-    };
-    let image = image.obtain(&store)?;
-    let entrypoint = args.ignored.entrypoint.map(entrypoint);
-    let command = command_line(&image.config.config, entrypoint.as_deref(), &args.words[1..]);
-    let now = Timestamp::now();
-    let container = store.containers().create_container(&NewContainer {
-        name: args.name.as_deref(),
-        image: &image.manifest_digest,
-        image_name: &args.words[0],
-        created: now,
-        command: &command,
-        salt: &salt(now),
-    })?;
+    let flags = &args.container;
+    let image = image(&store, flags)?;
+    let id_file = flags.cidfile.as_ref().map(IdFile::open).transpose()?;
+    let salt = salt(Timestamp::now());
+    let new = new_container(flags, &image, &[], &salt);
+    let run = of_flags(flags, &image, &new.id())?;
+    let command = command_of(&image, &run);
+    let container = store.containers().create_container(&NewContainer { command: &command, ..new }, &run)?;
+    id_file.map_or(Ok(()), |file| file.write(&container.id))?;
     terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)
+}
+
+/// Returns the image of a container, which is pulled if that is necessary.
+pub fn image(store: &Store, flags: &ContainerFlags) -> Result<Image, Failure> {
+    let image = ContainerImage {
+        name: &flags.words[0],
+        platform: flags.platform.as_deref(),
+        policy: flags.pull,
+        quiet: flags.quiet,
+        registry: &flags.registry,
+    };
+    image.obtain(store)
+}
+
+/// Describes the container that the flags request. Its record survives a power failure.
+pub fn new_container<'a>(
+    flags: &'a ContainerFlags,
+    image: &'a Image,
+    command: &'a [String],
+    salt: &'a str,
+) -> NewContainer<'a> {
+    NewContainer {
+        name: flags.name.as_deref(),
+        image: &image.manifest_digest,
+        image_name: &flags.words[0],
+        created: Timestamp::now(),
+        command,
+        salt,
+        durability: Durability::PowerFailure,
+    }
 }
 
 /// Returns a text that no other container has.
 pub fn salt(now: Timestamp) -> String {
     format!("{}.{:09} {}", now.sec, now.nsec, std::process::id())
-}
-
-/// Fails if a name of a container is not valid.
-pub fn check_name(name: Option<&str>) -> Result<(), Failure> {
-    let is_valid = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
-    };
-    match name.filter(|name| !is_valid(name)) {
-        Some(name) => Err(Failure::usage(format!("--name {name}: not a valid name")).help(VerbRemedy::ContainerName)),
-        None => Ok(()),
-    }
 }

@@ -25,26 +25,19 @@ pub fn exec(settings: &Settings, args: ExecArgs) -> Result<u8, Failure> {
     };
     let process = started.open().ok_or_else(not_running)?;
     let image = store.images().image(&container.image)?;
-    let run = store.containers().settings(&container.id)?.ok_or_else(not_running)?;
+    let mut run = store.containers().settings(&container.id)?.ok_or_else(not_running)?;
     let input = input(args.interactive, args.tty)?;
-    let mut env = proxies::with(run.env)?;
-    env.extend(variables(&args.env_file, &args.env)?);
     let mode = RunnerMode::of_name(&started.isolation).unwrap_or(RunnerMode::Container);
     let owners = store.owner_records().with_mode(match mode {
         RunnerMode::Emulated => OwnerMode::Recorded,
         RunnerMode::Container | RunnerMode::Chroot => OwnerMode::Given,
     });
     let words = args.words[1..].to_vec();
-    let command = InnerCommand {
-        args: words.clone(),
-        env,
-        user: args.user.unwrap_or(run.user),
-        cwd: args.workdir.map_or(run.cwd, |dir| if dir.starts_with('/') { dir } else { format!("/{dir}") }),
-        hostname: run.hostname,
-        ulimits: run.ulimits,
-        input,
-        mode,
-    };
+    run.env = proxies::with(run.env)?;
+    run.env.extend(variables(&args.env_file, &args.env)?);
+    run.user = args.user.unwrap_or(run.user);
+    run.cwd = args.workdir.map_or(run.cwd, |dir| if dir.starts_with('/') { dir } else { format!("/{dir}") });
+    let command = InnerCommand { args: words.clone(), settings: run, input, mode };
     // The command may run for long, and uses only files that the container keeps.
     store.release_lock()?;
     if let Err(e) = join_group_of(started.pid) {

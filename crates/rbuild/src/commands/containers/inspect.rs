@@ -1,5 +1,7 @@
 //! Properties of containers, which the verb `inspect` shows in docker's form.
 
+use rbuild_engine::DEFAULT_SHM;
+use rbuild_plan::{Capabilities, ContainerMount, TmpfsMount, Volume};
 use rbuild_store::{Container, ContainerState, Ended, RunSettings, Started, Store};
 use serde_json::{Map, Value, json};
 
@@ -28,8 +30,9 @@ pub fn inspected(store: &Store, container: &Container) -> Result<Value, Failure>
         "RestartCount": 0,
         "Platform": "linux",
         "HostConfig": host_config(settings.as_ref()),
+        "Mounts": mounts(settings.as_ref()),
         "Config": config(settings.as_ref(), &command, &name, image.as_ref().map(|image| &image.config.config)),
-        "NetworkSettings": {"Ports": ports(settings.as_ref().filter(|_| state.is_running()))},
+        "NetworkSettings": network(settings.as_ref(), state.is_running()),
     }))
 }
 
@@ -64,14 +67,62 @@ fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
 
 fn host_config(settings: Option<&RunSettings>) -> Value {
     let Some(settings) = settings else { return json!({"AutoRemove": false, "NetworkMode": "", "PortBindings": {}}) };
+    let RunSettings { security, dns, .. } = settings;
+    let changed = |of: Capabilities, from: Capabilities| {
+        let names = of.names().filter(|name| !from.names().any(|known| known == *name));
+        let names: Vec<String> = names.map(|name| format!("CAP_{name}")).collect();
+        (!security.privileged && !names.is_empty()).then_some(names)
+    };
+    let binds: Vec<String> = settings.mounts.iter().filter_map(bind).collect();
     json!({
         "AutoRemove": settings.remove,
+        "Binds": (!binds.is_empty()).then_some(binds),
+        "CapAdd": changed(security.capabilities, Capabilities::DOCKER),
+        "CapDrop": changed(Capabilities::DOCKER, security.capabilities),
+        "Dns": dns.servers,
+        "DnsOptions": dns.options,
+        "DnsSearch": dns.search,
+        "ExtraHosts": settings.hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect::<Vec<_>>(),
+        "GroupAdd": (!settings.groups.is_empty()).then_some(&settings.groups),
+        "Privileged": security.privileged,
+        "ReadonlyRootfs": security.read_only,
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "SecurityOpt": security.no_new_privileges.then_some(["no-new-privileges"]),
+        "ShmSize": settings.shm_size.unwrap_or(DEFAULT_SHM),
         "Memory": settings.limits.memory.unwrap_or(0),
         "NanoCpus": settings.limits.milli_cpus.unwrap_or(0) * 1_000_000,
         "PidsLimit": settings.limits.processes,
         "NetworkMode": settings.network,
         "PortBindings": bindings(settings),
     })
+}
+
+/// Formats a bind mount as docker's `--volume` does.
+fn bind(mount: &ContainerMount) -> Option<String> {
+    let ContainerMount::Bind(Volume { source, target, read_only }) = mount else { return None };
+    Some(format!("{}:{target}{}", source.display(), if *read_only { ":ro" } else { "" }))
+}
+
+fn mounts(settings: Option<&RunSettings>) -> Vec<Value> {
+    let mount = |mount: &ContainerMount| match mount {
+        ContainerMount::Bind(Volume { source, target, read_only }) => json!({
+            "Type": "bind", "Source": source.display().to_string(), "Destination": target,
+            "Mode": if *read_only { "ro" } else { "" }, "RW": !read_only, "Propagation": "rprivate",
+        }),
+        ContainerMount::Tmpfs(TmpfsMount { target, read_only, .. }) => json!({
+            "Type": "tmpfs", "Source": "", "Destination": target,
+            "Mode": "", "RW": !read_only, "Propagation": "",
+        }),
+    };
+    settings.iter().flat_map(|settings| settings.mounts.iter().map(mount)).collect()
+}
+
+/// Returns the network of a container. Its address is not known: the program that connects an
+/// isolated network chooses it.
+fn network(settings: Option<&RunSettings>, is_running: bool) -> Value {
+    let networks: Map<String, Value> =
+        settings.iter().map(|settings| (settings.network.clone(), json!({"IPAddress": "", "Gateway": ""}))).collect();
+    json!({"Ports": ports(settings.filter(|_| is_running)), "IPAddress": "", "Gateway": "", "Networks": networks})
 }
 
 fn config(
@@ -86,15 +137,20 @@ fn config(
     let env: Vec<String> = merged(env.chain(given)).iter().map(|(name, value)| format!("{name}={value}")).collect();
     let labels = settings.iter().flat_map(|settings| settings.labels.iter());
     let labels: Map<String, Value> = labels.map(|(name, value)| (name.clone(), json!(value))).collect();
+    let own = |settings: &RunSettings| settings.entrypoint.clone();
+    let entrypoint = settings.and_then(own).or_else(|| of_image.and_then(|config| config.entrypoint.clone()));
+    let arguments = &command[entrypoint.as_ref().map_or(0, Vec::len).min(command.len())..];
     let exposed = settings.iter().flat_map(|settings| settings.exposed.iter());
     let exposed: Map<String, Value> = exposed.map(|port| (port.to_string(), json!({}))).collect();
     json!({
         "Hostname": settings.map_or("", |settings| settings.hostname.as_str()),
         "User": settings.map_or("", |settings| settings.user.as_str()),
         "ExposedPorts": exposed,
+        "OpenStdin": settings.is_some_and(|settings| settings.interactive),
         "Tty": settings.is_some_and(|settings| settings.terminal),
         "Env": env,
-        "Cmd": command,
+        "Entrypoint": entrypoint,
+        "Cmd": arguments,
         "Image": image,
         "WorkingDir": settings.map_or("", |settings| settings.cwd.as_str()),
         "Labels": labels,

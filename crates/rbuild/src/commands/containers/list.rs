@@ -2,6 +2,7 @@
 
 use rbuild_image::{Reference, human_duration, quote};
 use rbuild_linux::Timestamp;
+use rbuild_plan::ContainerMount;
 use rbuild_store::{Container, ContainerState, RunSettings, Store};
 use serde_json::{Value, json};
 
@@ -43,7 +44,7 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     let headings = json!({
         "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "CreatedAt": "CREATED AT",
         "Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES", "Labels": "LABELS",
-        "Networks": "NETWORKS",
+        "Networks": "NETWORKS", "Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES",
     });
     const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
     let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
@@ -66,6 +67,10 @@ fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) ->
     let created = container.created.and_then(|time| jiff::Timestamp::from_second(time).ok());
     let command = container.command.as_ref().map(|command| shown_command(command, whole));
     let ports = settings.as_ref().filter(|_| state.is_running()).map(|settings| shown_ports(&settings.ports));
+    let mounted = settings.iter().flat_map(|settings| &settings.mounts).filter_map(|mount| match mount {
+        ContainerMount::Bind(volume) => Some(volume.source.display().to_string()),
+        ContainerMount::Tmpfs(_) => None,
+    });
     let labels = settings.iter().flat_map(|settings| &settings.labels).map(|(name, value)| format!("{name}={value}"));
     json!({
         "ID": if whole { container.id.hex() } else { container.id.short() },
@@ -79,6 +84,8 @@ fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) ->
         "Names": container.name,
         "Labels": labels.collect::<Vec<_>>().join(","),
         "Networks": settings.as_ref().map_or("", |settings| settings.network.as_str()),
+        "Mounts": mounted.collect::<Vec<_>>().join(","),
+        "LocalVolumes": "0",
     })
 }
 

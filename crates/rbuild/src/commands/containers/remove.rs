@@ -3,7 +3,7 @@
 use crate::args::RmArgs;
 use crate::commands::containers::lookup;
 use crate::commands::containers::signals::kill_and_wait;
-use crate::commands::removing::removed_text;
+use crate::commands::removing::{DELETED, remove_stopped, removed_text};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::hints::VerbRemedy;
@@ -13,7 +13,7 @@ use rbuild_store::{Container, Store};
 pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut worst = code::OK;
-    for wanted in &args.containers {
+    for wanted in &args.targets.containers {
         match store.containers().find_container(wanted)? {
             Some(container) => match remove(&store, &container, args.force) {
                 Ok(()) => terminal::out(&format!("{wanted}\n")),
@@ -35,21 +35,14 @@ fn remove(store: &Store, container: &Container, force: bool) -> Result<(), Failu
         let name = container.name.clone();
         return Err(Failure::new(format!("container `{name}` is running")).help(VerbRemedy::StopFirst { name }));
     }
-    Ok(store.containers().remove_container(container)?)
+    Ok(store.containers().remove_container(&container.id)?)
 }
 
 /// Removes all containers that are not running.
 pub fn prune(settings: &Settings) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let mut text = String::new();
-    for container in store.containers().list()? {
-        if store.containers().state(&container.id)?.is_running() {
-            continue;
-        }
-        store.containers().remove_container(&container)?;
-        text += &format!("{}\n", container.id.hex());
-    }
+    let text = remove_stopped(&store, None)?;
     let freed = store.gc().sweep_blobs()?;
-    terminal::out(&removed_text("Deleted Containers", &text, freed.bytes));
+    terminal::out(&removed_text(DELETED, &text, freed.bytes));
     Ok(code::OK)
 }

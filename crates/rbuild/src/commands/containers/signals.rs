@@ -16,7 +16,7 @@ use crate::ui::terminal;
 /// Number of SIGKILL.
 const KILL: i32 = 9;
 /// Number of SIGTERM.
-const TERM: i32 = 15;
+pub const TERM: i32 = 15;
 /// Seconds until a stopped container is killed, as in docker.
 pub const STOP_TIMEOUT: u64 = 10;
 /// Exit code of a container whose supervisor was killed.
@@ -29,11 +29,11 @@ const MAX_START: Duration = Duration::from_secs(60);
 
 pub fn stop(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
     let signal = args.signal.map(|signal| signal.0);
-    each(settings, &args.containers, |store, container| stop_one(store, container, signal, args.time))
+    each(settings, &args.targets.containers, |store, container| stop_one(store, container, signal, args.time))
 }
 
 pub fn kill(settings: &Settings, args: KillArgs) -> Result<u8, Failure> {
-    each(settings, &args.containers, |store, container| {
+    each(settings, &args.targets.containers, |store, container| {
         let started = lookup::running(&store, container)?;
         // A container that ends in this moment needs no signal.
         let process = started.open().ok_or_else(|| not_running(&container.name))?;
@@ -44,7 +44,7 @@ pub fn kill(settings: &Settings, args: KillArgs) -> Result<u8, Failure> {
 pub fn wait(settings: &Settings, args: WaitArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut watches = Vec::new();
-    for wanted in &args.containers {
+    for wanted in &args.targets.containers {
         let container = lookup::find(&store, wanted)?;
         match store.containers().watch(&container.id)? {
             Some(watch) => watches.push(watch),

@@ -1,213 +1,69 @@
-//! Starts a container that outlives this command.
-//!
-//! This process forks the container's supervisor, waits until the command of the container is
-//! started, records its process, and ends. Only this process and the supervisor know the process
-//! under the ID that it has on the machine; the builder, which the supervisor starts, is in a PID
-//! namespace of its own and sends a descriptor of it.
+//! The verb `start`: starts containers that were created.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use rbuild_store::{Container, ContainerState, Store};
 
-use rbuild_engine::{BuildError, DetachedCommand, Invocation, invoke_detached};
-use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
-use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{ControlGroup, ProcessStamp, StopSignals, Timestamp};
-use rbuild_sandbox::{Builder, BuilderConfig, Cancel, CommandOutcome, SandboxError, enter};
-use rbuild_store::{Container, Ended, Image, NewContainer, RunLock, RunSettings, Started, Store};
-
-use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
-use crate::commands::containers::create::salt;
-use crate::commands::in_builder::{killed, store_in};
+use crate::args::StartArgs;
+use crate::commands::containers::launch::{ContainerOrigin, Launch, started_before};
+use crate::commands::containers::{background, command, foreground, lookup};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::hints::UsageRemedy;
+use crate::ui::hints::VerbRemedy;
+use crate::ui::terminal;
 
-/// Messages of the supervisor and its builder: the command is started, with a descriptor of its
-/// process, and followed by the name of the isolation mode on a line; or nothing is started,
-/// followed by a failure as JSON.
-const STARTED: u8 = b's';
-const FAILED: u8 = b'f';
-/// The answer to [`STARTED`], once to the builder and once to the supervisor.
-const RECORDED: u8 = b'r';
-
-/// A container to start.
-pub struct NewRun<'a> {
-    pub image: &'a Image,
-    /// Name by which the image was specified.
-    pub image_name: &'a str,
-    /// Name of the container; `None` for a generated one.
-    pub name: Option<&'a str>,
-    /// The command, with the entry point.
-    pub command: &'a [String],
-    pub settings: RunSettings,
-    pub invocation: &'a Invocation,
-    pub builder: &'a BuilderConfig,
-}
-
-/// Starts a container, and returns it once its command is started. If this process is ended before
-/// that, the supervisor removes the container.
-///
-/// # Errors
-///
-/// Fails if the name is in use, or if the command cannot be started. The container is then removed.
-pub fn start(settings: &Settings, store: Store, run: &NewRun<'_>) -> Result<Container, Failure> {
-    let now = Timestamp::now();
-    let new = NewContainer {
-        name: run.name,
-        image: &run.image.manifest_digest,
-        image_name: run.image_name,
-        created: now,
-        command: run.command,
-        salt: &salt(now),
-    };
-    // A container exists with its supervisor, or not at all.
-    let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
-    let (container, lock) = store.containers().create_running(&new, &run.settings)?;
-    let failed = |e: std::io::Error| Failure::caused("cannot create a pair of sockets", &e);
-    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    let supervisor = match process::fork().map_err(|e| Failure::caused("cannot start the container", &e))? {
-        Cloned::Child => {
-            drop(ours);
-            let _ = leave_caller();
-            // Those of the caller's terminal are for the caller. `enter` receives later ones.
-            signals.take_all();
-            supervise(settings, &store, run, &Supervised { container: &container, lock, socket: theirs });
-            std::process::exit(i32::from(code::OK))
-        }
-        Cloned::Parent { child } => child,
-    };
-    drop((lock, theirs, signals));
-    match await_start(&store, &container, ours) {
-        Ok(()) => Ok(container),
-        Err(failure) => {
-            let _ = process::wait(supervisor);
-            store.containers().remove_container(&container)?;
-            Err(failure)
-        }
-    }
-}
-
-/// Waits until the command is started, and records its process.
-fn await_start(store: &Store, container: &Container, mut socket: UnixStream) -> Result<(), Failure> {
-    match receive_with_byte(&socket) {
-        Ok((mut fds, STARTED)) => {
-            let stamp = fds.pop().and_then(|process| ProcessStamp::of(&process));
-            let mut mode = String::new();
-            let _ = BufReader::new(&socket).read_line(&mut mode);
-            // A command that has already ended has no process to record.
-            if let Some(stamp) = stamp {
-                let started = Started::new(stamp, mode.trim_end(), Timestamp::now().sec);
-                store.containers().record_start(&container.id, &started)?;
-            }
-            // If the supervisor has been killed meanwhile, the container is shown as dead.
-            let _ = socket.write_all(&[RECORDED; 2]);
-            Ok(())
-        }
-        Ok((_, FAILED)) => {
-            let mut text = Vec::new();
-            let _ = socket.read_to_end(&mut text);
-            Err(serde_json::from_slice(&text).unwrap_or_else(|_| killed(9)))
-        }
-        _ => Err(killed(9)),
-    }
-}
-
-/// A container whose supervisor is this process.
-struct Supervised<'a> {
-    container: &'a Container,
-    lock: RunLock,
-    /// Connects it to the process that waits for the start.
-    socket: UnixStream,
-}
-
-/// Runs the container to its end in this process. Removes the container afterwards if its settings
-/// specify it, or if nobody has recorded its start.
-fn supervise(settings: &Settings, store: &Store, run: &NewRun<'_>, supervised: &Supervised<'_>) {
-    let Supervised { container, lock, socket } = supervised;
-    let builder = |builder| in_builder(builder, store, run, supervised);
-    let (code, error) = match enter(run.builder, settings.isolation, builder) {
-        Ok(exit) => (exit.code, None),
-        Err(e) => {
-            let failure = Failure::from(e);
-            report(socket, &failure);
-            (i32::from(failure.code), Some(failure.message))
-        }
-    };
-    let group = run.invocation.group.as_ref();
-    let memory_exceeded = group.is_some_and(|group| group.memory_kills() > 0);
-    group.into_iter().for_each(ControlGroup::remove);
-    // Readers of the end treat a container without one as dead.
-    let _ = lock.record_end(&Ended { code, error, memory_exceeded, at: Timestamp::now().sec });
-    if (run.settings.remove || !is_recorded(socket))
-        && let Ok(store) = settings.open()
-    {
-        let _ = store.containers().remove_container(container);
-    }
-}
-
-/// Returns true if the start of the container is recorded. Does not wait for that.
-fn is_recorded(mut socket: &UnixStream) -> bool {
-    socket.set_nonblocking(true).is_ok() && socket.read_exact(&mut [0]).is_ok()
-}
-
-/// Detaches this process from the terminal, the streams and the directory of its caller.
-fn leave_caller() -> std::io::Result<()> {
-    process::leave_session();
-    process::close_inherited_descriptors();
-    std::env::set_current_dir("/")?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    process::replace_standard_streams(&null)
-}
-
-/// Sends a failure to the process that waits for the start. It may be gone.
-fn report(mut socket: &UnixStream, failure: &Failure) {
-    let text = serde_json::to_vec(failure).unwrap_or_default();
-    let _ = socket.write_all(&[&[FAILED][..], &text].concat());
-}
-
-/// Runs the command in the builder process, and returns its exit code.
-fn in_builder(
-    builder: Result<Builder, SandboxError>,
-    store: &Store,
-    run: &NewRun<'_>,
-    Supervised { container, socket, .. }: &Supervised<'_>,
-) -> i32 {
-    let cancel = Cancel::default();
-    let mut is_started = false;
-    let outcome = builder.map_err(BuildError::from).and_then(|builder| {
-        let time = Duration::from_secs(run.settings.stop_timeout).min(STOP_TIME);
-        builder.on_stop(on_signal(&cancel, time, None)).map_err(BuildError::kernel("the builder"))?;
-        let store = store_in(&builder, store)?;
-        let mode = builder.isolation.runner_mode().name();
-        let started = |process: OwnedFd| {
-            is_started = true;
-            // Without the process that started it, nobody knows the container's ID.
-            if !announce(socket, &process, mode) {
-                cancel.cancel();
-            }
+pub fn start(settings: &Settings, args: StartArgs) -> Result<u8, Failure> {
+    let names = &args.targets.containers;
+    if args.attach || args.interactive {
+        let [name] = &names[..] else {
+            return Err(Failure::usage("only one container can be attached").help(VerbRemedy::StartEach));
         };
-        let command = DetachedCommand { container: &container.id, image: run.image, invocation: run.invocation };
-        invoke_detached(store, command, &builder, &cancel, started)
-    });
-    let failure = match outcome {
-        Ok(CommandOutcome::Exited(code)) => return code,
-        Ok(CommandOutcome::Signaled(signal)) => return 128 + signal,
-        Ok(CommandOutcome::NotStarted(error)) => not_started(&error, &run.invocation.args, UsageRemedy::PutFlagsFirst),
-        Err(e) => e.into(),
-    };
-    if !is_started {
-        report(socket, &failure);
+        let store = settings.open()?;
+        let container = lookup::find(&store, name)?;
+        return attach(settings, &store, &container, args.interactive);
     }
-    i32::from(failure.code)
+    let mut worst = code::OK;
+    for name in names {
+        let store = settings.open()?;
+        let started = lookup::find(&store, name).and_then(|container| start_one(settings, store, &container));
+        match started {
+            Ok(()) => terminal::out(&format!("{name}\n")),
+            Err(failure) => worst = worst.max(failure.report()),
+        }
+    }
+    Ok(worst)
 }
 
-/// Announces the start, and waits until it is recorded. Returns false if the process that waits for
-/// the start is gone.
-fn announce(mut socket: &UnixStream, process: &OwnedFd, mode: &str) -> bool {
-    send_with_byte(socket, STARTED, &[process.as_fd()]).is_ok()
-        && socket.write_all(format!("{mode}\n").as_bytes()).is_ok()
-        && socket.read_exact(&mut [0]).is_ok()
+/// Starts a container in the background. As in docker, does nothing if it runs.
+fn start_one(settings: &Settings, store: Store, container: &Container) -> Result<(), Failure> {
+    if store.containers().state(&container.id)?.is_running() {
+        return Ok(());
+    }
+    let image = store.images().image(&container.image)?;
+    let run = settings_of(&store, container)?;
+    let input = command::detached_input(run.terminal, run.interactive);
+    let launch = Launch::new(settings, &store, ContainerOrigin::Created(container), &image, run, input)?;
+    background::start(settings, store, &launch).map(drop)
+}
+
+fn attach(settings: &Settings, store: &Store, container: &Container, interactive: bool) -> Result<u8, Failure> {
+    if store.containers().state(&container.id)?.is_running() {
+        let failure = Failure::new(format!("container `{}` is running", container.name));
+        return Err(failure.help(VerbRemedy::FollowOutput { name: container.name.clone() }));
+    }
+    let image = store.images().image(&container.image)?;
+    let run = settings_of(store, container)?;
+    let input = command::input(interactive && run.interactive, run.terminal)?;
+    let launch = Launch::new(settings, store, ContainerOrigin::Created(container), &image, run, input)?;
+    foreground::run(settings, store, &launch, None)
+}
+
+/// Returns the settings of a container that was only created.
+fn settings_of(store: &Store, container: &Container) -> Result<rbuild_store::RunSettings, Failure> {
+    match (store.containers().state(&container.id)?, store.containers().settings(&container.id)?) {
+        (ContainerState::Created, Some(run)) => Ok(run),
+        (ContainerState::Created, None) => {
+            let failure = Failure::new(format!("container `{}` was created by an older version", container.name));
+            Err(failure.help(VerbRemedy::StartAnother))
+        }
+        _ => Err(started_before(&container.name)),
+    }
 }

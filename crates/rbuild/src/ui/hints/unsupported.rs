@@ -74,18 +74,11 @@ const BUILD: [Unsupported; 24] = [
 ];
 
 /// Flags of `docker run` and `podman run`.
-const RUN: [Unsupported; 8] = [
-    (&["--tmpfs"], "mounts of type tmpfs are not supported", "mount a directory: -v DIR:PATH"),
+const RUN: [Unsupported; 5] = [
     (
-        &["--privileged", "--cap-add", "--cap-drop", "--security-opt", "--device", "--gpus"],
-        "privileges and devices are fixed",
+        &["--device", "--gpus"],
+        "devices of this machine are not passed to containers",
         "remove the flag, or use podman run",
-    ),
-    (&["--read-only"], "the root file system is always writable, and its changes are dropped", "remove the flag"),
-    (
-        &["--restart"],
-        "no process watches containers",
-        "let the service manager restart `rbuild run`, for example with systemd-run",
     ),
     (
         &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
@@ -93,8 +86,8 @@ const RUN: [Unsupported; 8] = [
         "remove the flag",
     ),
     (
-        &["--sysctl", "--group-add", "--device-cgroup-rule"],
-        "kernel settings and groups are fixed",
+        &["--sysctl", "--device-cgroup-rule"],
+        "kernel settings and rules for devices are fixed",
         "remove the flag, or use podman run",
     ),
     (
@@ -102,11 +95,7 @@ const RUN: [Unsupported; 8] = [
         "containers share neither files nor networks",
         "mount the same directory in both: -v DIR:PATH",
     ),
-    (
-        &["--dns", "--dns-option", "--dns-search"],
-        "containers use the name servers of this machine",
-        "set them in /etc/resolv.conf, or name hosts with --add-host",
-    ),
+    (&["--health-on-failure"], "no process checks the health of containers", "remove the flag"),
 ];
 
 /// Flags of `docker run` and `podman run` about other resources than `--memory`, `--cpus` and
@@ -183,7 +172,7 @@ const RUN_OTHERS: [Unsupported; 14] = [
         "variables are those of the image and of --env",
         "pass --env NAME=VALUE, or --env NAME to pass a variable on",
     ),
-    (&["--annotation", "--label-file"], "containers have labels", "pass --label NAME=VALUE"),
+    (&["--annotation"], "containers have labels", "pass --label NAME=VALUE"),
     (
         &["--detach-keys"],
         "a terminal is not detached from its container",
@@ -207,23 +196,9 @@ const RUN_OTHERS: [Unsupported; 14] = [
     ),
 ];
 
-/// Flags of `docker run` and `podman run` about the output and the health of containers.
-const RUN_OUTPUT: [Unsupported; 3] = [
+/// Flags of `docker run` and `podman run` about the output and the signals of containers.
+const RUN_OUTPUT: [Unsupported; 2] = [
     (&["--log-driver", "--log-opt"], "the output of a container is kept in the store", "run `rbuild logs CONTAINER`"),
-    (
-        &[
-            "--health-cmd",
-            "--health-interval",
-            "--health-retries",
-            "--health-start-interval",
-            "--health-start-period",
-            "--health-timeout",
-            "--health-on-failure",
-            "--no-healthcheck",
-        ],
-        "no process checks the health of containers",
-        "remove the flag",
-    ),
     (
         &["--sig-proxy", "-a", "--attach"],
         "a container in the foreground has the streams and signals of this process",
@@ -287,7 +262,7 @@ const COMMANDS: [Unsupported; 22] = [
         "run `rbuild logs -f CONTAINER`, or `rbuild exec -it CONTAINER sh`",
     ),
     (
-        &["start", "restart", "rename", "update"],
+        &["restart", "rename", "update"],
         "a container is started once, with its settings",
         "remove it, and start another one: rbuild run -d --name NAME IMAGE",
     ),

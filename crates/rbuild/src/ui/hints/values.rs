@@ -53,6 +53,16 @@ pub enum ValueRemedy {
     SeparateSockets,
     /// Use another policy than `newer`.
     PullAlways,
+    /// Use the form of an address.
+    AddressForm,
+    /// Use a mode in octal digits.
+    ModeForm,
+    /// Use the form of a tmpfs.
+    TmpfsForm,
+    /// Use the name of a capability.
+    CapabilityForm,
+    /// Run the command with most system calls.
+    Privileged,
     /// Use the form of a port.
     PortForm,
     /// Use the form of a published port.
@@ -142,7 +152,7 @@ impl ValueRemedy {
             ValueRemedy::PassDirectory { name } => {
                 format!("pass a directory such as ./{name}; named volumes are not supported").into()
             }
-            ValueRemedy::BindDirectory => "use type=bind with a directory".into(),
+            ValueRemedy::BindDirectory => "use type=bind with a directory, or type=tmpfs".into(),
             ValueRemedy::MountForm => "use the form type=bind,source=PATH,target=PATH".into(),
             ValueRemedy::AnnotationForm => "add a value, such as org.example.team=web".into(),
             ValueRemedy::OmitType => "omit the type".into(),
@@ -157,6 +167,11 @@ impl ValueRemedy {
             ValueRemedy::PullAlways => {
                 "use always, which downloads an image only if the registry has another one".into()
             }
+            ValueRemedy::AddressForm => "use an address, such as 10.0.0.1".into(),
+            ValueRemedy::ModeForm => "use a mode in octal digits, such as 1777".into(),
+            ValueRemedy::TmpfsForm => "use the form type=tmpfs,target=PATH".into(),
+            ValueRemedy::CapabilityForm => "use a name of capabilities(7), such as NET_ADMIN, or ALL".into(),
+            ValueRemedy::Privileged => "pass --privileged for a command that needs more system calls".into(),
             ValueRemedy::PortForm => "use a number from 1 to 65535, for example 80 or 53/udp".into(),
             ValueRemedy::PublishForm => {
                 "pass a port of this machine and one of the container, for example -p 8080:80 or -p 127.0.0.1:8080:80"

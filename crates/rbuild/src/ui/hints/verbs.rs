@@ -47,6 +47,12 @@ pub enum VerbRemedy {
     ShowOutput { name: String },
     /// Read a file of a container, or copy one of its image.
     ReadInContainer { container: String, path: String },
+    /// Start another container.
+    StartAnother,
+    /// Attach to one container at a time.
+    StartEach,
+    /// Follow the output of a container.
+    FollowOutput { name: String },
     /// List the published ports of a container.
     ListPorts { name: String },
     /// Stop a container before it is removed.
@@ -110,6 +116,9 @@ impl VerbRemedy {
                 format!("run `rbuild exec {container} cat {path}` while it runs, or copy from its image").into()
             }
             VerbRemedy::ShowOutput { name } => format!("run `rbuild logs {name}` for its output").into(),
+            VerbRemedy::StartAnother => "start another one: rbuild run -d --name NAME IMAGE".into(),
+            VerbRemedy::StartEach => "run `rbuild start -a` for each container".into(),
+            VerbRemedy::FollowOutput { name } => format!("run `rbuild logs -f {name}` to follow its output").into(),
             VerbRemedy::ListPorts { name } => format!("run `rbuild port {name}` to list its ports").into(),
             VerbRemedy::StopFirst { name } => format!("run `rbuild stop {name}` first, or pass -f").into(),
             VerbRemedy::ContainerName => {

@@ -6,23 +6,22 @@ use rbuild_linux::{ControlGroup, GroupProblem};
 use rbuild_plan::GroupLimits;
 use rbuild_remedy::{Warning, sentence};
 
-use crate::args::RunArgs;
+use crate::args::ContainerFlags;
 use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
 
 /// Returns the limits that the flags set.
-pub fn limits(args: &RunArgs) -> GroupLimits {
+pub fn limits(flags: &ContainerFlags) -> GroupLimits {
     GroupLimits {
-        memory: args.memory.and_then(|limit| limit.0),
-        milli_cpus: args.cpus.and_then(|limit| limit.0),
-        processes: args.pids_limit.and_then(|limit| limit.0),
+        memory: flags.memory.and_then(|limit| limit.0),
+        milli_cpus: flags.cpus.and_then(|limit| limit.0),
+        processes: flags.pids_limit.and_then(|limit| limit.0),
     }
 }
 
 /// Creates the control group of a container with limits. If that is not possible, the limits do not
 /// apply: warns once.
-pub fn group(args: &RunArgs) -> Option<ControlGroup> {
-    let limits = limits(args);
+pub fn group(limits: GroupLimits) -> Option<ControlGroup> {
     if limits.is_empty() {
         return None;
     }

@@ -1,0 +1,47 @@
+//! Mounts of containers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A host directory mounted into the container of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub target: String,
+    /// True if the command must not write to it.
+    pub read_only: bool,
+}
+
+/// An empty file system in the memory of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsMount {
+    /// Absolute path in the container.
+    pub target: String,
+    /// Properties of the file system.
+    pub options: TmpfsOptions,
+    /// True if the command must not write to it.
+    pub read_only: bool,
+}
+
+/// Properties of a tmpfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TmpfsOptions {
+    /// Maximum size in bytes; `None` for half of the memory.
+    pub size: Option<u64>,
+    /// Mode of its root directory; `None` for that of the directory that it covers.
+    pub mode: Option<u32>,
+    /// True if programs in it cannot be executed.
+    pub no_programs: bool,
+}
+
+/// A mount of a container that is not one of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerMount {
+    /// A file or directory of the host.
+    Bind(Volume),
+    /// An empty file system in memory.
+    Tmpfs(TmpfsMount),
+}

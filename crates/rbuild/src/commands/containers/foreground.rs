@@ -1,0 +1,191 @@
+//! Runs a container in the foreground. This process is its supervisor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use rbuild_engine::{BuildError, ContainerCommand, invoke, limit_remedy};
+use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
+use rbuild_linux::{ControlGroup, ProcessStamp, StopSignals, Timestamp, quoted};
+use rbuild_sandbox::{
+    Builder, BuilderExit, Cancel, CommandOutcome, Input, Restore, SandboxError, Watched, enter_watching,
+};
+use rbuild_store::{ContainerId, Ended, Started, Store};
+
+use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
+use crate::commands::containers::launch::Launch;
+use crate::commands::containers::limits;
+use crate::commands::in_builder::{exit_code, store_in};
+use crate::exit::{Failure, interrupted};
+use crate::input::output;
+use crate::input::settings::Settings;
+use crate::ui::hints::{Hint, OutputRemedy, UsageRemedy};
+use crate::ui::terminal;
+
+/// The note while a command that has received a signal has not ended.
+const STOPPING: &str = "note: the command has 10 s to end; another signal ends it at once\n";
+
+/// Exit code of a builder that SIGKILL ended.
+const KILLED: i32 = 128 + 9;
+
+/// Maximum length of the name of an isolation mode.
+const MAX_MODE: usize = 32;
+
+/// The file that receives the ID of a container, `--cidfile`.
+pub struct IdFile {
+    path: PathBuf,
+    file: rbuild_linux::Destination,
+}
+
+impl IdFile {
+    /// Opens the file, which must not exist.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it exists or cannot be created.
+    pub fn open(path: &PathBuf) -> Result<IdFile, Failure> {
+        if path.exists() {
+            let failure = Failure::new(format!("--cidfile {}: the file exists", quoted(path)));
+            return Err(failure.help(OutputRemedy::RemoveIdFile));
+        }
+        Ok(IdFile { path: path.clone(), file: output::file("the file for the ID", path)? })
+    }
+
+    /// Writes the ID.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be written.
+    pub fn write(&self, id: &ContainerId) -> Result<(), Failure> {
+        let written = self.file.write(id.hex().as_bytes());
+        written.map_err(|e| output::unwritten("the file for the ID", &self.path, e))
+    }
+}
+
+/// Runs the container to its end on the standard streams of this process, and returns the exit code
+/// of its command.
+///
+/// # Errors
+///
+/// Fails if the container cannot be created.
+pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>, id_file: Option<IdFile>) -> Result<u8, Failure> {
+    let id = launch.origin.id();
+    let (ours, theirs) = UnixStream::pair().map_err(|e| Failure::caused("cannot create a pair of sockets", &e))?;
+    // A container in the foreground exists with this process.
+    let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
+    let lock = launch.origin.begin(store, &launch.invocation.settings)?;
+    let mut is_started = false;
+    let mut read = || {
+        if record_start(store, &id, &ours) {
+            is_started = true;
+            id_file.iter().filter_map(|file| file.write(&id).err()).for_each(|failure| {
+                failure.report();
+            });
+        }
+    };
+    // The builder cannot restore the terminal if it is killed.
+    let restore = (launch.invocation.input == Input::Terminal).then(Restore::of_stdin);
+    let watched = Watched { socket: &ours, read: &mut read };
+    let ended = enter_watching(&launch.builder, settings.isolation, Some(watched), |builder| {
+        in_builder(builder, store, launch, &theirs)
+    });
+    drop(restore);
+    let code = code_of(&ended);
+    let group = launch.invocation.group.as_ref();
+    let memory_exceeded = group.is_some_and(|group| group.memory_kills() > 0);
+    group.into_iter().for_each(ControlGroup::remove);
+    if is_started {
+        // Readers of the end treat a container without one as dead.
+        let _ = lock.record_end(&Ended { code, error: None, memory_exceeded, at: Timestamp::now().sec });
+    }
+    drop(lock);
+    // The builder has released the lock of the store. A container that is not removed here is one
+    // that has exited.
+    if (!is_started || launch.invocation.settings.remove) && store.lock_again().is_ok() {
+        if is_started {
+            let _ = store.containers().remove_container(&id);
+        } else {
+            launch.origin.abandon(store);
+        }
+    }
+    drop(signals);
+    ended?;
+    Ok(code as u8)
+}
+
+/// Returns the exit code of this process for the end of a builder.
+fn code_of(ended: &Result<BuilderExit, SandboxError>) -> i32 {
+    match ended {
+        // A builder that was killed has not stopped the command by itself.
+        Ok(ended) => i32::from(exit_code(ended.code, ended.stopped && ended.code == KILLED)),
+        Err(_) => KILLED,
+    }
+}
+
+/// Records the start that the builder announces. Returns false if it has announced none.
+fn record_start(store: &Store, id: &ContainerId, socket: &UnixStream) -> bool {
+    let mut mode = [0; MAX_MODE];
+    let Ok((mut fds, length)) = receive_with_bytes(socket, &mut mode) else { return false };
+    let Some(process) = fds.pop() else { return false };
+    let mode = String::from_utf8_lossy(&mode[..length]);
+    // A command that has already ended has no process.
+    let stamp = ProcessStamp::of(&process).unwrap_or(ProcessStamp { pid: 0, start: 0, boot: String::new() });
+    let started = Started::new(stamp, &mode, Timestamp::now().sec);
+    if let Err(e) = store.containers().record_start(id, &started) {
+        tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the start is not recorded");
+    }
+    true
+}
+
+/// Runs the command in the builder process and returns its exit code; 128 and the signal's number
+/// if a signal killed it.
+fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &Launch<'_>, socket: &UnixStream) -> i32 {
+    let Launch { verb, invocation, .. } = launch;
+    let cancel = Cancel::default();
+    let outcome = builder.map_err(BuildError::from).and_then(|builder| {
+        let note = (invocation.input != Input::Terminal).then_some(STOPPING);
+        builder.on_stop(on_signal(&cancel, STOP_TIME, note)).map_err(BuildError::kernel("the builder"))?;
+        let store = store_in(&builder, store)?;
+        let mode = builder.isolation.runner_mode().name();
+        let started = |process: OwnedFd| {
+            // Without the launcher, this process has ended.
+            let _ = send_with_bytes(socket, mode.as_bytes(), &[process.as_fd()]);
+        };
+        let command = ContainerCommand { container: &launch.origin.id(), image: launch.image, invocation };
+        invoke(store, command, &builder, &cancel, started)
+    });
+    match outcome {
+        Ok(CommandOutcome::Exited(code)) => {
+            limits::report(code, invocation);
+            code
+        }
+        Ok(CommandOutcome::Signaled(signal)) => {
+            if let Some(remedy) = limit_remedy(signal, &invocation.settings.ulimits) {
+                terminal::error(&killed_by(signal), Some(&Hint::from(remedy)));
+            }
+            limits::report(128 + signal, invocation);
+            128 + signal
+        }
+        Ok(CommandOutcome::NotStarted(error)) => {
+            i32::from(not_started(&error, &invocation.settings.args, UsageRemedy::PutFlagsFirst).report())
+        }
+        Err(_) if cancel.is_canceled() => i32::from(interrupted()),
+        Err(e) => i32::from(Failure::from(e).of_verb(verb).report()),
+    }
+}
+
+fn killed_by(signal: i32) -> String {
+    format!("the command was killed by signal {signal}")
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::assert_recorded;
+
+    use super::*;
+
+    #[test]
+    fn killed_commands_are_reported_as_recorded() {
+        assert_recorded!("run", killed_by(9));
+    }
+}

@@ -1,0 +1,122 @@
+//! The start of a container: its record in the store, and all that its settings require of this
+//! machine.
+
+use rbuild_engine::{Invocation, volume_binds};
+use rbuild_linux::Timestamp;
+use rbuild_plan::{GroupLimits, NetworkMode};
+use rbuild_sandbox::{BuilderConfig, GRACE, Input};
+use rbuild_store::{Container, ContainerId, Image, NewContainer, RunLock, RunSettings, Store};
+
+use crate::commands::containers::command::STOP_TIME;
+use crate::commands::containers::limits;
+use crate::exit::Failure;
+use crate::input::settings::Settings;
+use crate::input::{network, ports, proxies};
+use crate::ui::hints::VerbRemedy;
+
+/// A container to start.
+pub struct Launch<'a> {
+    /// The verb that starts it.
+    pub verb: &'static str,
+    pub origin: ContainerOrigin<'a>,
+    pub image: &'a Image,
+    pub invocation: Invocation,
+    pub builder: BuilderConfig,
+}
+
+impl<'a> Launch<'a> {
+    /// Prepares a start: finds the program that connects the network, and creates the control
+    /// group.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the network cannot be connected, or if a port is in use.
+    pub fn new(
+        settings: &Settings,
+        store: &Store,
+        origin: ContainerOrigin<'a>,
+        image: &'a Image,
+        run: RunSettings,
+        input: Input,
+    ) -> Result<Launch<'a>, Failure> {
+        if matches!(origin, ContainerOrigin::Created(_)) {
+            ports::check(&run.ports)?;
+        }
+        let network = NetworkMode::of_name(&run.network).unwrap_or(NetworkMode::Host);
+        let carrier = network::carrier(network, !run.ports.is_empty())?;
+        let resolv_conf = network::resolv_conf_with(carrier.as_ref(), &run.dns);
+        let group = limits::group(run.limits);
+        let limits = if group.is_some() { run.limits } else { GroupLimits::default() };
+        let run = RunSettings { limits, ..run };
+        let proxies = proxies::beside(&run.env)?;
+        let invocation = Invocation { settings: run, proxies, group, input, now: Timestamp::now().sec, resolv_conf };
+        let builder = BuilderConfig {
+            store: settings.root.clone(),
+            owners: store.owner_records().clone(),
+            binds: volume_binds(&invocation.volumes()),
+            carrier,
+            ports: invocation.settings.ports.clone(),
+            commands: true,
+            grace: STOP_TIME + GRACE,
+            forwards_hangup: true,
+            expendable: Vec::new(),
+            kept: Vec::new(),
+        };
+        let verb = match origin {
+            ContainerOrigin::New(_) => "run",
+            ContainerOrigin::Created(_) => "start",
+        };
+        Ok(Launch { verb, origin, image, invocation, builder })
+    }
+}
+
+/// The origin of a container that is started.
+pub enum ContainerOrigin<'a> {
+    /// Created by the start.
+    New(NewContainer<'a>),
+    /// Created before.
+    Created(&'a Container),
+}
+
+impl ContainerOrigin<'_> {
+    /// Returns the ID of the container.
+    pub fn id(&self) -> ContainerId {
+        match self {
+            ContainerOrigin::New(new) => new.id(),
+            ContainerOrigin::Created(container) => container.id,
+        }
+    }
+
+    /// Creates the container unless it was created before, and its lock. This process becomes its
+    /// supervisor.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is in use, or if the container was started before.
+    pub fn begin(&self, store: &Store, settings: &RunSettings) -> Result<RunLock, Failure> {
+        match self {
+            ContainerOrigin::New(new) => Ok(store.containers().create_running(new, settings)?.1),
+            ContainerOrigin::Created(container) => match store.containers().start_created(&container.id)? {
+                Some(lock) => Ok(lock),
+                None => Err(started_before(&container.name)),
+            },
+        }
+    }
+
+    /// Restores the state before [`ContainerOrigin::begin`], because the command was not started.
+    pub fn abandon(&self, store: &Store) {
+        let reverted = match self {
+            ContainerOrigin::New(_) => store.containers().remove_container(&self.id()),
+            ContainerOrigin::Created(container) => store.containers().revert_start(&container.id),
+        };
+        if let Err(e) = reverted {
+            tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the container stays");
+        }
+    }
+}
+
+/// Returns the failure for a container that cannot be started again.
+pub fn started_before(name: &str) -> Failure {
+    let failure = Failure::new(format!("container `{name}` has been started before, and its files are removed"));
+    failure.help(VerbRemedy::StartAnother)
+}
