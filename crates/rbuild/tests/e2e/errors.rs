@@ -410,7 +410,7 @@ fn hints_address_the_cause_of_the_error() {
         ],
     );
     lab.rbuild(["run", "-u", "nosuch", "busybox", "true"])
-        .fails(1, &["no user `nosuch`", "an image with that account"]);
+        .fails(125, &["no user `nosuch`", "an image with that account"]);
 }
 
 #[test]
