@@ -109,6 +109,8 @@ pub struct ContainerFlags {
     /// Set environment variables from a file of NAME=VALUE lines
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
+    // The text is for the terminal: brackets are no links.
+    #[allow(rustdoc::broken_intra_doc_links)]
     /// Mount a file or directory (type=bind,source=PATH,target=PATH[,readonly]), or an empty file
     /// system in memory (type=tmpfs,target=PATH[,tmpfs-size=SIZE][,tmpfs-mode=MODE])
     #[arg(long, value_name = "MOUNT")]
