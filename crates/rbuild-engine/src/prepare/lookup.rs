@@ -86,7 +86,7 @@ impl Lookup<'_> {
         loop {
             let mut found = self.steps(&selected_files, &unusable)?;
             let is_lent = self.is_lent(&found)?;
-            if !self.adopt_needed(&mut found, &mut unusable)? || !self.import_needed(&mut found)? {
+            if !self.adopt_needed(&mut found, is_lent, &mut unusable)? || !self.import_needed(&mut found, is_lent)? {
                 continue;
             }
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
@@ -204,15 +204,13 @@ impl Lookup<'_> {
     /// Returns the step in a cache besides the store. The files of a command that mounts secrets
     /// must have been searched for them.
     fn imported_step(&self, step: &Step, key: &CacheKey) -> Option<ImportedStep> {
-        let mounts_secrets = matches!(step, Step::Run(run) if !run.secrets.is_empty());
-        self.request.caches.step(key).filter(|found| found.step.is_searched || !mounts_secrets)
+        self.request.caches.step(key).filter(|found| is_searched_for(step, found))
     }
 
     /// Returns true if a step of a cache of BuildKit may be used: the store has no record that must
     /// not be used.
     fn may_import(&self, step: &Step, key: &CacheKey, found: &ImportedStep) -> Result<bool> {
-        let mounts_secrets = matches!(step, Step::Run(run) if !run.secrets.is_empty());
-        Ok((found.step.is_searched || !mounts_secrets) && self.store.records().record(key)?.is_none())
+        Ok(is_searched_for(step, found) && self.store.records().record(key)?.is_none())
     }
 
     fn is_recorded(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {
@@ -223,11 +221,11 @@ impl Lookup<'_> {
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
     /// looked up again, because some of the results were added to `unusable`.
-    fn adopt_needed(&self, found: &mut [FoundVertex], unusable: &mut HashSet<ResultId>) -> Result<bool> {
+    fn adopt_needed(&self, found: &mut [FoundVertex], is_lent: bool, unusable: &mut HashSet<ResultId>) -> Result<bool> {
         if !found.iter().any(|found| matches!(found.state, VertexState::Foreign(..))) {
             return Ok(true);
         }
-        let needed = self.needed_foreign(found)?;
+        let needed = self.needed_foreign(found, is_lent)?;
         let before = unusable.len();
         for (_, _, record) in &needed {
             if !self.store.lazy_trees().is_adoptable(record)? {
@@ -258,11 +256,11 @@ impl Lookup<'_> {
 
     /// Copies the layers of imported results whose files are needed into the store. Returns false
     /// if the steps have to be looked up again, because a layer cannot be used.
-    fn import_needed(&self, found: &mut [FoundVertex]) -> Result<bool> {
+    fn import_needed(&self, found: &mut [FoundVertex], is_lent: bool) -> Result<bool> {
         if !found.iter().any(|found| matches!(found.state, VertexState::Imported(..))) {
             return Ok(true);
         }
-        let needed = self.needed(found)?;
+        let needed = self.needed(found, is_lent)?;
         let imported = |(id, found): (VertexId, &FoundVertex)| match &found.state {
             VertexState::Imported(key, step) if needed[id.position()] => Some((id, *key, step.clone())),
             _ => None,
@@ -302,8 +300,8 @@ impl Lookup<'_> {
     }
 
     /// Returns the foreign results whose files or layers the build needs, lowest first.
-    fn needed_foreign(&self, found: &[FoundVertex]) -> Result<Vec<(VertexId, CacheKey, ForeignRecord)>> {
-        let needed = self.needed(found)?;
+    fn needed_foreign(&self, found: &[FoundVertex], is_lent: bool) -> Result<Vec<(VertexId, CacheKey, ForeignRecord)>> {
+        let needed = self.needed(found, is_lent)?;
         let foreign = |id: VertexId| match &found[id].state {
             VertexState::Foreign(key, record) if needed[id.position()] => Some((id, *key, record.clone())),
             _ => None,
@@ -311,11 +309,12 @@ impl Lookup<'_> {
         Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
     }
 
-    /// Returns a list with one item per vertex: true if the build needs its files or its layer.
-    fn needed(&self, found: &[FoundVertex]) -> Result<Vec<bool>> {
+    /// Returns a list with one item per vertex: true if the build needs its files or its layer. An
+    /// image whose layers are lent needs none.
+    fn needed(&self, found: &[FoundVertex], is_lent: bool) -> Result<Vec<bool>> {
         let target = self.graph.target;
         let mut queue = Vec::new();
-        if !self.is_lent(found)? && self.needs_trees(&found[target].state)? {
+        if !is_lent && self.needs_trees(&found[target].state)? {
             queue.push(target);
         }
         let mut needed = vec![false; found.len()];
@@ -361,10 +360,18 @@ impl Lookup<'_> {
     /// Returns true if the image can be pushed without its layers, and the store does not have it.
     fn is_lent(&self, found: &[FoundVertex]) -> Result<bool> {
         let Some(result) = found[self.graph.target].state.result() else { return Ok(false) };
+        // The store is read for images that are only pushed.
         Ok(self.secret_hashes.is_empty()
+            && lent_layers::form(self.graph, self.request).is_some()
             && !self.has_images(&result, &self.request.requirements())?
             && lent_layers::is_possible(self.graph, |id| &found[id].state, self.request, self.store)?)
     }
+}
+
+/// Returns true if the files of a step in a cache cannot contain secrets: those of a command that
+/// mounts secrets were searched for them.
+pub(crate) fn is_searched_for(step: &Step, found: &ImportedStep) -> bool {
+    found.step.is_searched || !matches!(step, Step::Run(run) if !run.secrets.is_empty())
 }
 
 /// Returns true if a build with these secrets may reuse a cached result with that tree, regardless

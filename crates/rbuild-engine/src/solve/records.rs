@@ -11,7 +11,7 @@ use crate::cache::miss::Miss;
 use crate::env::StepEnv;
 use crate::error::Result;
 use crate::event::Event;
-use crate::prepare::lookup::may_use;
+use crate::prepare::lookup::{is_searched_for, may_use};
 use crate::solve::results::VertexResult;
 use crate::warning::BuildWarning;
 
@@ -99,9 +99,8 @@ impl StepRecords<'_> {
         if env.store.records().latest_record(shared)?.is_some() {
             return Ok(false);
         }
-        let mounts_secrets = matches!(&self.vertex().step, Step::Run(run) if !run.secrets.is_empty());
         let find = || caches.step(&self.key).or_else(|| caches.step_of_content(shared));
-        while let Some(found) = find().filter(|found| found.step.is_searched || !mounts_secrets) {
+        while let Some(found) = find().filter(|found| is_searched_for(&self.vertex().step, found)) {
             let lost = caches.fetch(env.store, &env.rootfs.work, &[&found])?;
             for LostLayer { cache, cause } in &lost {
                 env.events.send(Event::Warning(BuildWarning::LostLayer { cache, cause }.into()));
