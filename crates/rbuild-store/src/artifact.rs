@@ -77,9 +77,7 @@ impl fmt::Display for LostPlatforms {
 
 impl NamedImage {
     /// Returns true if nothing needs the entry: it has no name, and contains none of `pulled`, the
-    /// manifests returned by [`Images::pulled_by_name`].
-    ///
-    /// [`Images::pulled_by_name`]: crate::Images::pulled_by_name
+    /// manifests that the store has pulled by name.
     pub fn is_dangling(&self, pulled: &HashSet<ManifestDigest>) -> bool {
         self.name.is_none() && !self.artifact.images().iter().any(|image| pulled.contains(image))
     }

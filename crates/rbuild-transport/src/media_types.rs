@@ -38,3 +38,19 @@ pub(crate) fn is_layer(media_type: &MediaType) -> bool {
         other => DOCKER_LAYERS.contains(&other.as_ref()),
     }
 }
+
+/// Returns the form of layers of a media type: `uncompressed`, `gzip` or `zstd`.
+pub(crate) fn form_of(media_type: &str) -> Option<&'static str> {
+    match media_type {
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
+            Some("uncompressed")
+        }
+        "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+            Some("gzip")
+        }
+        "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
+            Some("zstd")
+        }
+        _ => None,
+    }
+}

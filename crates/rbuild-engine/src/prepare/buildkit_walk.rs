@@ -193,7 +193,8 @@ fn step_of(
         _ => ResultId::from(*key),
     };
     let layer = StepLayer::of_other_builder(layer.blob, layer.size, layer.diff_id, &layer.form, created);
-    Some(CachedStep { key: *key, shared: None, result, layer, created, used: 0, is_searched: false })
+    let step = CachedStep { key: *key, shared: None, result, layer, created, used: 0, is_searched: false };
+    Some(step).filter(CachedStep::has_valid_times)
 }
 
 #[cfg(test)]

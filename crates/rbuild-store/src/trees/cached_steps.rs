@@ -101,6 +101,11 @@ pub struct StepLayer {
     highest_ids: Option<(u32, u32)>,
 }
 
+/// Returns the compression in the name of a form.
+fn compression(form: &str) -> &str {
+    form.split('-').next().unwrap_or_default()
+}
+
 impl StepLayer {
     /// Returns the name of the document of the layer next to a tree, unless the form is no word.
     fn document(&self) -> Option<String> {
@@ -109,9 +114,9 @@ impl StepLayer {
         is_word.then(|| format!("layer-{}.json", self.form))
     }
 
-    /// Returns the media type of layers in this form. Levels do not matter.
-    fn media_type_of_form(&self) -> Option<MediaType> {
-        match self.compression() {
+    /// Returns the media type of layers in a form. Levels do not matter.
+    pub fn media_type_of(form: &str) -> Option<MediaType> {
+        match compression(form) {
             "uncompressed" => Some(MediaType::ImageLayer),
             "gzip" => Some(MediaType::ImageLayerGzip),
             "zstd" => Some(MediaType::ImageLayerZstd),
@@ -120,7 +125,7 @@ impl StepLayer {
     }
 
     fn compression(&self) -> &str {
-        self.form.split('-').next().unwrap_or_default()
+        compression(&self.form)
     }
 
     /// Returns everything that the record states about the content of the blob. Equal statements
@@ -133,11 +138,7 @@ impl StepLayer {
     /// Returns a layer that another builder made, of which only the properties of the blob are
     /// known. Its root directory is that of most images.
     pub fn of_other_builder(blob: BlobDigest, size: u64, diff_id: DiffId, form: &str, created: i64) -> StepLayer {
-        let media_type = match form {
-            "gzip" => MediaType::ImageLayerGzip,
-            "zstd" => MediaType::ImageLayerZstd,
-            _ => MediaType::ImageLayer,
-        };
+        let media_type = StepLayer::media_type_of(form).unwrap_or(MediaType::ImageLayer);
         let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
         let (form, mtime) = (form.to_string(), (created, 0));
         StepLayer { blob, diff_id, media_type, form, size, unpacked: size, root, mtime, highest_ids: None }
@@ -145,7 +146,7 @@ impl StepLayer {
 
     /// Returns true if the media type is the one of the form. Records may state any.
     pub fn has_type_of_form(&self) -> bool {
-        self.media_type_of_form().as_ref() == Some(&self.media_type)
+        StepLayer::media_type_of(&self.form).as_ref() == Some(&self.media_type)
     }
 
     /// Returns the layer's descriptor for a manifest.
@@ -213,7 +214,7 @@ impl LazyTrees<'_> {
             .map_err(|e| if e.is_of_content() { self.store.blobs().invalid_layer(blob, e) } else { e.into() })?;
         compare(blob, found.digest)?;
         compare_content(blob, diff_id, found.diff_id)?;
-        if layer.compression() != found.compression.name() || layer.media_type_of_form().as_ref() != Some(media_type) {
+        if layer.compression() != found.compression.name() || !layer.has_type_of_form() {
             let (form, is) = (&layer.form, found.compression.name());
             return Err(bad(format!("its record states the form {form:?} and the type {media_type}; it is {is}")));
         }

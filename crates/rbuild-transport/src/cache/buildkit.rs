@@ -14,6 +14,7 @@ use crate::blobs::{BlobInfo, BlobSource};
 use crate::cache::artifact::BUILDKIT_CONFIG;
 use crate::cache::inline::{FOREIGN_INLINE_RECORDS, is_image, of_images};
 use crate::error::{Result, TransportError};
+use crate::media_types::form_of;
 
 /// Annotation with the diffID of a layer.
 const DIFF_ID: &str = "containerd.io/uncompressed";
@@ -290,21 +291,6 @@ fn cache_of(text: ConfigText, known: &HashMap<BlobDigest, BuildKitLayer>) -> Res
     });
     let records = records.collect();
     Ok(BuildKitCache { layers, records })
-}
-
-fn form_of(media_type: &str) -> Option<&'static str> {
-    match media_type {
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-            Some("uncompressed")
-        }
-        "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-            Some("gzip")
-        }
-        "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
-            Some("zstd")
-        }
-        _ => None,
-    }
 }
 
 /// Returns the layers that a list of descriptors describes completely.

@@ -1,20 +1,21 @@
 //! Records of steps inside the configuration of an image. Their layers are those of the image.
 
-use rbuild_image::{BlobDigest, DiffId, ImageConfig, ImageManifest, MediaType, digest_of, parse_manifest};
+use rbuild_image::{
+    BlobDigest, Descriptor, DiffId, ImageConfig, ImageManifest, MediaType, digest_of, is_attachment, parse_manifest,
+};
 use rbuild_registry::{decode_text, embeddable};
-use rbuild_store::CachedStep;
+use rbuild_store::{CachedStep, StepLayer};
 use serde_json::{Map, Value};
 
 use crate::blobs::BlobSource;
 use crate::cache::artifact::{CachedSteps, compressed, parse_lines};
 use crate::error::{Result, TransportError};
+use crate::media_types::form_of;
 
 /// Key of the records in an image configuration.
 pub const INLINE_RECORDS: &str = "rbuild.cache.v1";
 /// Key of the records of BuildKit. Neither is inherited from a base image.
 pub const FOREIGN_INLINE_RECORDS: &str = "moby.buildkit.cache.v0";
-/// Annotation of the attestations in an index.
-const ATTESTATION: &str = "vnd.docker.reference.type";
 /// The fields of a record that the manifest of the image states.
 const OF_MANIFEST: [&str; 5] = ["l", "m", "f", "s", "n"];
 /// Maximum number of images of an index that are read.
@@ -62,9 +63,13 @@ pub(crate) fn read_inline(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Opt
     Ok(found)
 }
 
-/// Returns the entries of an index without attestations; none if the document is no index.
+/// Returns the entries of an index without attestations and other artifacts; none if the document
+/// is no index.
 pub(crate) fn image_entries(index: &Value) -> impl Iterator<Item = &Value> {
-    let is_image = |entry: &&Value| entry["annotations"][ATTESTATION].is_null();
+    let is_image = |entry: &&Value| {
+        // An invalid entry is reported when it is read.
+        !serde_json::from_value::<Descriptor>((*entry).clone()).is_ok_and(|entry| is_attachment(&entry))
+    };
     index["manifests"].as_array().into_iter().flatten().filter(is_image).take(MAX_IMAGES)
 }
 
@@ -131,17 +136,8 @@ fn completed(line: &[u8], manifest: &ImageManifest, diff_ids: &[DiffId]) -> Opti
     let diff_id: DiffId = fields.get("d")?.as_str()?.parse().ok()?;
     let position = diff_ids.iter().position(|known| *known == diff_id)?;
     let layer = manifest.layers().get(position).filter(|_| manifest.layers().len() == diff_ids.len())?;
-    let form = match layer.media_type().as_ref() {
-        "application/vnd.oci.image.layer.v1.tar" => "uncompressed",
-        "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => "gzip",
-        "application/vnd.oci.image.layer.v1.tar+zstd" => "zstd",
-        _ => return None,
-    };
-    let media_type = match form {
-        "uncompressed" => MediaType::ImageLayer,
-        "gzip" => MediaType::ImageLayerGzip,
-        _ => MediaType::ImageLayerZstd,
-    };
+    let form = form_of(layer.media_type().as_ref())?;
+    let media_type = StepLayer::media_type_of(form)?;
     fields.insert("l".into(), layer.digest().to_string().into());
     fields.insert("m".into(), media_type.to_string().into());
     fields.insert("f".into(), form.into());
@@ -200,7 +196,8 @@ mod tests {
         let own = json!({"digest": put(manifest)});
         let nested = json!({"digest": put(br#"{"schemaVersion": 2, "manifests": []}"#.to_vec())});
         let missing = json!({"digest": BlobDigest::of(b"missing").to_string()});
-        let attestation = json!({"digest": own["digest"], "annotations": {ATTESTATION: "attestation-manifest"}});
+        let attestation = json!({"mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": own["digest"], "size": 1, "annotations": {"vnd.docker.reference.type": "attestation-manifest"}});
         let many = vec![attestation.clone(); MAX_IMAGES];
         let read = |entries: &[Value]| {
             read_inline(json!({"schemaVersion": 2, "manifests": entries}).to_string().as_bytes(), &blobs)

@@ -302,7 +302,13 @@ pub struct RemoteTarget<'a> {
 /// # Errors
 ///
 /// Fails if the registry fails or refuses.
-#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(name = %target.cache.name()))]
+#[tracing::instrument(
+    target = "transport",
+    name = "cache",
+    level = "debug",
+    skip_all,
+    fields(name = %target.cache.name())
+)]
 pub fn write_remote_cache(
     store: &Store,
     client: &Client,
