@@ -12,14 +12,14 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rbuild_engine::{BuildError, ContainerCommand, invoke_detached};
+use rbuild_linux::StopSignals;
 use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{ControlGroup, ProcessStamp, StopSignals, Timestamp};
 use rbuild_sandbox::{Builder, Cancel, CommandOutcome, SandboxError, enter};
-use rbuild_store::{ContainerId, Ended, Started, Store};
+use rbuild_store::{ContainerId, Store};
 
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
-use crate::commands::containers::launch::Launch;
+use crate::commands::containers::launch::{Launch, started};
 use crate::commands::in_builder::{killed, store_in};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -74,13 +74,9 @@ pub fn start(settings: &Settings, store: Store, launch: &Launch<'_>) -> Result<C
 fn await_start(store: &Store, id: &ContainerId, mut socket: UnixStream) -> Result<(), Failure> {
     match receive_with_byte(&socket) {
         Ok((mut fds, STARTED)) => {
-            let stamp = fds.pop().and_then(|process| ProcessStamp::of(&process));
-            // A command that has already ended has no process.
-            let stamp = stamp.unwrap_or(ProcessStamp { pid: 0, start: 0, boot: String::new() });
             let mut mode = String::new();
             let _ = BufReader::new(&socket).read_line(&mut mode);
-            let started = Started::new(stamp, mode.trim_end(), Timestamp::now().sec);
-            store.containers().record_start(id, &started)?;
+            store.containers().record_start(id, &started(fds.pop(), mode.trim_end()))?;
             // If the supervisor has been killed meanwhile, the container is shown as dead.
             let _ = socket.write_all(&[RECORDED; 2]);
             Ok(())
@@ -98,12 +94,11 @@ fn await_start(store: &Store, id: &ContainerId, mut socket: UnixStream) -> Resul
 /// specify it, or if nobody has recorded its start.
 fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &UnixStream) {
     let Launch { invocation, origin, .. } = launch;
-    let group = invocation.group.as_ref();
     let lock = match origin.begin(store, &invocation.settings) {
         Ok(lock) => lock,
         Err(failure) => {
             report(socket, &failure);
-            return group.into_iter().for_each(ControlGroup::remove);
+            return launch.remove_group();
         }
     };
     let builder = |builder| in_builder(builder, store, launch, socket);
@@ -115,19 +110,12 @@ fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &U
             (i32::from(failure.code), Some(failure.message))
         }
     };
-    let memory_exceeded = group.is_some_and(|group| group.memory_kills() > 0);
-    group.into_iter().for_each(ControlGroup::remove);
-    // Readers of the end treat a container without one as dead.
-    let _ = lock.record_end(&Ended { code, error, memory_exceeded, at: Timestamp::now().sec });
+    launch.record_end(&lock, code, error);
     let is_recorded = is_recorded(socket);
     if (invocation.settings.remove || !is_recorded)
         && let Ok(store) = settings.open()
     {
-        if is_recorded {
-            let _ = store.containers().remove_container(&origin.id());
-        } else {
-            origin.abandon(&store);
-        }
+        launch.clean_up(&store, is_recorded);
     }
 }
 

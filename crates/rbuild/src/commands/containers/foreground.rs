@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, ContainerCommand, invoke, limit_remedy};
 use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
-use rbuild_linux::{ControlGroup, ProcessStamp, StopSignals, Timestamp, quoted};
+use rbuild_linux::{StopSignals, quoted};
 use rbuild_sandbox::{
     Builder, BuilderExit, Cancel, CommandOutcome, Input, Restore, SandboxError, Watched, enter_watching,
 };
-use rbuild_store::{ContainerId, Ended, Started, Store};
+use rbuild_store::{ContainerId, Store};
 
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
-use crate::commands::containers::launch::Launch;
+use crate::commands::containers::launch::{Launch, started};
 use crate::commands::containers::limits;
 use crate::commands::in_builder::{exit_code, store_in};
 use crate::exit::{Failure, interrupted};
@@ -91,22 +91,16 @@ pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>, id_file: Opt
     });
     drop(restore);
     let code = code_of(&ended);
-    let group = launch.invocation.group.as_ref();
-    let memory_exceeded = group.is_some_and(|group| group.memory_kills() > 0);
-    group.into_iter().for_each(ControlGroup::remove);
     if is_started {
-        // Readers of the end treat a container without one as dead.
-        let _ = lock.record_end(&Ended { code, error: None, memory_exceeded, at: Timestamp::now().sec });
+        launch.record_end(&lock, code, None);
+    } else {
+        launch.remove_group();
     }
     drop(lock);
     // The builder has released the lock of the store. A container that is not removed here is one
     // that has exited.
     if (!is_started || launch.invocation.settings.remove) && store.lock_again().is_ok() {
-        if is_started {
-            let _ = store.containers().remove_container(&id);
-        } else {
-            launch.origin.abandon(store);
-        }
+        launch.clean_up(store, is_started);
     }
     drop(signals);
     ended?;
@@ -128,10 +122,7 @@ fn record_start(store: &Store, id: &ContainerId, socket: &UnixStream) -> bool {
     let Ok((mut fds, length)) = receive_with_bytes(socket, &mut mode) else { return false };
     let Some(process) = fds.pop() else { return false };
     let mode = String::from_utf8_lossy(&mode[..length]);
-    // A command that has already ended has no process.
-    let stamp = ProcessStamp::of(&process).unwrap_or(ProcessStamp { pid: 0, start: 0, boot: String::new() });
-    let started = Started::new(stamp, &mode, Timestamp::now().sec);
-    if let Err(e) = store.containers().record_start(id, &started) {
+    if let Err(e) = store.containers().record_start(id, &started(Some(process), &mode)) {
         tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the start is not recorded");
     }
     true

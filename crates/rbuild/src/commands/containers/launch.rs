@@ -1,11 +1,13 @@
 //! The start of a container: its record in the store, and all that its settings require of this
 //! machine.
 
+use std::os::fd::OwnedFd;
+
 use rbuild_engine::{Invocation, volume_binds};
-use rbuild_linux::Timestamp;
+use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
 use rbuild_plan::{GroupLimits, NetworkMode};
 use rbuild_sandbox::{BuilderConfig, GRACE, Input};
-use rbuild_store::{Container, ContainerId, Image, NewContainer, RunLock, RunSettings, Store};
+use rbuild_store::{Container, ContainerId, Ended, Image, NewContainer, RunLock, RunSettings, Started, Store};
 
 use crate::commands::containers::command::STOP_TIME;
 use crate::commands::containers::limits;
@@ -68,6 +70,36 @@ impl<'a> Launch<'a> {
         };
         Ok(Launch { verb, origin, image, invocation, builder })
     }
+
+    /// Records the end of the container, and removes its control group. Readers of the end treat a
+    /// container without one as dead.
+    pub fn record_end(&self, lock: &RunLock, code: i32, error: Option<String>) {
+        let memory_exceeded = self.invocation.group.as_ref().is_some_and(|group| group.memory_kills() > 0);
+        self.remove_group();
+        let _ = lock.record_end(&Ended { code, error, memory_exceeded, at: Timestamp::now().sec });
+    }
+
+    /// Removes the control group of the container, if it has one.
+    pub fn remove_group(&self) {
+        self.invocation.group.iter().for_each(ControlGroup::remove);
+    }
+
+    /// Removes a container that has ended, if its settings specify it, or that was not started.
+    pub fn clean_up(&self, store: &Store, is_started: bool) {
+        if is_started {
+            let _ = store.containers().remove_container(&self.origin.id());
+        } else {
+            self.origin.abandon(store);
+        }
+    }
+}
+
+/// Returns the start of a container whose first process is `process`, in an isolation mode. A
+/// command that has already ended has no process.
+pub fn started(process: Option<OwnedFd>, mode: &str) -> Started {
+    let stamp = process.and_then(|process| ProcessStamp::of(&process));
+    let stamp = stamp.unwrap_or(ProcessStamp { pid: 0, start: 0, boot: String::new() });
+    Started::new(stamp, mode, Timestamp::now().sec)
 }
 
 /// The origin of a container that is started.
