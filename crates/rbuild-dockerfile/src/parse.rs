@@ -530,10 +530,10 @@ impl DockerfileParser {
         }
         let mut pairs = Vec::new();
         for (i, part) in parts.iter().enumerate() {
-            match split_pair(part) {
+            match words::pair(part) {
                 Some((name, _)) if name.text.is_empty() => self.nameless(part, i),
                 Some((name, value)) => pairs.push(Pair { name, value, legacy: false }),
-                None if i > 0 && split_pair(&parts[i - 1]).is_some_and(|(_, value)| value.text.is_empty()) => {
+                None if i > 0 && words::pair(&parts[i - 1]).is_some_and(|(_, value)| value.text.is_empty()) => {
                     let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
                     self.error(d.help(format!("remove the space before it: {}{}", parts[i - 1].text, part.text)));
                 }
@@ -566,7 +566,7 @@ impl DockerfileParser {
     fn args(&mut self, rest: &Text) -> Option<Vec<ArgDecl>> {
         let mut decls = Vec::new();
         for (i, part) in words::quoted(rest, self.escape).iter().enumerate() {
-            let (name, default) = match split_pair(part) {
+            let (name, default) = match words::pair(part) {
                 Some((name, value)) => (name, Some(value)),
                 None => (part.clone(), None),
             };
@@ -587,16 +587,6 @@ impl DockerfileParser {
             _ => d.help("remove the spaces around `=`"),
         });
     }
-}
-
-/// Splits `NAME=VALUE` into two words with their spans.
-fn split_pair(word: &Word) -> Option<(Word, Word)> {
-    let at = word.text.find('=')?;
-    let (name, value) = (&word.text[..at], &word.text[at + 1..]);
-    let mid = word.span.start + at;
-    let name = Word { text: name.to_string(), span: Span::new(word.span.start, mid.min(word.span.end)) };
-    let start = (mid + 1).min(word.span.end);
-    Some((name, Word { text: value.to_string(), span: Span::new(start, word.span.end) }))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::ast::Word;
+use crate::diagnostic::Span;
 use crate::text::Text;
 
 /// Returns true for characters that separate the words of unquoted lists.
@@ -169,6 +170,16 @@ pub fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     }
     text.push_str(&json[at..]);
     Cow::Owned(text)
+}
+
+/// Splits `NAME=VALUE` into two words with their spans.
+pub fn pair(word: &Word) -> Option<(Word, Word)> {
+    let at = word.text.find('=')?;
+    let (name, value) = (&word.text[..at], &word.text[at + 1..]);
+    let mid = word.span.start + at;
+    let name = Word { text: name.to_string(), span: Span::new(word.span.start, mid.min(word.span.end)) };
+    let start = (mid + 1).min(word.span.end);
+    Some((name, Word { text: value.to_string(), span: Span::new(start, word.span.end) }))
 }
 
 #[cfg(test)]
