@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rbuild_image::{BlobDigest, Reference, digest_of, parse_manifest};
 use rbuild_linux::parallel::try_map;
@@ -26,7 +27,9 @@ const CONNECTIONS: usize = 6;
 /// Maximum size of a document in bytes.
 const MAX_DOCUMENT: u64 = 64 << 20;
 /// Number of times that the steps are merged again because another machine wrote meanwhile.
-const MERGES: usize = 3;
+const MERGES: usize = 8;
+/// Minimum time after which a written tag is read again, as [`settle`] explains.
+const SETTLED: Duration = Duration::from_millis(20);
 
 /// Reads the records of a cache in a registry, without its layers; all shards at once. Documents
 /// that the store kept from the last time are not requested again. Returns `None` if there is no
@@ -395,19 +398,19 @@ fn write_shard(store: &Store, client: &Client, name: &Reference, ours: &OwnSteps
             written.is_unchanged = true;
             return Ok(written);
         }
-        // Uploads take time, in which another machine may have written.
-        if !new.is_empty() && resolved_for_push(&repository, name)? != before {
-            known = known_steps(store, &repository, name)?;
-            continue;
-        }
-        match put(&upload, &documents, tag_of(name)) {
+        match put(&upload, &documents, name, before) {
+            Ok(true) => {}
+            Ok(false) => {
+                known = known_steps(store, &repository, name)?;
+                continue;
+            }
             // Layers that the records name are gone, although no build has needed them.
             Err(TransportError::Registry(e)) if !is_distrusted && lacks_layers(&e) => {
                 is_distrusted = true;
                 there.clone_from(&uploaded);
                 continue;
             }
-            put => put?,
+            Err(e) => return Err(e),
         }
         // The next build reads them from the store.
         let work = Workspace::open(store)?;
@@ -438,15 +441,28 @@ fn known_steps(store: &Store, repository: &Repository, name: &Reference) -> Resu
     Ok(Some((digest, steps)))
 }
 
-/// Uploads the documents of a cache, and then its tag.
-fn put(upload: &Upload<'_>, documents: &CacheDocuments, tag: &str) -> Result<()> {
+/// Uploads the documents of a cache, and then its tag if that has the digest `before`. Returns
+/// false if another machine wrote the tag before or at the same time.
+fn put(upload: &Upload<'_>, documents: &CacheDocuments, name: &Reference, before: Option<BlobDigest>) -> Result<bool> {
     let blobs: HashMap<BlobDigest, Vec<u8>> =
         documents.blobs.iter().map(|bytes| (BlobDigest::of(bytes), bytes.clone())).collect();
     let parts: Vec<BlobInfo> =
         blobs.iter().map(|(digest, bytes)| BlobInfo { digest: *digest, size: bytes.len() as u64 }).collect();
     let source = Prefetched(blobs);
     try_map(CONNECTIONS, &parts, |part| upload.copy(&source, part, &Arc::default()))?;
+    let checked = Instant::now();
+    if resolved_for_push(upload.repository, name)? != before {
+        return Ok(false);
+    }
     let manifest = &documents.manifest;
-    upload.repository.push_document(tag, &manifest.media_type, &manifest.bytes)?;
-    Ok(())
+    upload.repository.push_document(tag_of(name), &manifest.media_type, &manifest.bytes)?;
+    settle(checked.elapsed());
+    Ok(resolved_for_push(upload.repository, name)? == Some(manifest.digest()))
+}
+
+/// Waits until another machine that read the tag before this one wrote it has written it, too.
+/// Registries cannot replace a tag on the condition that it is unchanged. `taken` is the time
+/// between reading and writing here; the other machine may take three times as long.
+fn settle(taken: Duration) {
+    std::thread::sleep((taken * 3).max(SETTLED));
 }
