@@ -397,7 +397,7 @@ fn too_few_threads_slow_a_build_down_or_fail_it() {
     // The limit counts all threads of the user; root has none.
     let build = "n=$(ps -eLo uid= | grep -c \"^ *$(id -u)$\"); ulimit -u $((n + MORE)) || exit 77; \
                  timeout -s KILL 60 $RB build --no-cache -o type=oci,dest=o.tar . 2>&1; echo ended $?";
-    for more in (0..40).step_by(2) {
+    for more in [0, 2, 4, 6, 8, 10, 12, 16, 20, 26, 34] {
         let ran = lab.sh(&build.replace("MORE", &more.to_string()));
         let text = format!("{}{}", ran.stdout, ran.stderr);
         assert!(!text.contains("panicked") && !text.contains("ended 137"), "{more}: {text}");
