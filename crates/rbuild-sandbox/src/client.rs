@@ -119,20 +119,32 @@ impl<'a> Runner<'a> {
 
     /// Finishes the runner and returns the outcome of its command.
     pub(crate) fn conclude(mut self, reports: &ReportBuffer) -> Result<CommandEnd, SandboxError> {
-        let last = reports.list.last();
-        self.finished = matches!(last, Some(Report::Finished(_)));
-        let at = clock::monotonic_nanoseconds();
-        match (reports.list.first(), last) {
-            // A failure of the command takes precedence over failures of its runner afterwards.
-            (Some(Report::Ended(ended)), _) if ended.outcome != CommandOutcome::Exited(0) => Ok(ended.clone()),
-            (_, Some(Report::Finished(Err(error)))) => {
-                tracing::debug!(target: "sandbox", phase = ?error.phase, errno = error.errno(), "the command was not started");
-                Ok(CommandEnd { outcome: CommandOutcome::NotStarted(error.clone()), at })
-            }
-            (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
-            _ if self.zygote.has_ended() => Err(self.zygote.end()),
-            _ => Err(SandboxError::Killed("the process that runs the command")),
+        self.finished = reports.is_complete();
+        let has_zygote_ended = self.zygote.has_ended();
+        match end_of(&reports.list, has_zygote_ended) {
+            Some(end) => Ok(end),
+            None if has_zygote_ended => Err(self.zygote.end()),
+            None => Err(SandboxError::Killed("the process that runs the command")),
         }
+    }
+}
+
+/// Returns the end of a command according to the reports of its runner, or `None` if the runner was
+/// killed. The kernel kills a runner and its command when their zygote ends; the command may be the
+/// first of them.
+fn end_of(reports: &[Report], has_zygote_ended: bool) -> Option<CommandEnd> {
+    const SIGKILL: CommandOutcome = CommandOutcome::Signaled(Signal::SIGKILL as i32);
+    match (reports.first(), reports.last()) {
+        (Some(Report::Ended(ended)), _) if ended.outcome == SIGKILL && has_zygote_ended => None,
+        // A failure of the command takes precedence over failures of its runner afterwards.
+        (Some(Report::Ended(ended)), _) if ended.outcome != CommandOutcome::Exited(0) => Some(ended.clone()),
+        (_, Some(Report::Finished(Err(error)))) => {
+            tracing::debug!(target: "sandbox", phase = ?error.phase, errno = error.errno(), "the command was not started");
+            let outcome = CommandOutcome::NotStarted(error.clone());
+            Some(CommandEnd { outcome, at: clock::monotonic_nanoseconds() })
+        }
+        (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Some(ended.clone()),
+        _ => None,
     }
 }
 
@@ -352,5 +364,26 @@ mod tests {
         let mut cut = ReportBuffer::default();
         cut.add(&text[..text.len() - 1]);
         assert!(!cut.is_complete() && cut.list == [ended]);
+    }
+
+    /// A command that the kernel kills with its zygote was not killed by one of its own.
+    #[test]
+    fn a_command_that_dies_with_its_zygote_has_no_end() {
+        let ended = |outcome| Report::Ended(CommandEnd { outcome, at: 17 });
+        let [killed, failed, done] =
+            [CommandOutcome::Signaled(9), CommandOutcome::Exited(3), CommandOutcome::Exited(0)];
+        let finished = Report::Finished(Ok(()));
+        for (reports, has_zygote_ended, want) in [
+            (vec![ended(killed.clone())], true, None),
+            (vec![ended(killed.clone()), finished.clone()], false, Some(killed.clone())),
+            (vec![ended(killed.clone())], false, Some(killed)),
+            (vec![ended(failed.clone())], true, Some(failed)),
+            (vec![ended(done.clone())], true, None),
+            (vec![ended(done.clone()), finished], true, Some(done)),
+            (vec![], false, None),
+        ] {
+            let end = end_of(&reports, has_zygote_ended).map(|end| end.outcome);
+            assert_eq!(end, want, "{reports:?}, {has_zygote_ended}");
+        }
     }
 }
