@@ -134,7 +134,10 @@ fn build_from(
         let exports = CacheExports { store, flags: &args.registry, caches: &caches, targets: &cache_to, now };
         cache_export::write(&exports, finished, is_quiet)?;
     }
-    lint.show(mode);
+    // Those of a build that failed are printed before its error.
+    if matches!(ended, BuildOutcome::Made(_)) {
+        lint.show(mode);
+    }
     Ok(ended.exit_code())
 }
 

@@ -117,7 +117,7 @@ impl BuildOnce<'_> {
             Err(e) => {
                 self.draw_failed(sender, &events);
                 self.lint.run_after_error(request);
-                return Ok(Some(BuildOutcome::Failed((self.report)(&e))));
+                return Ok(Some(BuildOutcome::Failed(self.fail(&e))));
             }
         };
         warn_of_store(&prepared, &sender);
@@ -154,9 +154,16 @@ impl BuildOnce<'_> {
             }
             Err(e) => {
                 self.draw_failed(sender, &events);
-                Ok(Some(BuildOutcome::Failed((self.report)(&e))))
+                Ok(Some(BuildOutcome::Failed(self.fail(&e))))
             }
         }
+    }
+
+    /// Prints the lint warnings, and then an error, and returns its exit code. The last lines of a
+    /// failed command are the last ones of all.
+    fn fail(&self, e: &BuildError) -> u8 {
+        self.lint.show(self.mode);
+        (self.report)(e)
     }
 
     /// Draws the events of a build that fails before it needs a builder process.
@@ -207,7 +214,7 @@ impl BuildOnce<'_> {
                 // The caller reports the reason.
                 Err(BuildError::Canceled) => i32::from(code::INTERRUPTED),
                 Err(_) if gave_up_layers.get() => i32::from(REPEAT),
-                Err(e) => i32::from((self.report)(&e)),
+                Err(e) => i32::from(self.fail(&e)),
             }
         })?;
         if let Some(layers) = layers {
@@ -222,7 +229,7 @@ impl BuildOnce<'_> {
             return Err(killed(ended.code - 128));
         }
         if ended.code == i32::from(code::INTERRUPTED) {
-            return Ok(Some(BuildOutcome::Failed((self.report)(&BuildError::Canceled))));
+            return Ok(Some(BuildOutcome::Failed(self.fail(&BuildError::Canceled))));
         }
         if ended.code == i32::from(REPEAT) {
             terminal::err("note: the build is repeated without a layer of a cache that cannot be unpacked\n");
@@ -289,7 +296,7 @@ impl BuildOnce<'_> {
                 .with_notices(move |text| events.send(Event::Warning(text.into())));
             let result = execute(build, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
-                (self.report)(e);
+                self.fail(e);
                 terminal::err("opening a shell in the failed step's container; the build ends when it exits\n");
             });
             images.end();

@@ -63,7 +63,7 @@ fn write_one(
     cached: &ReportedSteps,
 ) -> Result<WrittenCache, Failure> {
     let CacheExports { store, flags, caches, now, .. } = *exports;
-    let named = |cause: &str| format!("--cache-to {}: cannot write the cache: {cause}", target.text);
+    let named = |cause: &str| format!("--cache-to {}: cannot update the cache: {cause}", target.text);
     let steps = cached.of(&target.export);
     let lost = match &target.to {
         CachePlace::Directory(to) => caches.lost_in_directory(to),

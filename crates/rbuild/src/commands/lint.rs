@@ -1,6 +1,6 @@
 //! The lint rules of a build, with the facts of its store and parameters.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_dockerfile::ast::Dockerfile;
@@ -30,6 +30,8 @@ pub struct Lint<'a> {
     network: &'a NetworkAccess<'a>,
     /// The warnings, as lines.
     warnings: OnceCell<Vec<String>>,
+    /// True once they are printed.
+    shown: Cell<bool>,
 }
 
 /// The messages about a Dockerfile whose warnings are errors.
@@ -48,7 +50,7 @@ impl<'a> Lint<'a> {
         settings: LintSettings,
         network: &'a NetworkAccess<'a>,
     ) -> Lint<'a> {
-        Lint { file, store, source, settings, network, warnings: OnceCell::new() }
+        Lint { file, store, source, settings, network, warnings: OnceCell::new(), shown: Cell::new(false) }
     }
 
     /// Runs the rules. Returns the messages if the Dockerfile has warnings and `check=error=true`.
@@ -93,11 +95,12 @@ impl<'a> Lint<'a> {
         let _ = self.warnings.set(warnings.iter().map(text).collect());
     }
 
-    /// Prints the first three warnings after a build, whether it succeeded or failed; `--check`
-    /// prints all. With rawjson, every line must be a JSON document, so all of them are documents.
+    /// Prints the first three warnings, once: after a build that succeeded, and before the error of
+    /// one that failed. `--check` prints all. With rawjson, every line must be a JSON document, so
+    /// all of them are documents.
     pub fn show(&self, mode: Mode) {
         let list = self.warnings.get().map_or(&[][..], Vec::as_slice);
-        if list.is_empty() || mode == Mode::Quiet {
+        if list.is_empty() || mode == Mode::Quiet || self.shown.replace(true) {
             return;
         }
         if mode == Mode::RawJson {

@@ -164,7 +164,7 @@ fn nothing_about_a_cache_fails_a_build_unless_it_is_required() {
     assert_eq!((warned.steps(), warned.stderr.matches("so its step runs").count()), ((1, 0), 1), "{}", warned.stderr);
     // A cache that cannot be written fails the command after the image is finished.
     let failed =
-        build(&["-t", "made", "--cache-to", &to(&junk, "")]).fails(1, &["cannot write the cache", "index.json"]);
+        build(&["-t", "made", "--cache-to", &to(&junk, "")]).fails(1, &["cannot update the cache", "index.json"]);
     assert!(failed.stderr.contains("Built made:latest"), "{}", failed.stderr);
     lab.rbuild(["inspect", "made"]).ok();
     let ignored = build(&["-t", "made", "--cache-to", &to(&junk, ",ignore-error=true")]).ok();

@@ -258,7 +258,7 @@ fn a_registry_that_fails_is_no_obstacle_unless_the_cache_is_required() {
     let dead = "type=registry,ref=127.0.0.1:9/none:cache";
     let ran = build(&["--cache-from", dead]).ok();
     assert!(ran.stderr.contains("cannot read the cache, so it is not used"), "{}", ran.stderr);
-    build(&["--cache-to", dead]).fails(1, &["cannot write the cache"]);
+    build(&["--cache-to", dead]).fails(1, &["cannot update the cache"]);
     build(&["--cache-to", &format!("{dead},ignore-error=true")]).ok();
     // The tag of an image is not replaced.
     let name = scene.name("app:1");
