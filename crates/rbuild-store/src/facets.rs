@@ -6,6 +6,7 @@ use crate::cache_mounts::CacheMounts;
 use crate::containers::Containers;
 use crate::downloads::Downloads;
 use crate::gc::prune::Gc;
+use crate::gc::usage::DiskUsage;
 use crate::images::Images;
 use crate::layers::Layers;
 use crate::logs::Logs;
@@ -36,6 +37,11 @@ impl Store {
     /// Returns the containers.
     pub fn containers(&self) -> Containers<'_> {
         Containers { store: self }
+    }
+
+    /// Returns the disk usage.
+    pub fn disk_usage(&self) -> DiskUsage<'_> {
+        DiskUsage { store: self }
     }
 
     /// Returns the downloaded files.

@@ -5,6 +5,7 @@ pub(crate) mod damage;
 pub(crate) mod fsck;
 mod misplaced;
 pub(crate) mod prune;
+pub(crate) mod usage;
 
 #[cfg(test)]
 mod tests;

@@ -102,7 +102,8 @@ pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
 pub use gc::damage::{BlobFault, CheckFailure, FoundDamage, ImageFault, ImageLabel, Misplacement, StoreDamage};
 pub use gc::fsck::Checked;
-pub use gc::prune::{DanglingImages, Freed, Gc, Usage};
+pub use gc::prune::{DanglingImages, Freed, Gc};
+pub use gc::usage::{DiskUsage, Usage};
 pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, FilesHash, HashesName, ImageKey, LockId,
     ResultId, SecretHash,

@@ -128,7 +128,7 @@ pub enum Verb {
     Fsck(FsckArgs),
     /// Check what this machine supports, and suggest changes
     Doctor(DoctorArgs),
-    /// Explain a lint rule
+    /// Explain a lint rule or an error
     Explain(ExplainArgs),
     /// Print a completion script for a shell
     Completion {
@@ -361,9 +361,10 @@ pub struct DoctorArgs {
 
 #[derive(Args)]
 pub struct ExplainArgs {
-    /// Name of the rule, as `--check` prints it; without one, all rules are listed
-    #[arg(value_name = "RULE")]
-    pub rule: Option<String>,
+    /// Name of a rule, as `--check` prints it, name or message of an error, or exit code; `-` reads
+    /// a log from standard input; without one, all are listed
+    #[arg(value_name = "RULE|ERROR", trailing_var_arg = true)]
+    pub text: Vec<String>,
 }
 
 #[derive(Args)]

@@ -3,7 +3,9 @@
 pub mod clap_command;
 pub mod completion;
 mod description;
+pub mod error_pages;
 pub mod man;
+pub mod substitutes;
 pub mod topics;
 pub mod usage;
 pub mod verbs;

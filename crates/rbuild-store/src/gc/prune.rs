@@ -48,15 +48,6 @@ pub enum DanglingImages {
     Keep,
 }
 
-/// Number and disk usage of one kind of content.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Number of entries.
-    pub count: u64,
-    /// Disk usage in bytes.
-    pub bytes: u64,
-}
-
 /// Removal and verification of the content of a store.
 #[derive(Clone, Copy)]
 pub struct Gc<'s> {
@@ -64,34 +55,6 @@ pub struct Gc<'s> {
 }
 
 impl Gc<'_> {
-    /// Returns the usage of blobs (packed layers, documents and downloads), trees (unpacked files),
-    /// cache mounts and build logs.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the store cannot be read.
-    pub fn usage(&self) -> Result<[(&'static str, Usage); 4]> {
-        let blobs = self.store.dir("blobs/sha256")?;
-        let blob_usage = Usage {
-            count: blobs.entries()?.len() as u64,
-            bytes: ["blobs", partial_blobs::DIR]
-                .map(|dir| fs_extra::dir::get_size(self.store.path().join(dir)).unwrap_or_default())
-                .iter()
-                .sum(),
-        };
-        let mut trees = Usage::default();
-        let (mut mounts, mut logs) = (Usage::default(), Usage::default());
-        for (dir, usage) in [("trees", &mut trees), ("mounts", &mut mounts), ("logs", &mut logs)] {
-            if !self.store.root.exists(dir)? {
-                continue;
-            }
-            let dir = self.store.dir(dir)?;
-            usage.count = dir.entries()?.len() as u64;
-            usage.bytes = tree_bytes(&dir);
-        }
-        Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts), ("Build logs", logs)])
-    }
-
     /// Removes dangling images unless they are kept, cache records without a tree, trees that
     /// neither a record nor an image uses, blobs that no image, tree or download uses, and what
     /// interrupted builds left. With `all`, also removes the whole build cache, the cache mounts,

@@ -50,7 +50,7 @@ const ENTER: [&str; 7] = ["build", "run", "start", "cp", "prune", "builder-prune
 /// Verbs without a store.
 const NO_STORE: [&str; 7] = ["login", "logout", "completion", "man", "debug", "explain", "help"];
 
-const EXAMPLES: [(&str, &str); 8] = [
+const EXAMPLES: [(&str, &str); 9] = [
     (
         "build",
         "  rbuild -t app .                           build ./Dockerfile and name the image\n  \
@@ -74,6 +74,10 @@ const EXAMPLES: [(&str, &str); 8] = [
     (
         "completion",
         "  rbuild completion bash > ~/.local/share/bash-completion/completions/rbuild\n  rbuild completion fish > ~/.config/fish/completions/rbuild.fish\n  rbuild completion zsh > ~/.zfunc/_rbuild     with fpath+=~/.zfunc before compinit",
+    ),
+    (
+        "explain",
+        "  rbuild explain StageNameCasing\n  rbuild explain 127\n  rbuild explain image not found in the local store\n  rbuild build . 2>&1 | rbuild explain -",
     ),
     ("man", "  rbuild man build | man -l -\n  rbuild man --output ~/.local/share/man/man1"),
 ];
@@ -150,7 +154,7 @@ pub fn pages() -> Command {
         ))
         .after_help(
             "Run `rbuild COMMAND --help` for the options of a command, and `rbuild help TOPIC` for caches,\n\
-             compatibility, containers, environment, outputs, registries or sources.\n\
+             compatibility, containers, environment, errors, outputs, registries or sources.\n\
              In a directory with a Dockerfile, run `rbuild -t app` to build it.",
         )
 }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::cli::{description, topics};
+use crate::cli::{description, substitutes, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
@@ -167,6 +167,12 @@ pub enum CommandLine {
     Answer { text: String, note: String },
 }
 
+impl CommandLine {
+    fn page(text: String) -> CommandLine {
+        CommandLine::Answer { text, note: String::new() }
+    }
+}
+
 /// Inserts the default verb if the command line has none, and replaces long forms (`image ls`,
 /// `buildx build`) by verbs of rbuild. `as_docker` is true if rbuild was started under the name
 /// docker.
@@ -200,6 +206,11 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         "help" if let Some(page) = topics::page(&second) => {
             no_more_words(&argv[..], at + 2)?;
             return Ok(CommandLine::Answer { text: page.into(), note: String::new() });
+        }
+        "help" if substitutes::names().any(|name| name == second || name == word(2) && second == "buildx") => {
+            let name = if second == "buildx" { word(2) } else { second };
+            let page = substitutes::answer(&name, &["--help".into()]).unwrap_or_else(|| Err(unknown(&name)));
+            return page.map(CommandLine::page);
         }
         "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => {
             return Err(match rbuild_dockerfile::closest(&second, topics::names()) {
@@ -238,6 +249,12 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         }
         "bud" => "build",
         verb if VERBS.contains(&verb) => return Ok(CommandLine::Arguments { argv, verb: at }),
+        "buildx" if let Some(answer) = substitutes::answer(&second, argv.get(at + 2..).unwrap_or(&[])) => {
+            return answer.map(CommandLine::page);
+        }
+        group if let Some(answer) = substitutes::answer(group, argv.get(at + 1..).unwrap_or(&[])) => {
+            return answer.map(CommandLine::page);
+        }
         group if GROUPS.iter().any(|(name, _)| *name == group) => match word_of_group(group, &second)? {
             GroupWord::Verb(verb) => {
                 argv.remove(at);
@@ -381,7 +398,10 @@ fn unknown(word: &str) -> Failure {
     let failure = Failure::usage(format!("`{word}` is neither a command of rbuild nor a directory to build"));
     let close = match word {
         "ls" | "list" => Some("images"),
-        _ => rbuild_dockerfile::closest(word, VERBS.into_iter().chain(GROUPS.map(|(name, _)| name))),
+        _ => rbuild_dockerfile::closest(
+            word,
+            VERBS.into_iter().chain(GROUPS.map(|(name, _)| name)).chain(substitutes::names()),
+        ),
     };
     match close {
         Some(close) => failure.help(hints::did_you_mean(&format!("rbuild {close}"))),

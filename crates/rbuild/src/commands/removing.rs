@@ -7,7 +7,7 @@ use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
 use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
-use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, NamedImage, Store, StoreError};
+use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, NamedImage, Store, StoreError, Usage};
 use serde_json::json;
 
 use crate::args::{ContainersArgs, DfArgs, FsckArgs, ImagePruneArgs, ImagesArgs, PruneArgs, RmiArgs};
@@ -240,14 +240,22 @@ fn freed_text(freed: &Freed) -> String {
 
 pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let images = store.images().list()?.len();
-    let row = |kind: &str, total: String, size: String| json!({"Type": kind, "TotalCount": total, "Size": size});
-    let mut rows = vec![row("Images", images.to_string(), String::new())];
-    for (name, usage) in store.gc().usage()? {
-        rows.push(row(name, usage.count.to_string(), human_size(usage.bytes)));
-    }
-    let headings = json!({"Type": "TYPE", "TotalCount": "TOTAL", "Size": "SIZE"});
-    const USUAL: &str = "table {{.Type}}\t{{.TotalCount}}\t{{.Size}}";
+    let row = |(kind, usage): (&str, Usage)| {
+        let Usage { count, active, bytes, reclaimable } = usage;
+        let share = (reclaimable * 100).checked_div(bytes).map_or(String::new(), |share| format!(" ({share}%)"));
+        json!({
+            "Type": kind,
+            "TotalCount": count.to_string(),
+            "Active": active.to_string(),
+            "Size": human_size(bytes),
+            "Reclaimable": human_size(reclaimable) + &share,
+        })
+    };
+    let rows = store.disk_usage().by_kind()?.map(row);
+    let headings = json!({
+        "Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE",
+    });
+    const USUAL: &str = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
     let format = args.format.as_deref().unwrap_or(USUAL);
     terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
     if args.verbose {

@@ -119,7 +119,9 @@ fn page() -> String {
     let commands: Vec<(String, String, Effect)> = lines
         .filter_map(|line| line.split_once(' '))
         .map(|(programs, command)| {
-            let answer = lab.run(&words(&format!("rbuild help {command}")));
+            // The help of a command of a missing group is the page of the group.
+            let help = if command.starts_with("compose ") { "" } else { "help " };
+            let answer = lab.run(&words(&format!("rbuild {help}{command}")));
             let effect = match Effect::of_answer("", &answer) {
                 Effect::Works if answer.starts_with("exit ") => Effect::Unknown,
                 effect => effect,

@@ -254,7 +254,7 @@ const GLOBAL: [Unsupported; 5] = [
 ];
 
 /// Commands of docker and podman.
-const COMMANDS: [Unsupported; 22] = [
+const COMMANDS: [Unsupported; 20] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["attach"],
@@ -295,8 +295,6 @@ const COMMANDS: [Unsupported; 22] = [
         "add the instruction to a Dockerfile",
     ),
     (&["imagetools", "manifest"], "rbuild does not edit manifests", "use skopeo or crane"),
-    (&["bake"], "bake files are not supported yet", "build each target with rbuild --target STAGE"),
-    (&["compose"], "compose files are not supported yet", "build each service with rbuild -t NAME DIRECTORY"),
     (&["volume"], "rbuild has no volumes", "mount a directory: rbuild run -v DIR:PATH IMAGE"),
     (&["network"], "rbuild has no networks", "use --network host, isolated or none"),
     (&["unshare"], "rbuild enters its namespaces itself", "run `rbuild doctor` to check this machine"),

@@ -23,6 +23,10 @@ pub enum UsageRemedy {
     AttachValue { flag: String, value: String },
     /// Use a command of the group.
     UseWordOfGroup { group: String, words: Vec<String> },
+    /// Run another command.
+    RunInstead { command: String },
+    /// Read the page of a group of commands that rbuild does not have.
+    ListSubstitutes { group: String },
     /// Pass the archive as the value of a flag.
     PassArchive { file: String },
     /// Pass a Dockerfile, or a directory with one.
@@ -51,6 +55,10 @@ impl UsageRemedy {
             UsageRemedy::AttachValue { flag, value } => format!("write {flag}={value}").into(),
             UsageRemedy::UseWordOfGroup { group, words } => {
                 format!("use `{group}` with one of {}", words.join(", ")).into()
+            }
+            UsageRemedy::RunInstead { command } => format!("run `{command}`").into(),
+            UsageRemedy::ListSubstitutes { group } => {
+                format!("run `rbuild help {group}` for the commands that replace it").into()
             }
             UsageRemedy::PassArchive { file } => format!("pass the file with -i {file}").into(),
             UsageRemedy::PassDockerfile => "pass a directory with one, or a file with -f FILE".into(),

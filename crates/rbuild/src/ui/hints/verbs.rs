@@ -12,7 +12,7 @@ pub enum VerbRemedy {
     /// Write the path of a file in an image.
     WritePath { image: String, path: String },
     /// List the lint rules.
-    ListRules,
+    ListExplanations,
     /// Read the page of a lint rule.
     ExplainRule { rule: &'static str },
     /// Correct or omit the check directive.
@@ -95,7 +95,7 @@ impl VerbRemedy {
             VerbRemedy::UseCopy => "use COPY in a Dockerfile".into(),
             VerbRemedy::WritePath { image, path } => format!("write {image}:/{path}").into(),
             VerbRemedy::AnswerYes => "answer y, or pass -f to remove without a question".into(),
-            VerbRemedy::ListRules => "run `rbuild explain` to list the rules".into(),
+            VerbRemedy::ListExplanations => "run `rbuild explain` to list the rules and errors".into(),
             VerbRemedy::ExplainRule { rule } => {
                 format!("run `rbuild explain {rule}` for the reason and examples").into()
             }
