@@ -21,6 +21,7 @@ mod error;
 pub mod fd_passing;
 mod file_stamp;
 mod idmap;
+mod init;
 mod lock;
 mod meta;
 mod mount;
@@ -56,6 +57,7 @@ pub use idmap::{
     IdMaps, IdRange, SubIds, USUAL_COUNT, enter_nested_user_namespace, free_range, held_ranges, mapped_without_holes,
     subordinate_ranges, unmapped,
 };
+pub use init::continue_below_init;
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{FileKind, Inode, Stat, Timestamp, UidGid, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{

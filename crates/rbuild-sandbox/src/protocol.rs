@@ -36,6 +36,9 @@ pub struct CommandRequest {
     pub input: Input,
     /// Privileges.
     pub privileges: Privileges,
+    /// True if the first process of the container is a small one that forwards signals to the
+    /// command and reaps processes. Without a PID namespace of the container, it has no effect.
+    pub init: bool,
 }
 
 /// Privileges of a command.

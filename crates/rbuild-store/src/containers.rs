@@ -2,8 +2,10 @@
 
 mod documents;
 mod output;
+mod restarts;
 mod runs;
 
 pub use documents::{Container, Containers, NewContainer};
 pub use output::{OutputFrame, OutputReader, OutputStream, OutputWriter};
+pub use restarts::{EndRequest, LastEnd, RestartFiles, RestartPolicy};
 pub use runs::{ContainerState, DnsSettings, Ended, RunLock, RunSettings, RunWatch, SecuritySettings, Started};

@@ -84,6 +84,8 @@ pub enum Verb {
     Start(StartArgs),
     /// Stop running containers
     Stop(StopArgs),
+    /// Restart containers on the same files
+    Restart(StopArgs),
     /// Send a signal to running containers
     Kill(KillArgs),
     /// Wait for the end of containers, and print their exit codes

@@ -149,6 +149,7 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Exec(args) => containers::exec::exec(settings, args),
         Verb::Start(args) => containers::start::start(settings, args),
         Verb::Stop(args) => containers::signals::stop(settings, args),
+        Verb::Restart(args) => containers::restart::restart(settings, args),
         Verb::Kill(args) => containers::signals::kill(settings, args),
         Verb::Wait(args) => containers::signals::wait(settings, args),
         Verb::Port(args) => containers::ports::port(settings, args),

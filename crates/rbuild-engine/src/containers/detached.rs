@@ -10,7 +10,8 @@ use crate::error::Result;
 
 /// Runs the command of a container to its end, and keeps its output in the store. `started` is
 /// called with a pidfd of its first process once it is started. Afterwards, the container uses its
-/// files without a lock of the store.
+/// files without a lock of the store. If `again` returns true for the end of the command, it is
+/// started again on the same files, and `started` is called again.
 ///
 /// # Errors
 ///
@@ -20,15 +21,23 @@ pub fn invoke_detached(
     command: ContainerCommand<'_>,
     builder: &Builder,
     cancel: &Cancel,
-    started: impl FnOnce(OwnedFd),
+    mut started: impl FnMut(OwnedFd),
+    mut again: impl FnMut(&CommandOutcome) -> bool,
 ) -> Result<CommandOutcome> {
     let work = Workspace::open(&store)?;
-    let request = prepared(&store, &work, command, builder)?;
-    let output = kept_output(&store, command.container)?;
-    let started = |process| {
-        started(process);
-        release(store);
-    };
+    let mut request = prepared(&store, &work, command, builder)?;
+    let mut output = kept_output(&store, command.container)?;
     let group = command.invocation.group.as_ref();
-    Ok(run_detached(&builder.zygote, &request, cancel, group, started, output)?)
+    let mut locked = Some(store);
+    loop {
+        let started = |process| {
+            started(process);
+            locked.take().into_iter().for_each(release);
+        };
+        let outcome = run_detached(&builder.zygote, &request, cancel, group, started, &mut output)?;
+        if !again(&outcome) {
+            return Ok(outcome);
+        }
+        request.files.renew(work.new_dir()?.0);
+    }
 }

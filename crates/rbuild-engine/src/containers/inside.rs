@@ -56,6 +56,7 @@ pub fn invoke_inside(
         input,
         mode,
         privileges: privileges(&settings.security),
+        init: false,
     };
     Ok(run_inside(process, &request, owners)?)
 }

@@ -179,6 +179,7 @@ fn request(
         ulimits: settings.ulimits.clone(),
         input: invocation.input,
         privileges: privileges(&settings.security),
+        init: settings.init,
     };
     Ok(RunRequest {
         command,

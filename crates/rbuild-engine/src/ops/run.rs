@@ -170,6 +170,7 @@ fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRe
         ulimits: run.ulimits.clone(),
         input: Input::Nothing,
         privileges: Privileges::of_step(run.security),
+        init: false,
     };
     RunRequest {
         command,

@@ -150,8 +150,8 @@ pub fn enter(
 pub struct Watched<'a> {
     /// The caller's end.
     pub socket: &'a UnixStream,
-    /// Called once, when there is something to read.
-    pub read: &'a mut dyn FnMut(),
+    /// Called when there is something to read, as long as it returns true.
+    pub read: &'a mut dyn FnMut() -> bool,
 }
 
 /// Does the same as [`enter`], and watches a socket meanwhile.
@@ -377,8 +377,8 @@ impl Supervised<'_> {
             }
             let (has_ended, is_readable) =
                 (fds[0].revents().contains(PollFlags::IN), fds.get(2).is_some_and(|fd| !fd.revents().is_empty()));
-            if is_readable && let Some(watched) = watched.take() {
-                (watched.read)();
+            if is_readable && watched.as_mut().is_some_and(|watched| !(watched.read)()) {
+                *watched = None;
             }
             for signal in signals.take_all() {
                 let now = StopRequest { signal, at: Instant::now() };

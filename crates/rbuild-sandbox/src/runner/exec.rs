@@ -53,6 +53,8 @@ pub(crate) struct CommandExecutor {
     /// `None` if the caller has restricted the process already.
     confinement: Option<Confinement>,
     limits: Vec<Ulimit>,
+    /// True if the command becomes a child of the container's first process.
+    init: bool,
     /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
     /// Receives the reason if the command cannot be executed.
@@ -64,7 +66,8 @@ impl CommandExecutor {
         let command = &request.command;
         let confinement = Some(Confinement::of(command));
         let limits = command.ulimits.clone();
-        Ok(CommandExecutor { confinement, limits, ..CommandExecutor::of_words(&command.args, &command.env)? })
+        let init = command.init;
+        Ok(CommandExecutor { confinement, limits, init, ..CommandExecutor::of_words(&command.args, &command.env)? })
     }
 
     /// Returns the executor of a command without limits. It only executes: the caller has dropped
@@ -81,6 +84,7 @@ impl CommandExecutor {
             path,
             confinement: None,
             limits: Vec::new(),
+            init: false,
             answers: None,
             failure: None,
         })
@@ -133,7 +137,8 @@ impl Executor for CommandExecutor {
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
         // Limits come last: those of the command may be too low for the work before it.
-        let reason = match self.drop_privileges().and_then(|()| set_limits(&self.limits)) {
+        let prepared = self.drop_privileges().and_then(|()| self.begin()).and_then(|()| set_limits(&self.limits));
+        let reason = match prepared {
             Ok(()) => self.execute(),
             Err(reason) => reason,
         };
@@ -170,6 +175,15 @@ impl CommandExecutor {
             confinement.apply(answers)?;
         }
         Ok(process::reset_signals()?)
+    }
+
+    /// Makes the calling process the first one of the container, and continues in a child, if the
+    /// command is to have such a parent.
+    fn begin(&self) -> Result<(), RunnerProblem> {
+        if self.init {
+            rbuild_linux::continue_below_init()?;
+        }
+        Ok(())
     }
 
     /// Replaces the calling process. Returns only if the program is missing.

@@ -17,6 +17,7 @@ use rbuild_linux::{ProcessStamp, described};
 use serde::{Deserialize, Serialize};
 
 use crate::containers::documents::{Container, Containers, NAMES_LOCK, NewContainer};
+use crate::containers::restarts::{LastEnd, RestartFiles, RestartPolicy};
 use crate::error::{Result, StoreError};
 use crate::ids::ContainerId;
 use crate::modes;
@@ -63,6 +64,9 @@ pub struct RunSettings {
     /// Privileges, and the files that the command may write.
     #[serde(default)]
     pub security: SecuritySettings,
+    /// True if the command is a child of a small first process.
+    #[serde(default)]
+    pub init: bool,
     /// Host name.
     pub hostname: String,
     /// Additional entries of `/etc/hosts`: names and their addresses.
@@ -91,6 +95,9 @@ pub struct RunSettings {
     pub ulimits: Vec<Ulimit>,
     /// True if the container is removed at its end.
     pub remove: bool,
+    /// The ends after which the command is started again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
     /// Number of the signal that requests the end of the command.
     pub stop_signal: i32,
     /// Seconds until the command is killed after that signal.
@@ -143,13 +150,22 @@ pub struct Started {
     pub isolation: String,
     /// Time of the start in seconds since the Unix epoch.
     pub at: i64,
+    /// True if the command can be started again: the container is in the background.
+    #[serde(default)]
+    pub restartable: bool,
 }
 
 impl Started {
     /// Returns the start of the process with that stamp.
     pub fn new(stamp: ProcessStamp, isolation: &str, at: i64) -> Started {
         let ProcessStamp { pid, start, boot } = stamp;
-        Started { pid, start, boot, isolation: isolation.to_string(), at }
+        Started { pid, start, boot, isolation: isolation.to_string(), at, restartable: false }
+    }
+
+    /// Returns the start of a command that can be started again.
+    #[must_use]
+    pub fn restartable(self) -> Started {
+        Started { restartable: true, ..self }
     }
 
     /// Opens a pidfd of the process. Returns `None` if it has ended.
@@ -181,6 +197,8 @@ pub enum ContainerState {
     Starting,
     /// Runs its command.
     Running(Started),
+    /// Starts its command again after this end of it.
+    Restarting(LastEnd),
     /// Has ended.
     Exited(Ended),
     /// The supervisor was killed, or the machine was switched off.
@@ -190,7 +208,7 @@ pub enum ContainerState {
 impl ContainerState {
     /// Returns true if the container has a supervisor.
     pub fn is_running(&self) -> bool {
-        matches!(self, ContainerState::Starting | ContainerState::Running(_))
+        matches!(self, ContainerState::Starting | ContainerState::Running(_) | ContainerState::Restarting(_))
     }
 }
 
@@ -366,7 +384,12 @@ impl Containers<'_> {
         let Some(watch) = self.watch(id)? else { return Ok(ContainerState::Created) };
         // The start is recorded before the end.
         if watch.is_running() {
-            return Ok(self.start_of(id)?.map_or(ContainerState::Starting, ContainerState::Running));
+            let Some(started) = self.start_of(id)? else { return Ok(ContainerState::Starting) };
+            let last_end = if started.restartable { self.restart_files(id).last_end() } else { None };
+            return Ok(match last_end.filter(|end| end.at >= started.at && started.open().is_none()) {
+                Some(end) => ContainerState::Restarting(end),
+                None => ContainerState::Running(started),
+            });
         }
         Ok(watch.end().map_or(ContainerState::Dead, ContainerState::Exited))
     }
@@ -387,6 +410,11 @@ impl Containers<'_> {
             Err(StoreError::Kernel(e)) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Returns the files for the restarts of a container.
+    pub fn restart_files(&self, id: &ContainerId) -> RestartFiles {
+        RestartFiles::of(&self.file_of(id, ""))
     }
 
     /// Returns the path of a file of a container.
@@ -483,9 +511,13 @@ mod tests {
         let state = |container: &Container| containers.state(&container.id).unwrap();
         let (ended, lock) = containers.create_running(&new("ended"), &settings()).unwrap();
         assert_eq!(state(&ended), ContainerState::Starting);
-        let started = Started { pid: 1, start: 2, boot: "3".into(), isolation: "userns".into(), at: 4 };
+        let stamp = ProcessStamp { pid: 1, start: 2, boot: "3".into() };
+        let started = Started::new(stamp, "userns", 4).restartable();
         containers.record_start(&ended.id, &started).unwrap();
         assert_eq!(state(&ended), ContainerState::Running(started));
+        let last = LastEnd { code: 1, at: 5, restarts: 1 };
+        containers.restart_files(&ended.id).record_end(&last);
+        assert_eq!(state(&ended), ContainerState::Restarting(last));
         let trees = store.path().join("trees");
         containers
             .pin_trees(&ended.id, &[trees.join("lab/fs"), trees.join("lcd/changes/fs"), "/other".into()])

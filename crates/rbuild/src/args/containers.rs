@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use rbuild_engine::PullPolicy;
 use rbuild_plan::NetworkMode;
+use rbuild_store::RestartPolicy;
 
 use crate::args::registry::RegistryFlags;
 use crate::input::value::{self, GroupLimit, Lines, SignalNumber};
@@ -39,6 +40,10 @@ pub struct ContainerFlags {
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
+    /// Start the command again when it ends, in the background: no, on-failure[:MAXIMUM], always or
+    /// unless-stopped [default: no]
+    #[arg(long, value_name = "POLICY", value_parser = value::restart)]
+    pub restart: Option<RestartPolicy>,
     /// Publish a port: forward it from this machine to the container, in an isolated network
     #[arg(short, long, value_name = "[[ADDRESS:]PORT:]CONTAINER-PORT[/PROTOCOL]")]
     pub publish: Vec<String>,
@@ -118,6 +123,9 @@ pub struct ContainerFlags {
     /// Mount an empty file system in memory
     #[arg(long, value_name = "TARGET[:OPTION,...]")]
     pub tmpfs: Vec<String>,
+    /// Start the command below a small first process, which forwards signals and reaps processes
+    #[arg(long)]
+    pub init: bool,
     /// Forbid writing to the files of the image
     #[arg(long)]
     pub read_only: bool,
@@ -179,10 +187,6 @@ pub struct IgnoredContainerFlags {
     #[arg(long, hide = true)]
     cpuset_cpus: Option<String>,
     #[arg(long, hide = true)]
-    init: bool,
-    #[arg(long, hide = true)]
-    restart: Option<String>,
-    #[arg(long, hide = true)]
     health_cmd: Option<String>,
     #[arg(long, hide = true)]
     health_interval: Option<String>,
@@ -197,15 +201,12 @@ pub struct IgnoredContainerFlags {
 }
 
 impl IgnoredContainerFlags {
-    /// Returns the flags that were given. `--restart no` has the effect that it requests.
+    /// Returns the flags that were given.
     pub fn given(&self) -> Vec<&'static str> {
-        let restarts = self.restart.as_ref().is_some_and(|policy| policy != "no");
         let all = [
             ("--memory-swap", self.memory_swap.is_some()),
             ("--cpu-shares", self.cpu_shares.is_some()),
             ("--cpuset-cpus", self.cpuset_cpus.is_some()),
-            ("--init", self.init),
-            ("--restart", restarts),
             ("--health-cmd", self.health_cmd.is_some()),
             ("--health-interval", self.health_interval.is_some()),
             ("--health-retries", self.health_retries.is_some()),

@@ -12,7 +12,10 @@ use crate::input::value;
 const VERBS: [(&str, &[&str]); 4] = [
     ("Build", &["build", "prune", "explain"]),
     ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
-    ("Containers", &["run", "ps", "logs", "exec", "stop", "kill", "wait", "port", "rm", "create", "start", "cp"]),
+    (
+        "Containers",
+        &["run", "ps", "logs", "exec", "stop", "restart", "kill", "wait", "port", "rm", "create", "start", "cp"],
+    ),
     ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "man", "debug"]),
 ];
 
@@ -45,7 +48,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
 /// Verbs that unpack archives, and verbs that enter a builder process. Only their help pages show
 /// the flags for that.
 const UNPACK: [&str; 4] = ["build", "import", "load", "pull"];
-const ENTER: [&str; 7] = ["build", "run", "start", "cp", "prune", "builder-prune", "doctor"];
+const ENTER: [&str; 8] = ["build", "run", "start", "restart", "cp", "prune", "builder-prune", "doctor"];
 
 /// Verbs without a store.
 const NO_STORE: [&str; 7] = ["login", "logout", "completion", "man", "debug", "explain", "help"];

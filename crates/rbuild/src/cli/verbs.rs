@@ -8,7 +8,8 @@ use crate::cli::{description, substitutes, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 37] = [
+const VERBS: [&str; 38] = [
+    "restart",
     "man",
     "exec",
     "start",
@@ -97,6 +98,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
             ("exec", GroupWord::Verb("exec")),
             ("start", GroupWord::Verb("start")),
             ("stop", GroupWord::Verb("stop")),
+            ("restart", GroupWord::Verb("restart")),
             ("kill", GroupWord::Verb("kill")),
             ("wait", GroupWord::Verb("wait")),
             ("port", GroupWord::Verb("port")),

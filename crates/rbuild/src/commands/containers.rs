@@ -14,6 +14,8 @@ pub mod lookup;
 pub mod output;
 pub mod ports;
 pub mod remove;
+pub mod restart;
+pub mod restarts;
 pub mod settings;
 pub mod signals;
 pub mod start;

@@ -1,7 +1,8 @@
 //! The verb `run`: runs a command in a container of an image.
 
+use rbuild_engine::Warning;
 use rbuild_linux::Timestamp;
-use rbuild_store::{Durability, NewContainer};
+use rbuild_store::{Durability, NewContainer, RestartPolicy};
 
 use crate::args::RunArgs;
 use crate::commands::containers::command::{detached_input, input};
@@ -12,6 +13,7 @@ use crate::commands::containers::settings::{command_of, of_flags};
 use crate::commands::containers::{background, foreground};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
+use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
 
 pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
@@ -30,6 +32,10 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let new = NewContainer { command: &command, durability, ..new };
     let launch = Launch::new(settings, &store, ContainerOrigin::New(new), &image, run, input)?;
     if !args.detach {
+        if launch.invocation.settings.restart != RestartPolicy::No {
+            let text = "--restart has no effect in the foreground".to_string();
+            terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::RunDetached).into()) });
+        }
         return foreground::run(settings, &store, &launch, id_file);
     }
     let id = background::start(settings, store, &launch)?;

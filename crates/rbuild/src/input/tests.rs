@@ -37,6 +37,7 @@ fn messages_about_values_of_flags_are_as_recorded() {
         values("--isolation", &["usernss", "chrot", "singleid", "docker"], value::isolation),
         values("--context-modes", &["gti", "svn"], value::context_modes),
         values("--pull", &["alwys", "ture", "sometimes"], value::pull),
+        values("--restart", &["alwys", "on-failure:x", "always:3"], value::restart),
         values("--jobs", &["0", "x"], value::jobs),
         values("--limit", &["entires=5", "x=1", "bytes=x", "bytes"], |text| value::limit(Limits::default(), text)),
         all(&["shel", "fial", "retry"], |text| request::shell_on_error(Some(text))),

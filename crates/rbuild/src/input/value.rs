@@ -9,6 +9,7 @@ use rbuild_layer::Limits;
 use rbuild_plan::NetworkMode;
 use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_sandbox::IsolationRequest;
+use rbuild_store::RestartPolicy;
 
 use crate::exit::Failure;
 use crate::ui::hints::{self, Hint, ValueRemedy};
@@ -197,6 +198,25 @@ pub struct SignalNumber(pub i32);
 pub fn signal(text: &str) -> Result<SignalNumber, BadValue> {
     let bad = || BadValue { problem: "unknown signal".into(), hint: ValueRemedy::SignalForm.into() };
     rbuild_linux::process::signal_number(text).map(SignalNumber).ok_or_else(bad)
+}
+
+/// Parses a restart policy of a container.
+pub fn restart(text: &str) -> Result<RestartPolicy, BadValue> {
+    let (word, max) = text.split_once(':').map_or((text, None), |(word, max)| (word, Some(max)));
+    if word == "on-failure"
+        && let Some(max) = max
+    {
+        let bad =
+            |_| BadValue { problem: "not a number of restarts".into(), hint: hints::use_one_of(&["on-failure:5"]) };
+        return max.parse().map(|max| RestartPolicy::OnFailure { max: Some(max) }).map_err(bad);
+    }
+    let words = [
+        ("no", RestartPolicy::No),
+        ("on-failure", RestartPolicy::OnFailure { max: None }),
+        ("always", RestartPolicy::Always),
+        ("unless-stopped", RestartPolicy::UnlessStopped),
+    ];
+    choice("restart policy", &words, text)
 }
 
 /// A limit on a resource of a container; `None` for unlimited.

@@ -56,6 +56,52 @@ fn wait_until(condition: &str, mut is_met: impl FnMut() -> bool) {
 const FOREVER: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done";
 
 #[test]
+fn commands_are_started_again_on_their_files_as_the_policy_states() {
+    let host = Host::new();
+    let script = format!("echo x >> /n; [ $(wc -l < /n) -lt 3 ] && exit 5; {FOREVER}");
+    host.start("--name a --restart on-failure:5", &script);
+    let shown = "{{.RestartCount}} {{.State.Status}} {{.HostConfig.RestartPolicy.Name}}";
+    wait_until("the third start", || host.state("a", shown) == "2 running on-failure");
+    wait_until("output", || host.line("logs a").stdout == "up\n");
+    assert_eq!(host.line("restart a").ok().stdout, "a\n");
+    wait_until("output", || host.line("logs a").stdout == "up\nup\n");
+    assert_eq!(host.line("exec a wc -l /n").ok().stdout, "4 /n\n");
+    host.line("stop a").ok();
+    assert_eq!(host.state("a", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}"), "3 exited 7");
+    host.line("restart a").fails(1, &["started before"]);
+    // A number of restarts, and a container that is stopped between two of them.
+    host.start("--name b --restart on-failure:1", "exit 3");
+    assert_eq!(host.line("wait b").ok().stdout, "3\n");
+    assert_eq!(host.state("b", "{{.RestartCount}}"), "1");
+    host.start("--name c --restart always", "exit 0");
+    wait_until("restarts", || host.state("c", shown).starts_with("3 restarting"));
+    assert!(host.line("ps -f name=c").ok().stdout.contains("Restarting (0)"));
+    host.line("stop c").ok();
+    assert_eq!(host.state("c", "{{.State.Status}} {{.State.ExitCode}}"), "exited 0");
+    host.line("run -d --rm --restart always busybox true").fails(125, &["--rm and --restart"]);
+    assert!(host.line("run --restart always busybox true").ok().stderr.contains("no effect in the foreground"));
+}
+
+#[test]
+fn a_first_process_forwards_signals_and_reaps_processes() {
+    let host = Host::new();
+    if is_bare() {
+        host.line("run --rm --init busybox true").ok();
+        return;
+    }
+    host.start("--name a --init -u 7:8", &format!("(sleep 0.1 &); sh -c 'sleep 0.1 & exec true'; {FOREVER}"));
+    wait_until("output", || host.line("logs a").stdout == "up\n");
+    let script = "sleep 0.2; cat /proc/1/comm; grep -l 'State:.Z' /proc/[0-9]*/status; id -u";
+    assert_eq!(host.rbuild(["exec", "a", "sh", "-c", script]).stdout, "rbuild-init\n7\n");
+    host.line("stop a").ok();
+    assert_eq!(host.state("a", "{{.State.ExitCode}} {{.HostConfig.Init}}"), "7 true");
+    for (script, code) in [("exit 3", 3), ("kill -9 $$", 137), ("[ $$ != 1 ]", 0)] {
+        let ran = host.rbuild(["run", "--rm", "--init", "busybox", "sh", "-c", script]);
+        assert_eq!(ran.code, Some(code), "{script}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_container_goes_on_after_its_command_and_ends_by_stop() {
     let host = Host::new();
     let id = host.start("--name web", FOREVER);
@@ -346,10 +392,8 @@ fn flags_of_run_have_the_effects_that_docker_gives_them() {
     assert_eq!(host.line("logs a").ok().stdout, "700\n0 50 77\n2\n");
     let shown = host.state("a", "{{json .Config.Labels}} {{len .Mounts}} {{.HostConfig.GroupAdd}}");
     assert_eq!(shown, "{\"a\":\"1\",\"b\":\"\"} 2 [extra 77]");
-    let warned = host.line("run --rm --restart always --health-cmd true --init busybox true").ok().stderr;
-    for flag in ["--restart", "--health-cmd", "--init"] {
-        assert!(warned.contains(&format!("warning: {flag} is not supported yet")), "{warned}");
-    }
+    let warned = host.line("run --rm --health-cmd true busybox true").ok().stderr;
+    assert!(warned.contains("warning: --health-cmd is not supported yet"), "{warned}");
     let read_only = ["run", "--rm", "--read-only", "--tmpfs", "/t", "busybox", "sh", "-c"];
     let script = "touch /x 2>/dev/null || echo refused; touch /t/x /dev/shm/x && cp /bin/busybox /t/ && /t/busybox true 2>/dev/null || echo noexec";
     let read_only = host.rbuild(read_only.into_iter().chain([script]));

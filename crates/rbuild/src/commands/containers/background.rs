@@ -5,6 +5,7 @@
 //! under the ID that it has on the machine; the builder, which the supervisor starts, is in a PID
 //! namespace of its own and sends a descriptor of it.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,11 +16,12 @@ use rbuild_engine::{BuildError, ContainerCommand, invoke_detached};
 use rbuild_linux::StopSignals;
 use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_sandbox::{Builder, Cancel, CommandOutcome, SandboxError, enter};
+use rbuild_sandbox::{Builder, Cancel, CommandOutcome, SandboxError, Watched, enter_watching};
 use rbuild_store::{ContainerId, Store};
 
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
-use crate::commands::containers::launch::{Launch, started};
+use crate::commands::containers::launch::{Launch, send_start, started};
+use crate::commands::containers::restarts::{Restarts, record_restart};
 use crate::commands::in_builder::{killed, store_in};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -76,7 +78,7 @@ fn await_start(store: &Store, id: &ContainerId, mut socket: UnixStream) -> Resul
         Ok((mut fds, STARTED)) => {
             let mut mode = String::new();
             let _ = BufReader::new(&socket).read_line(&mut mode);
-            store.containers().record_start(id, &started(fds.pop(), mode.trim_end()))?;
+            store.containers().record_start(id, &started(fds.pop(), mode.trim_end()).restartable())?;
             // If the supervisor has been killed meanwhile, the container is shown as dead.
             let _ = socket.write_all(&[RECORDED; 2]);
             Ok(())
@@ -101,8 +103,20 @@ fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &U
             return launch.remove_group();
         }
     };
-    let builder = |builder| in_builder(builder, store, launch, socket);
-    let (code, error) = match enter(&launch.builder, settings.isolation, builder) {
+    let (ours, theirs) = match UnixStream::pair() {
+        Ok(pair) => pair,
+        Err(e) => {
+            report(socket, &Failure::caused("cannot create a pair of sockets", &e));
+            launch.remove_group();
+            return origin.abandon(store);
+        }
+    };
+    let id = origin.id();
+    let mut read = || record_restart(settings, &id, &ours);
+    let watched = Watched { socket: &ours, read: &mut read };
+    let sockets = Sockets { first: socket, later: &theirs };
+    let builder = |builder| in_builder(builder, store, launch, sockets);
+    let (code, error) = match enter_watching(&launch.builder, settings.isolation, Some(watched), builder) {
         Ok(exit) => (exit.code, None),
         Err(e) => {
             let failure = Failure::from(e);
@@ -139,8 +153,17 @@ fn report(mut socket: &UnixStream, failure: &Failure) {
     let _ = socket.write_all(&[&[FAILED][..], &text].concat());
 }
 
+/// The sockets for starts of the command: the first one is announced to the process that started
+/// the container, later ones to the supervisor.
+#[derive(Clone, Copy)]
+struct Sockets<'a> {
+    first: &'a UnixStream,
+    later: &'a UnixStream,
+}
+
 /// Runs the command in the builder process, and returns its exit code.
-fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &Launch<'_>, socket: &UnixStream) -> i32 {
+fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &Launch<'_>, sockets: Sockets<'_>) -> i32 {
+    let Sockets { first: socket, later } = sockets;
     let Launch { invocation, origin, .. } = launch;
     let cancel = Cancel::default();
     let mut is_started = false;
@@ -149,7 +172,12 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &La
         builder.on_stop(on_signal(&cancel, time, None)).map_err(BuildError::kernel("the builder"))?;
         let store = store_in(&builder, store)?;
         let mode = builder.isolation.runner_mode().name();
+        let restarts = store.containers().restart_files(&origin.id());
+        let restarts = RefCell::new(Restarts::new(invocation.settings.restart, restarts, &cancel));
         let started = |process: OwnedFd| {
+            if !restarts.borrow_mut().begin() {
+                return send_start(later, &process, mode);
+            }
             is_started = true;
             // Without the process that started it, nobody knows the container's ID.
             if !announce(socket, &process, mode) {
@@ -157,7 +185,8 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &La
             }
         };
         let command = ContainerCommand { container: &origin.id(), image: launch.image, invocation };
-        invoke_detached(store, command, &builder, &cancel, started)
+        let again = |outcome: &CommandOutcome| restarts.borrow_mut().again(outcome);
+        invoke_detached(store, command, &builder, &cancel, started, again)
     });
     let failure = match outcome {
         Ok(CommandOutcome::Exited(code)) => return code,

@@ -1,11 +1,10 @@
 //! Runs a container in the foreground. This process is its supervisor.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, ContainerCommand, invoke, limit_remedy};
-use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
 use rbuild_linux::{StopSignals, quoted};
 use rbuild_sandbox::{
     Builder, BuilderExit, Cancel, CommandOutcome, Input, Restore, SandboxError, Watched, enter_watching,
@@ -13,7 +12,7 @@ use rbuild_sandbox::{
 use rbuild_store::{ContainerId, Store};
 
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
-use crate::commands::containers::launch::{Launch, started};
+use crate::commands::containers::launch::{Launch, received_start, send_start};
 use crate::commands::containers::limits;
 use crate::commands::in_builder::{exit_code, store_in};
 use crate::exit::{Failure, interrupted};
@@ -27,9 +26,6 @@ const STOPPING: &str = "note: the command has 10 s to end; another signal ends i
 
 /// Exit code of a builder that SIGKILL ended.
 const KILLED: i32 = 128 + 9;
-
-/// Maximum length of the name of an isolation mode.
-const MAX_MODE: usize = 32;
 
 /// The file that receives the ID of a container, `--cidfile`.
 pub struct IdFile {
@@ -82,6 +78,7 @@ pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>, id_file: Opt
                 failure.report();
             });
         }
+        false
     };
     // The builder cannot restore the terminal if it is killed.
     let restore = (launch.invocation.input == Input::Terminal).then(Restore::of_stdin);
@@ -118,11 +115,8 @@ fn code_of(ended: &Result<BuilderExit, SandboxError>) -> i32 {
 
 /// Records the start that the builder announces. Returns false if it has announced none.
 fn record_start(store: &Store, id: &ContainerId, socket: &UnixStream) -> bool {
-    let mut mode = [0; MAX_MODE];
-    let Ok((mut fds, length)) = receive_with_bytes(socket, &mut mode) else { return false };
-    let Some(process) = fds.pop() else { return false };
-    let mode = String::from_utf8_lossy(&mode[..length]);
-    if let Err(e) = store.containers().record_start(id, &started(Some(process), &mode)) {
+    let Some(started) = received_start(socket) else { return false };
+    if let Err(e) = store.containers().record_start(id, &started) {
         tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the start is not recorded");
     }
     true
@@ -138,10 +132,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &La
         builder.on_stop(on_signal(&cancel, STOP_TIME, note)).map_err(BuildError::kernel("the builder"))?;
         let store = store_in(&builder, store)?;
         let mode = builder.isolation.runner_mode().name();
-        let started = |process: OwnedFd| {
-            // Without the launcher, this process has ended.
-            let _ = send_with_bytes(socket, mode.as_bytes(), &[process.as_fd()]);
-        };
+        let started = |process: OwnedFd| send_start(socket, &process, mode);
         let command = ContainerCommand { container: &launch.origin.id(), image: launch.image, invocation };
         invoke(store, command, &builder, &cancel, started)
     });

@@ -2,7 +2,7 @@
 
 use rbuild_engine::DEFAULT_SHM;
 use rbuild_plan::{Capabilities, ContainerMount, TmpfsMount, Volume};
-use rbuild_store::{Container, ContainerState, Ended, RunSettings, Started, Store};
+use rbuild_store::{Container, ContainerState, Ended, RestartPolicy, RunSettings, Started, Store};
 use serde_json::{Map, Value, json};
 
 use crate::commands::containers::command::merged;
@@ -27,7 +27,7 @@ pub fn inspected(store: &Store, container: &Container) -> Result<Value, Failure>
         "State": state_of(&state, started.as_ref()),
         "Image": image.as_ref().map_or_else(|| container.image.to_string(), |image| image.id.to_string()),
         "Name": format!("/{}", container.name),
-        "RestartCount": 0,
+        "RestartCount": store.containers().restart_files(&container.id).last_end().map_or(0, |end| end.restarts),
         "Platform": "linux",
         "HostConfig": host_config(settings.as_ref()),
         "Mounts": mounts(settings.as_ref()),
@@ -47,6 +47,7 @@ fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
     let exceeded = matches!(state, ContainerState::Exited(Ended { memory_exceeded: true, .. }));
     let (code, error, finished) = match state {
         ContainerState::Exited(Ended { code, error, at, .. }) => (*code, error.clone(), time(*at)),
+        ContainerState::Restarting(end) => (end.code, None, time(end.at)),
         ContainerState::Dead => (KILLED, Some("the container's supervisor was killed".to_string()), NEVER.into()),
         _ => (0, None, NEVER.into()),
     };
@@ -54,7 +55,7 @@ fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
         "Status": state_word(state),
         "Running": matches!(state, ContainerState::Running(_)),
         "Paused": false,
-        "Restarting": false,
+        "Restarting": matches!(state, ContainerState::Restarting(_)),
         "OOMKilled": exceeded,
         "Dead": matches!(state, ContainerState::Dead),
         "Pid": pid,
@@ -84,9 +85,10 @@ fn host_config(settings: Option<&RunSettings>) -> Value {
         "DnsSearch": dns.search,
         "ExtraHosts": settings.hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect::<Vec<_>>(),
         "GroupAdd": (!settings.groups.is_empty()).then_some(&settings.groups),
+        "Init": settings.init,
         "Privileged": security.privileged,
         "ReadonlyRootfs": security.read_only,
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": settings.restart.name(), "MaximumRetryCount": retries(settings.restart)},
         "SecurityOpt": security.no_new_privileges.then_some(["no-new-privileges"]),
         "ShmSize": settings.shm_size.unwrap_or(DEFAULT_SHM),
         "Memory": settings.limits.memory.unwrap_or(0),
@@ -95,6 +97,13 @@ fn host_config(settings: Option<&RunSettings>) -> Value {
         "NetworkMode": settings.network,
         "PortBindings": bindings(settings),
     })
+}
+
+fn retries(policy: RestartPolicy) -> u32 {
+    match policy {
+        RestartPolicy::OnFailure { max } => max.unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// Formats a bind mount as docker's `--volume` does.

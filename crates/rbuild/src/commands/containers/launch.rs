@@ -1,9 +1,11 @@
 //! The start of a container: its record in the store, and all that its settings require of this
 //! machine.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use rbuild_engine::{Invocation, volume_binds};
+use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
 use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
 use rbuild_plan::{GroupLimits, NetworkMode};
 use rbuild_sandbox::{BuilderConfig, GRACE, Input};
@@ -100,6 +102,22 @@ pub fn started(process: Option<OwnedFd>, mode: &str) -> Started {
     let stamp = process.and_then(|process| ProcessStamp::of(&process));
     let stamp = stamp.unwrap_or(ProcessStamp { pid: 0, start: 0, boot: String::new() });
     Started::new(stamp, mode, Timestamp::now().sec)
+}
+
+/// Maximum length of the name of an isolation mode.
+const MAX_MODE: usize = 32;
+
+/// Sends the start of a command: a descriptor of its first process, and the isolation mode.
+pub fn send_start(socket: &UnixStream, process: &OwnedFd, mode: &str) {
+    // Without the supervisor, this process has ended.
+    let _ = send_with_bytes(socket, mode.as_bytes(), &[process.as_fd()]);
+}
+
+/// Receives the start of a command; `None` if there is none.
+pub fn received_start(socket: &UnixStream) -> Option<Started> {
+    let mut mode = [0; MAX_MODE];
+    let (mut fds, length) = receive_with_bytes(socket, &mut mode).ok()?;
+    Some(started(Some(fds.pop()?), &String::from_utf8_lossy(&mode[..length])))
 }
 
 /// The origin of a container that is started.

@@ -94,6 +94,7 @@ pub fn state_word(state: &ContainerState) -> &'static str {
     match state {
         ContainerState::Created | ContainerState::Starting => "created",
         ContainerState::Running(_) => "running",
+        ContainerState::Restarting(_) => "restarting",
         ContainerState::Exited(_) => "exited",
         ContainerState::Dead => "dead",
     }
@@ -105,6 +106,7 @@ fn status(state: &ContainerState, now: i64) -> String {
         ContainerState::Created => "Created".into(),
         ContainerState::Starting => "Starting".into(),
         ContainerState::Running(started) => format!("Up {}", human_duration(now - started.at)),
+        ContainerState::Restarting(end) => format!("Restarting ({}) {} ago", end.code, human_duration(now - end.at)),
         ContainerState::Exited(ended) => format!("Exited ({}) {} ago", ended.code, human_duration(now - ended.at)),
         ContainerState::Dead => "Dead".into(),
     }
@@ -135,7 +137,7 @@ enum ContainerFilter {
 
 impl ContainerFilter {
     fn parse(text: &str) -> Result<ContainerFilter, Failure> {
-        const STATES: [&str; 4] = ["created", "running", "exited", "dead"];
+        const STATES: [&str; 5] = ["created", "running", "restarting", "exited", "dead"];
         let bad = |problem: &str| Failure::usage(format!("--filter {text}: {problem}"));
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
         let owned = value.to_string();
@@ -230,7 +232,7 @@ impl NamePattern {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_store::{Ended, Started};
+    use rbuild_store::{Ended, LastEnd, Started};
 
     use super::*;
 
@@ -245,7 +247,8 @@ mod tests {
 
     #[test]
     fn states_are_described_as_in_docker() {
-        let started = Started { pid: 1, start: 1, boot: String::new(), isolation: "userns".into(), at: 100 };
+        let stamp = rbuild_linux::ProcessStamp { pid: 1, start: 1, boot: String::new() };
+        let started = Started::new(stamp, "userns", 100);
         for (state, text) in [
             (ContainerState::Created, "Created"),
             (ContainerState::Running(started), "Up 3 minutes"),
@@ -253,6 +256,7 @@ mod tests {
                 ContainerState::Exited(Ended { code: 3, error: None, memory_exceeded: false, at: 275 }),
                 "Exited (3) 5 seconds ago",
             ),
+            (ContainerState::Restarting(LastEnd { code: 1, at: 278, restarts: 2 }), "Restarting (1) 2 seconds ago"),
             (ContainerState::Dead, "Dead"),
         ] {
             assert_eq!(status(&state, 280), text);

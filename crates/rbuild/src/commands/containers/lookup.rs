@@ -40,6 +40,9 @@ pub fn running(store: &Store, container: &Container) -> Result<Started, Failure>
         ContainerState::Starting => {
             Err(Failure::new(format!("container `{name}` is starting")).help(VerbRemedy::RunAgain))
         }
+        ContainerState::Restarting(_) => {
+            Err(Failure::new(format!("container `{name}` is restarting")).help(VerbRemedy::RunAgain))
+        }
         ContainerState::Created => {
             Err(Failure::new(format!("container `{name}` was never started")).help(VerbRemedy::ListRunning))
         }

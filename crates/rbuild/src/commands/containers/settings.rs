@@ -7,7 +7,7 @@ use rbuild_engine::command_line;
 use rbuild_image::Platform;
 use rbuild_linux::process::signal_number;
 use rbuild_plan::{ContainerMount, ContainerPort, NetworkMode, PublishedPort};
-use rbuild_store::{ContainerId, DnsSettings, Image, RunSettings};
+use rbuild_store::{ContainerId, DnsSettings, Image, RestartPolicy, RunSettings};
 
 use crate::args::ContainerFlags;
 use crate::commands::containers::command::{VariableSource, entrypoint, merged, pairs};
@@ -25,6 +25,11 @@ use crate::ui::terminal;
 /// Fails if a value of a flag is not valid, or if a port cannot be published.
 pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Result<RunSettings, Failure> {
     check_name(flags.name.as_deref())?;
+    let restart = flags.restart.unwrap_or_default();
+    if flags.rm && restart != RestartPolicy::No {
+        let failure = Failure::usage("--rm and --restart exclude each other");
+        return Err(failure.help(VerbRemedy::OmitRmOrRestart));
+    }
     warn_of_flags(flags, image);
     let exposed = ports::exposed(image.config.config.exposed_ports.keys().chain(&flags.expose))?;
     let (network, ports) = published_ports(flags, &exposed)?;
@@ -44,6 +49,7 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
         terminal: flags.tty,
         interactive: flags.interactive,
         security: security::settings(flags)?,
+        init: flags.init,
         hostname: flags.hostname.clone().unwrap_or_else(|| id.short()),
         hosts: flags.add_host.iter().map(|h| values::host(h)).collect::<Result<_, _>>()?,
         dns: DnsSettings {
@@ -59,6 +65,7 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
         limits: limits(flags),
         ulimits: flags.ulimit.iter().map(|u| values::ulimit(u)).collect::<Result<_, _>>()?,
         remove: flags.rm,
+        restart,
         stop_signal: flags.stop_signal.map(|signal| signal.0).or_else(of_image).unwrap_or(TERM),
         stop_timeout: flags.stop_timeout.unwrap_or(STOP_TIMEOUT),
         labels: labels(flags, image)?,

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rbuild_linux::process::signal_pidfd;
-use rbuild_store::{Container, ContainerState, RunWatch, Store};
+use rbuild_store::{Container, ContainerState, EndRequest, RestartPolicy, RunWatch, Store};
 
 use crate::args::{KillArgs, StopArgs, WaitArgs};
 use crate::commands::containers::lookup;
@@ -14,7 +14,7 @@ use crate::ui::hints::VerbRemedy;
 use crate::ui::terminal;
 
 /// Number of SIGKILL.
-const KILL: i32 = 9;
+pub const KILL: i32 = 9;
 /// Number of SIGTERM.
 pub const TERM: i32 = 15;
 /// Seconds until a stopped container is killed, as in docker.
@@ -22,21 +22,27 @@ pub const STOP_TIMEOUT: u64 = 10;
 /// Exit code of a container whose supervisor was killed.
 pub const KILLED: i32 = 128 + KILL;
 /// Interval between two checks for the end of a container.
-const INTERVAL: Duration = Duration::from_millis(10);
+pub const INTERVAL: Duration = Duration::from_millis(10);
+/// Time in which a container usually ends after SIGKILL.
+const MAX_KILL: Duration = Duration::from_secs(1);
 /// Maximum time from the start of a container's supervisor to that of its command. Unpacking an
 /// image takes long.
 const MAX_START: Duration = Duration::from_secs(60);
 
 pub fn stop(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
     let signal = args.signal.map(|signal| signal.0);
-    each(settings, &args.targets.containers, |store, container| stop_one(store, container, signal, args.time))
+    each(settings, &args.targets.containers, |store, container| stop_one(settings, store, container, signal, args.time))
 }
 
 pub fn kill(settings: &Settings, args: KillArgs) -> Result<u8, Failure> {
     each(settings, &args.targets.containers, |store, container| {
-        let started = lookup::running(&store, container)?;
+        let store = &store;
+        let started = lookup::running(store, container)?;
         // A container that ends in this moment needs no signal.
         let process = started.open().ok_or_else(|| not_running(&container.name))?;
+        if args.signal.0 == KILL || args.signal.0 == usual_stop(store, container)?.0 {
+            forbid_restart(store, container)?;
+        }
         signal_pidfd(&process, args.signal.0).map_err(|e| Failure::caused("cannot send the signal", &e))
     })
 }
@@ -61,7 +67,7 @@ pub fn wait(settings: &Settings, args: WaitArgs) -> Result<u8, Failure> {
 
 /// Applies an action to each container, and prints the names of those for which it succeeded. The
 /// action may release the lock of the store.
-fn each(
+pub fn each(
     settings: &Settings,
     names: &[String],
     mut action: impl FnMut(Store, &Container) -> Result<(), Failure>,
@@ -81,21 +87,45 @@ fn not_running(name: &str) -> Failure {
     Failure::new(format!("container `{name}` is not running")).help(VerbRemedy::ShowOutput { name: name.into() })
 }
 
+/// Returns the signal that requests the end of a container, and the seconds until it is killed.
+pub fn usual_stop(store: &Store, container: &Container) -> Result<(i32, u64), Failure> {
+    let settings = store.containers().settings(&container.id)?;
+    Ok(settings.map_or((TERM, STOP_TIMEOUT), |settings| (settings.stop_signal, settings.stop_timeout)))
+}
+
+/// Records that the container ends, whatever its restart policy is.
+fn forbid_restart(store: &Store, container: &Container) -> Result<(), Failure> {
+    let settings = store.containers().settings(&container.id)?;
+    let restarts = settings.is_some_and(|settings| settings.restart != RestartPolicy::No);
+    if restarts { Ok(store.containers().restart_files(&container.id).request_end(EndRequest::Stop)?) } else { Ok(()) }
+}
+
 /// Requests the end of a container, and kills it if it has not ended in time. Does nothing if it
 /// does not run.
-fn stop_one(store: Store, container: &Container, signal: Option<i32>, time: Option<u64>) -> Result<(), Failure> {
-    let settings = store.containers().settings(&container.id)?;
-    let (usual, usual_time) =
-        settings.map_or((TERM, STOP_TIMEOUT), |settings| (settings.stop_signal, settings.stop_timeout));
+fn stop_one(
+    settings: &Settings,
+    store: Store,
+    container: &Container,
+    signal: Option<i32>,
+    time: Option<u64>,
+) -> Result<(), Failure> {
+    let (usual, usual_time) = usual_stop(&store, container)?;
     let Some(ending) = Ending::of(&store, container)? else { return Ok(()) };
     // Builds and other commands must not wait for this one.
     store.release_lock()?;
-    ending.end(signal.unwrap_or(usual), Duration::from_secs(time.unwrap_or(usual_time)))
+    let current = || settings.open().ok().and_then(|store| process_of(&store, container));
+    ending.end(signal.unwrap_or(usual), Duration::from_secs(time.unwrap_or(usual_time)), current)
+}
+
+/// Returns the first process of a container, if it runs.
+fn process_of(store: &Store, container: &Container) -> Option<OwnedFd> {
+    store.containers().start_of(&container.id).ok().flatten()?.open()
 }
 
 /// Kills a container, and waits for its end. Does nothing if it does not run.
 pub fn kill_and_wait(store: &Store, container: &Container) -> Result<(), Failure> {
-    Ending::of(store, container)?.map_or(Ok(()), |ending| ending.end(KILL, Duration::ZERO))
+    let current = || process_of(store, container);
+    Ending::of(store, container)?.map_or(Ok(()), |ending| ending.end(KILL, Duration::ZERO, current))
 }
 
 /// A running container that is to end.
@@ -109,10 +139,14 @@ impl Ending {
     /// Waits until the command of the container is started. Returns `None` if it does not run.
     fn of(store: &Store, container: &Container) -> Result<Option<Ending>, Failure> {
         let Some(watch) = store.containers().watch(&container.id)? else { return Ok(None) };
+        if watch.is_running() {
+            forbid_restart(store, container)?;
+        }
         let began = Instant::now();
         loop {
             match store.containers().state(&container.id)? {
                 ContainerState::Running(started) => return Ok(Some(Ending { watch, process: started.open() })),
+                ContainerState::Restarting(_) => return Ok(Some(Ending { watch, process: None })),
                 ContainerState::Starting if began.elapsed() < MAX_START => std::thread::sleep(INTERVAL),
                 ContainerState::Starting => {
                     let failure = Failure::new(format!("container `{}` does not start", container.name));
@@ -124,13 +158,16 @@ impl Ending {
     }
 
     /// Sends the signal, waits, kills the container unless it has ended, and waits for its end.
-    fn end(self, signal: i32, time: Duration) -> Result<(), Failure> {
-        if let Some(process) = &self.process {
-            // The process may have ended meanwhile.
-            let _ = signal_pidfd(process, signal);
-            if !ends_within(&self.watch, time) {
-                let _ = signal_pidfd(process, KILL);
-            }
+    /// `current` returns the first process that it has then: it may have been started again just
+    /// before that was forbidden.
+    fn end(self, signal: i32, time: Duration, current: impl Fn() -> Option<OwnedFd>) -> Result<(), Failure> {
+        // The process may have ended meanwhile.
+        let _ = self.process.as_ref().map(|process| signal_pidfd(process, signal));
+        let mut time = time;
+        while !ends_within(&self.watch, time) {
+            let process = current();
+            let _ = process.as_ref().or(self.process.as_ref()).map(|process| signal_pidfd(process, KILL));
+            time = MAX_KILL;
         }
         self.watch.wait().map(drop).map_err(Failure::from)
     }

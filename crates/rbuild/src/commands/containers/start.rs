@@ -33,7 +33,7 @@ pub fn start(settings: &Settings, args: StartArgs) -> Result<u8, Failure> {
 }
 
 /// Starts a container in the background. As in docker, does nothing if it runs.
-fn start_one(settings: &Settings, store: Store, container: &Container) -> Result<(), Failure> {
+pub fn start_one(settings: &Settings, store: Store, container: &Container) -> Result<(), Failure> {
     if store.containers().state(&container.id)?.is_running() {
         return Ok(());
     }

@@ -262,8 +262,8 @@ const COMMANDS: [Unsupported; 20] = [
         "run `rbuild logs -f CONTAINER`, or `rbuild exec -it CONTAINER sh`",
     ),
     (
-        &["restart", "rename", "update"],
-        "a container is started once, with its settings",
+        &["rename", "update"],
+        "a container keeps its name and its settings",
         "remove it, and start another one: rbuild run -d --name NAME IMAGE",
     ),
     (

@@ -77,6 +77,12 @@ pub enum VerbRemedy {
     AnswerYes,
     /// Run the command again.
     RunAgain,
+    /// End the program in the foreground, and run it again.
+    EndAndRun,
+    /// Start the container in the background.
+    RunDetached,
+    /// Omit one of two flags.
+    OmitRmOrRestart,
     /// Clamp all times of the image.
     ClampTimes,
     /// Make a command deterministic.
@@ -139,6 +145,11 @@ impl VerbRemedy {
             VerbRemedy::RepairStore => "run `rbuild fsck --repair` to remove damaged entries".into(),
             VerbRemedy::ObtainAgain => "pull, load or build the images again".into(),
             VerbRemedy::RunAgain => "run the command again".into(),
+            VerbRemedy::EndAndRun => {
+                "end it, and run it again, or start it in the background with `rbuild run -d`".into()
+            }
+            VerbRemedy::RunDetached => "pass -d".into(),
+            VerbRemedy::OmitRmOrRestart => "omit --rm or --restart".into(),
             VerbRemedy::ClampTimes => "set SOURCE_DATE_EPOCH to clamp all times in the result".into(),
             VerbRemedy::BeDeterministic => {
                 "make the step's command deterministic: look for dates, random numbers, unordered lists and downloads"

@@ -320,6 +320,9 @@ fn hints_about_single_commands_are_as_recorded() {
             ObtainAgain,
             AnswerYes,
             RunAgain,
+            EndAndRun,
+            RunDetached,
+            OmitRmOrRestart,
             ClampTimes,
             BeDeterministic
         },
@@ -359,6 +362,9 @@ fn hints_about_single_commands_are_as_recorded() {
             VerbRemedy::ObtainAgain,
             VerbRemedy::AnswerYes,
             VerbRemedy::RunAgain,
+            VerbRemedy::EndAndRun,
+            VerbRemedy::RunDetached,
+            VerbRemedy::OmitRmOrRestart,
             VerbRemedy::ClampTimes,
             VerbRemedy::BeDeterministic
         ]
