@@ -73,6 +73,7 @@ mod layers;
 mod lock_waits;
 mod logs;
 mod modes;
+mod old_downloads;
 mod once;
 mod packing;
 mod partial_blobs;

@@ -1,9 +1,9 @@
 //! Blobs whose download was interrupted.
 //!
 //! `partial/HEX` contains the first bytes of the blob with that digest. The next download of the
-//! blob, in any process, resumes after them. A download holds a lock on its file (flock(2)). The
-//! bytes are not trusted until the digest of the whole blob has been compared; if it is wrong, the
-//! file is removed.
+//! blob within a day, in any process, resumes after them. A download holds a lock on its file
+//! (flock(2)). The bytes are not trusted until the digest of the whole blob has been compared; if
+//! it is wrong, the file is removed.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,10 +16,8 @@ use rbuild_linux::RootDir;
 use crate::blobs::BlobFile;
 use crate::error::{Result, naming};
 use crate::modes;
+pub(crate) use crate::old_downloads::DIR;
 use crate::store::Store;
-
-/// Directory of the files.
-pub(crate) const DIR: &str = "partial";
 
 /// The file of a blob that is being downloaded. It is kept unless it is published, removed, or
 /// dropped while it is empty.

@@ -16,6 +16,7 @@ use rbuild_linux::{RootDir, Timestamp, described};
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
 use crate::modes;
+use crate::old_downloads;
 use crate::store::Store;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -58,7 +59,8 @@ impl Remover {
 }
 
 impl Workspace {
-    /// Creates a workspace, and removes those of killed processes.
+    /// Creates a workspace, and removes those of killed processes, and the downloads that were
+    /// interrupted more than a day ago.
     ///
     /// # Errors
     ///
@@ -71,6 +73,7 @@ impl Workspace {
             store.remove_unpublished()?;
             alone.end()?;
         }
+        old_downloads::remove(store);
         // Trees are made in workspaces, and keep their inodes when they are renamed.
         tmp.mark_top_of_trees();
         let (name, lock) = locked_name(store)?;
