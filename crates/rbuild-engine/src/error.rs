@@ -230,6 +230,7 @@ impl From<TransportError> for BuildError {
             TransportError::Archive(e) => BuildError::Archive(e),
             e @ (TransportError::OpenLayout { .. }
             | TransportError::Document { .. }
+            | TransportError::Artifact { .. }
             | TransportError::LayoutIndex { .. }) => BuildError::Transport(Box::new(e)),
             TransportError::Kernel { context, source } => BuildError::Kernel { context, source },
             TransportError::Io { context, source } => BuildError::Io { context, source },

@@ -31,6 +31,7 @@ mod error;
 mod hostile_tests;
 mod http;
 mod interruption;
+mod listing;
 mod login;
 mod login_use;
 mod manifest;
@@ -66,6 +67,7 @@ pub use error::{
     ConnectionFailure, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result,
     VerifiedContent,
 };
+pub use listing::{referrers, tags};
 pub use manifest::{ReceivedManifest, ResolvedTag};
 pub use push::{GrowingUpload, PushOutcome, UploadBlob};
 pub use range_policy::RangePolicy;

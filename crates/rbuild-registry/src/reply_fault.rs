@@ -6,6 +6,7 @@ use rbuild_image::BlobDigest;
 use rbuild_remedy::{counted, sentence};
 
 use crate::error::RegistryProblem;
+use crate::request_name::RequestName;
 
 /// A fault of an answer. The message is shown after the name of the host.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,12 @@ pub(crate) enum ReplyFault<'a> {
     ManifestNotJson(&'a str),
     #[error("document {reference} is not the {media_type} that it claims to be")]
     OtherDocument { reference: &'a str, media_type: &'a str },
+    #[error("the response to the {0} is not a list")]
+    InvalidList(RequestName<'a>),
+    #[error("the response to the {request} is larger than {mebibytes} MiB")]
+    PageTooLarge { request: RequestName<'a>, mebibytes: u64 },
+    #[error("the response to the {request} has more than {pages} pages")]
+    LongList { request: RequestName<'a>, pages: usize },
     #[error("blob {digest} has {}; the manifest states {size}", counted(*found, "byte"))]
     BlobSize { digest: BlobDigest, found: u64, size: u64 },
     #[error("the response is longer than the {} of blob {digest}", counted(*size, "byte"))]
@@ -86,6 +93,9 @@ mod tests {
             ReplyFault::ManifestTooLarge { reference: "1", mebibytes: 4 },
             ReplyFault::ManifestNotJson("1"),
             ReplyFault::OtherDocument { reference: "1", media_type: "application/vnd.oci.image.index.v1+json" },
+            ReplyFault::InvalidList(RequestName::Tags),
+            ReplyFault::PageTooLarge { request: RequestName::Tags, mebibytes: 4 },
+            ReplyFault::LongList { request: RequestName::Tags, pages: 1000 },
             ReplyFault::BlobSize { digest, found: 1, size: 10 },
             ReplyFault::BlobTooLong { digest, size: 10 },
             ReplyFault::OtherRange(digest),
@@ -108,6 +118,9 @@ mod tests {
             ManifestTooLarge,
             ManifestNotJson,
             OtherDocument,
+            InvalidList,
+            PageTooLarge,
+            LongList,
             BlobSize,
             BlobTooLong,
             OtherRange,

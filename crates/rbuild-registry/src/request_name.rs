@@ -30,6 +30,12 @@ pub(crate) enum RequestName<'a> {
     Upload {
         method: &'a str,
     },
+    /// A page of the list of tags.
+    Tags,
+    /// A page of the list of manifests that refer to another one.
+    Referrers {
+        subject: BlobDigest,
+    },
     Token,
 }
 
@@ -41,6 +47,8 @@ impl fmt::Display for RequestName<'_> {
             RequestName::Blob { method, digest } => write!(f, "{method} of blob {digest}"),
             RequestName::BlobFrom { digest, at, size } => write!(f, "GET of blob {digest} from byte {at} of {size}"),
             RequestName::Upload { method } => write!(f, "{method} of an upload"),
+            RequestName::Tags => f.write_str("GET of the list of tags"),
+            RequestName::Referrers { subject } => write!(f, "GET of the referrers of {subject}"),
             RequestName::Token => f.write_str("the request for a token"),
         }
     }
@@ -61,9 +69,11 @@ mod tests {
             RequestName::Blob { method: "PUT", digest },
             RequestName::BlobFrom { digest, at: 5, size: 10 },
             RequestName::Upload { method: "POST" },
+            RequestName::Tags,
+            RequestName::Referrers { subject: digest },
             RequestName::Token,
         ];
-        let variants = variants!(RequestName { Path, Manifest, Blob, BlobFrom, Upload, Token });
+        let variants = variants!(RequestName { Path, Manifest, Blob, BlobFrom, Upload, Tags, Referrers, Token });
         let line = |name: &RequestName<'_>| format!("{name}\n");
         assert_eq!(variants.words(&names, ToString::to_string).lines().count(), 2 * names.len());
         assert_recorded!("RequestName", names.iter().map(line).collect::<String>());

@@ -75,6 +75,14 @@ pub enum TransportError {
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A manifest is not that of an image.
+    #[error("{place}: it is an artifact of type {kind}, not an image")]
+    Artifact {
+        /// The repository or the archive.
+        place: String,
+        /// The type of the artifact, or of its configuration.
+        kind: String,
+    },
     /// No space is left at the destination.
     #[error(transparent)]
     DestinationFull(#[from] DestinationFull),
@@ -191,7 +199,7 @@ impl TransportError {
             TransportError::Kernel { source, .. } => remedy_of_kernel(source),
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
-            TransportError::Document { .. } => None,
+            TransportError::Document { .. } | TransportError::Artifact { .. } => None,
             TransportError::LayoutIndex { .. } => Some(ImageRemedy::OtherLayout.into()),
             TransportError::Other { help, .. } => help.clone(),
         }
@@ -317,6 +325,7 @@ mod tests {
             TransportError::io("writing the archive")(io(5)),
             TransportError::document("r.io/a/b: the manifest")("missing field `config`"),
             TransportError::layout_index("it lists no manifests"),
+            TransportError::Artifact { place: "r.io/a/b".into(), kind: "example/sbom".into() },
             full,
             TransportError::other("the image `demo:1` has no layers"),
         ];
@@ -331,6 +340,7 @@ mod tests {
             Io,
             Document,
             LayoutIndex,
+            Artifact,
             DestinationFull,
             Other
         });

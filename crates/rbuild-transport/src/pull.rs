@@ -538,7 +538,7 @@ impl Transfer<'_> {
             .contains(&&*config);
         let kind = manifest.artifact_type().as_ref().map(ToString::to_string).or((!is_image).then_some(config));
         if let Some(kind) = kind {
-            return Err(self.invalid(format!("it is an artifact of type {kind}, not an image")));
+            return Err(TransportError::Artifact { place: self.place.clone(), kind });
         }
         match manifest.layers().iter().find(|layer| !is_layer(layer.media_type())) {
             Some(unknown) => {

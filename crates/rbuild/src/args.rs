@@ -285,6 +285,11 @@ pub struct InspectArgs {
     /// Verify the digests and diffIDs of all blobs of images
     #[arg(long)]
     pub verify: bool,
+    /// Show the manifests in the registries of images that refer to them, such as signatures
+    #[arg(long, conflicts_with_all = ["verify", "kind"])]
+    pub referrers: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
 }
 
 #[derive(Args)]

@@ -20,6 +20,7 @@ pub mod logs;
 pub mod man;
 mod named;
 mod outline;
+mod referrers;
 pub mod removing;
 mod result;
 pub mod run;

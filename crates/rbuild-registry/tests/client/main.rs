@@ -3,6 +3,7 @@
 mod download;
 #[allow(dead_code)]
 mod files;
+mod listing;
 mod pull;
 mod push;
 mod ranges;

@@ -75,6 +75,9 @@ pub struct PullArgs {
     /// Pull all platforms
     #[arg(long, conflicts_with = "platform")]
     pub all_platforms: bool,
+    /// Pull all tags of the repositories that IMAGE names without a tag
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// Print only the name
     #[arg(short, long)]
     pub quiet: bool,

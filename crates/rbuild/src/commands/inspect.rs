@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::args::InspectArgs;
 use crate::commands::named;
-use crate::commands::{containers, images};
+use crate::commands::{containers, images, referrers};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::value::ObjectType;
@@ -13,6 +13,10 @@ use crate::template;
 use crate::ui::terminal;
 
 pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
+    if args.referrers {
+        terminal::out(&text_of(&referrers::of(&args)?, args.format.as_deref())?);
+        return Ok(code::OK);
+    }
     let store = settings.open()?;
     let (mut all, mut missing) = (Vec::new(), Vec::new());
     for wanted in &args.names {
@@ -37,16 +41,20 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
         }
         all.push(images::inspected_entry(&store, &found)?);
     }
-    let text = match args.format.as_deref() {
-        Some("json") => all.iter().map(|i| format!("{i}\n")).collect(),
-        Some(format) => {
-            all.iter_mut().for_each(images::fill_in);
-            template::rows(format, &Value::Null, &all).map_err(images::bad_format)?
-        }
-        None => serde_json::to_string_pretty(&all).map_err(|e| Failure::new(e.to_string()))? + "\n",
-    };
-    terminal::out(&text);
+    if args.format.as_deref().is_some_and(|format| format != "json") {
+        all.iter_mut().for_each(images::fill_in);
+    }
+    terminal::out(&text_of(&all, args.format.as_deref())?);
     Ok(missing.iter().map(Failure::report).max().unwrap_or(code::OK))
+}
+
+/// Returns the documents in the requested format.
+fn text_of(all: &[Value], format: Option<&str>) -> Result<String, Failure> {
+    match format {
+        Some("json") => Ok(all.iter().map(|i| format!("{i}\n")).collect()),
+        Some(format) => template::rows(format, &Value::Null, all).map_err(images::bad_format),
+        None => Ok(serde_json::to_string_pretty(all).map_err(|e| Failure::new(e.to_string()))? + "\n"),
+    }
 }
 
 /// Returns the container that `wanted` names, unless an image is requested. A container hides an

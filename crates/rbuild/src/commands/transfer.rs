@@ -176,18 +176,48 @@ fn pull_with(
     args: &PullArgs,
     pull: impl Fn(&Store, &Client, &Reference, TransferDisplay) -> Result<(bool, ManifestDigest), TransportError>,
 ) -> Result<u8, Failure> {
+    if args.all_tags {
+        args.images.iter().try_for_each(|name| check_repository(name))?;
+    }
     let names = args.images.iter().map(|name| registry::full_name(name)).collect::<Result<Vec<_>, _>>()?;
     let store = settings.open()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let display = TransferDisplay::new(args.quiet);
+    let names = if args.all_tags { all_tags(&client, &names)? } else { names };
+    let mut code = code::OK;
     for name in &names {
-        let (is_new, resolved) = pull(&store, &client, name, display)?;
+        let (is_new, resolved) = match pull(&store, &client, name, display) {
+            Ok(pulled) => pulled,
+            Err(TransportError::Artifact { place, kind }) if args.all_tags => {
+                let tag = name.tag().unwrap_or_default();
+                terminal::err(&format!("note: tag {tag} of {place} is an artifact of type {kind}, not an image\n"));
+                continue;
+            }
+            // The other tags may be wanted as well.
+            Err(e) if args.all_tags => {
+                code = Failure::from(e).report();
+                continue;
+            }
+            Err(e) => return Err(e.into()),
+        };
         if display != TransferDisplay::Nothing {
             terminal::err(&status(is_new, &resolved.to_string(), &name.familiar()));
         }
         terminal::out(&format!("{name}\n"));
     }
-    Ok(code::OK)
+    Ok(code)
+}
+
+/// Returns a name for each tag of the repositories, except for those of lists of referrers.
+fn all_tags(client: &Client, repositories: &[Reference]) -> Result<Vec<Reference>, Failure> {
+    let mut names = Vec::new();
+    for repository in repositories {
+        let is_list = |tag: &str| tag.replacen('-', ":", 1).parse::<BlobDigest>().is_ok();
+        for tag in rbuild_registry::tags(&client.repository(repository)?)?.into_iter().filter(|tag| !is_list(tag)) {
+            names.push(value::image_name(&format!("{}/{}:{tag}", repository.registry(), repository.path()))?);
+        }
+    }
+    Ok(names)
 }
 
 /// Formats the result of a pull like docker.
@@ -407,7 +437,7 @@ fn check_repository(text: &str) -> Result<(), Failure> {
     if !last.contains([':', '@']) {
         return Ok(());
     }
-    let failure = Failure::usage(format!("`{text}` has a tag or a digest, but --all-tags pushes a repository"));
+    let failure = Failure::usage(format!("`{text}` has a tag or a digest, but --all-tags requires a repository"));
     Err(failure.help(ValueRemedy::OmitTag))
 }
 

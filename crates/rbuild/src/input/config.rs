@@ -122,6 +122,7 @@ impl Config {
             }
             Verb::Pull(args) => args.registry.servers = self.servers.clone(),
             Verb::Push(args) => args.registry.servers = self.servers.clone(),
+            Verb::Inspect(args) => args.registry.servers = self.servers.clone(),
             Verb::Run(args) => args.container.registry.servers = self.servers.clone(),
             Verb::Create(args) => args.container.registry.servers = self.servers.clone(),
             Verb::Login(args) => args.servers = self.servers.clone(),

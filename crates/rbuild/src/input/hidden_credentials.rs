@@ -31,6 +31,7 @@ pub fn hide(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
         Verb::Build(args) => Some(&args.registry),
         Verb::Pull(args) => Some(&args.registry),
         Verb::Push(args) => Some(&args.registry),
+        Verb::Inspect(args) => Some(&args.registry),
         Verb::Run(args) => Some(&args.container.registry),
         Verb::Create(args) => Some(&args.container.registry),
         _ => None,

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::registries::Scene;
-use crate::registries::server::Access;
+use crate::registries::server::{Access, Fault};
 
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const FILE: &str = "FROM scratch\nARG TARGETARCH\nCOPY file /$TARGETARCH\n";
 
@@ -289,7 +290,7 @@ fn a_build_for_another_platform_keeps_the_index_while_the_registry_is_unchanged(
 }
 
 #[test]
-fn all_tags_of_a_repository_are_pushed() {
+fn all_tags_of_a_repository_are_pushed_and_pulled() {
     let scene = Scene::new(Access::Open);
     scene.lab.write("file", "content");
     let (one, two) = (scene.name("team/app:1"), scene.name("team/app:2"));
@@ -306,6 +307,31 @@ fn all_tags_of_a_repository_are_pushed() {
     assert_eq!(tags, ["team/app:1", "team/app:2", "team/app:latest"]);
     scene.rbuild(&["push", "--all-tags", &one]).fails(2, &["has a tag or a digest"]);
     scene.rbuild(&["push", "--all-tags", &scene.name("team/nosuch")]).fails(1, &["not found in the local store"]);
+    for name in tags.iter().chain([&"team/app2:3".to_string()]) {
+        scene.forget(&scene.name(name));
+    }
+    // The list comes in pages. Lists of referrers are no images.
+    scene.registry.state().page = Some(2);
+    let add = |tag: &str, kind: &str| {
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "layers": [],
+            "config": {"mediaType": kind, "digest": format!("sha256:{}", "0".repeat(64)), "size": 2}});
+        scene.registry.add_manifest("team/app", tag, MANIFEST, manifest.to_string().as_bytes());
+    };
+    add(&format!("sha256-{}", "a".repeat(64)), "example/list");
+    add("chart", "example/chart");
+    let pulled = scene.rbuild(&["pull", "-a", &scene.name("team/app")]).ok();
+    let names: String = tags.iter().map(|name| scene.name(name) + "\n").collect();
+    assert_eq!(pulled.stdout, names);
+    let note = "note: tag chart of ";
+    assert!(pulled.stderr.contains(note) && !pulled.stderr.contains("sha256-"), "{}", pulled.stderr);
+    // A tag that cannot be pulled does not keep the others.
+    names.lines().for_each(|name| scene.forget(name));
+    scene.registry.fault("HEAD", "/manifests/1", Fault::Status(404, None), 1);
+    scene.registry.fault("GET", "/manifests/1", Fault::Status(404, None), 1);
+    let ran = scene.rbuild(&["pull", "--all-tags", &scene.name("team/app")]).fails(1, &["has no manifest 1"]);
+    assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
+    scene.rbuild(&["pull", "-a", &one]).fails(2, &["has a tag or a digest"]);
+    scene.rbuild(&["pull", "-a", &scene.name("team/nosuch")]).fails(1, &["has no repository of that name"]);
 }
 
 #[test]

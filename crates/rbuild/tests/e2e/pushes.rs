@@ -184,6 +184,17 @@ fn a_manifest_with_a_subject_is_listed_as_its_referrer() {
     assert!(warned.contains(&text), "{warned}");
     assert_eq!(scene.document("other", &tag), manifest);
     assert_eq!(scene.document("other", "1"), manifest);
+    // The list is shown, for a tag or a digest.
+    let copy = scene.name("copy");
+    let shown = scene.rbuild(&["inspect", "--referrers", &format!("{copy}@{subject}")]).ok().stdout;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown[0]["Referrers"], json!([entry]));
+    let types = "{{.Digest}}{{range .Referrers}} {{.artifactType}}{{end}}";
+    let shown =
+        scene.rbuild(&["inspect", "--referrers", "-f", types, &format!("{copy}:1"), &format!("{copy}@{subject}")]);
+    let digest = BlobDigest::of(&bytes);
+    assert_eq!(shown.ok().stdout, format!("{digest}\n{subject} application/vnd.oci.image.config.v1+json\n"));
+    scene.rbuild(&["inspect", "--referrers", &scene.name("copy:nosuch")]).fails(1, &["has no manifest nosuch"]);
 }
 
 /// The first registry refuses the image when the second one has it.

@@ -21,6 +21,12 @@ impl Registry {
         if let Some((repository, reference)) = rest.split_once("/manifests/") {
             return self.manifest(request, repository, reference);
         }
+        if let Some(repository) = rest.strip_suffix("/tags/list") {
+            return self.tags(request, repository);
+        }
+        if let Some((repository, subject)) = rest.split_once("/referrers/") {
+            return self.referrers(repository, subject);
+        }
         if let Some((repository, id)) = rest.split_once("/blobs/uploads/") {
             return self.upload(request, repository, id);
         }
@@ -42,8 +48,8 @@ impl Registry {
             }
             Access::Token(..) => {
                 let repository = request.path.trim_start_matches("/v2/");
-                let repository =
-                    repository.split("/manifests/").next().and_then(|r| r.split("/blobs/").next()).unwrap();
+                let end = ["/manifests/", "/blobs/", "/tags/list", "/referrers/"].map(|part| repository.find(part));
+                let repository = end.into_iter().flatten().min().map_or(repository, |end| &repository[..end]);
                 let action = if matches!(request.method.as_str(), "GET" | "HEAD") { "pull" } else { "push" };
                 let mut state = self.state();
                 let token = sent.and_then(|sent| sent.strip_prefix("Bearer ")).map(str::to_string);
@@ -127,10 +133,60 @@ impl Registry {
                     let entry = (media_type.clone(), request.body.clone());
                     state.manifests.insert((repository.to_string(), name), entry);
                 }
-                Response::new(201).with("Docker-Content-Digest", digest)
+                let response = Response::new(201).with("Docker-Content-Digest", digest);
+                let subject = serde_json::from_slice::<serde_json::Value>(&request.body).ok();
+                let subject = subject.and_then(|body| body["subject"]["digest"].as_str().map(str::to_string));
+                match subject.filter(|_| state.lists_referrers) {
+                    Some(subject) => response.with("OCI-Subject", subject),
+                    None => response,
+                }
             }
             _ => Response::error(405, "UNSUPPORTED"),
         }
+    }
+
+    /// Returns a page of tags, with links to the next one that are relative and absolute in turn.
+    fn tags(&self, request: &Request, repository: &str) -> Response {
+        let state = self.state();
+        let named = state.manifests.keys().filter(|(of, name)| of == repository && !name.contains(':'));
+        let mut tags: Vec<&String> = named.map(|(_, name)| name).collect();
+        tags.sort();
+        if tags.is_empty() {
+            return Response::error(404, "NAME_UNKNOWN");
+        }
+        let from = request.query.get("from").and_then(|from| from.parse().ok()).unwrap_or(0);
+        let to = tags.len().min(from + state.page.unwrap_or(1000));
+        let page = serde_json::json!({"name": repository, "tags": tags[from..to]});
+        let response = Response::new(200).body(page.to_string());
+        let path = format!("/v2/{repository}/tags/list?n=1000&from={to}");
+        match (to < tags.len(), from % 2) {
+            (false, _) => response,
+            (true, 0) => response.with("Link", format!("<{path}>; rel=\"next\"")),
+            (true, _) => response.with("Link", format!("<http://{}{path}>; rel=next", self.address)),
+        }
+    }
+
+    fn referrers(&self, repository: &str, subject: &str) -> Response {
+        let state = self.state();
+        if !state.lists_referrers {
+            return Response::error(404, "UNSUPPORTED");
+        }
+        let parsed = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
+        let refers = |((of, name), (_, bytes)): &(&(String, String), &(String, Vec<u8>))| {
+            of == repository && name.contains(':') && parsed(bytes)["subject"]["digest"] == subject
+        };
+        let entry = |((_, digest), (media_type, bytes)): (&(String, String), &(String, Vec<u8>))| {
+            let document = parsed(bytes);
+            serde_json::json!({
+                "mediaType": media_type,
+                "digest": digest,
+                "size": bytes.len(),
+                "artifactType": document["artifactType"],
+            })
+        };
+        let manifests: Vec<_> = state.manifests.iter().filter(refers).map(entry).collect();
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests});
+        Response::new(200).with("Content-Type", "application/vnd.oci.image.index.v1+json").body(index.to_string())
     }
 
     fn blob(&self, request: &Request, repository: &str, digest: &str, no_range: bool) -> Response {

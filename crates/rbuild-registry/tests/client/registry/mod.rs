@@ -71,6 +71,12 @@ pub struct State {
     pub manifests: HashMap<(String, String), (String, Vec<u8>)>,
     /// Manifests that name missing blobs are refused, as most registries do.
     pub checks_manifests: bool,
+    /// Number of tags in a page of the list; 1000 if it is not set.
+    #[allow(dead_code, reason = "some tests list tags")]
+    pub page: Option<usize>,
+    /// The registry has the API for referrers.
+    #[allow(dead_code, reason = "some tests list referrers")]
+    pub lists_referrers: bool,
     /// Number of requests whose answer has not begun.
     open: usize,
     /// Largest number of such requests.
