@@ -18,6 +18,9 @@ pub enum Artifact {
         images: Vec<ManifestDigest>,
         /// The manifests of attestations and other artifacts.
         attachments: Vec<ManifestDigest>,
+        /// The indexes that it contains, each after those that it contains itself. Their images and
+        /// attestations are among those of the whole.
+        indexes: Vec<ManifestDigest>,
     },
 }
 
@@ -42,6 +45,14 @@ impl Artifact {
         match self {
             Artifact::Image(_) => &[],
             Artifact::Index { attachments, .. } => attachments,
+        }
+    }
+
+    /// Returns the indexes in the index, each after those that it contains itself.
+    pub fn indexes(&self) -> &[ManifestDigest] {
+        match self {
+            Artifact::Image(_) => &[],
+            Artifact::Index { indexes, .. } => indexes,
         }
     }
 }

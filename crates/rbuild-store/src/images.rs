@@ -169,6 +169,11 @@ impl Images<'_> {
         descriptors.iter().map(|d| self.entry_in(d)).collect()
     }
 
+    /// Returns the entries of an index, as [`IndexEntries::of`] does.
+    fn entries_in(&self, bytes: &[u8]) -> Option<IndexEntries> {
+        IndexEntries::of(bytes, &|digest| self.store.blobs().read_document(&digest.blob()).ok())
+    }
+
     fn entry_in(&self, d: &Descriptor) -> Result<NamedImage> {
         let digest = manifest_in(d)?;
         let single = NamedImage { name: name_of(d), manifest: digest, artifact: Artifact::Image(digest) };
@@ -176,7 +181,7 @@ impl Images<'_> {
             return Ok(single);
         }
         // An index that cannot be read is treated as an image, whose use reports the damage.
-        let entries = self.store.blobs().read_document(&digest.blob()).ok().and_then(|bytes| IndexEntries::of(&bytes));
+        let entries = self.store.blobs().read_document(&digest.blob()).ok().and_then(|bytes| self.entries_in(&bytes));
         let Some(entries) = entries else { return Ok(single) };
         let (host, platforms) = (Platform::host(), entries.platforms());
         let own = platforms.iter().find(|(_, platform)| platform.as_ref().is_some_and(|platform| host.runs(platform)));
@@ -212,7 +217,7 @@ impl Images<'_> {
 
     /// Returns the content with that digest: an image, or an index of images that are all complete.
     fn artifact(&self, digest: &ManifestDigest) -> Result<Artifact> {
-        let artifact = match IndexEntries::of(&self.store.blobs().read_document(&digest.blob())?) {
+        let artifact = match self.entries_in(&self.store.blobs().read_document(&digest.blob())?) {
             Some(entries) => entries.artifact(*digest),
             None => Artifact::Image(*digest),
         };
@@ -257,7 +262,7 @@ impl Images<'_> {
         let entries = match artifact {
             Artifact::Image(_) => Vec::new(),
             Artifact::Index { digest, .. } => {
-                let entries = IndexEntries::of(&self.store.blobs().read_document(&digest.blob())?);
+                let entries = self.entries_in(&self.store.blobs().read_document(&digest.blob())?);
                 entries.map(|entries| entries.images).unwrap_or_default()
             }
         };
@@ -276,7 +281,7 @@ impl Images<'_> {
     /// Fails if the index is missing or damaged.
     pub fn index_entries(&self, artifact: &Artifact) -> Result<Vec<Descriptor>> {
         let Artifact::Index { digest, .. } = artifact else { return Ok(Vec::new()) };
-        let entries = IndexEntries::of(&self.store.blobs().read_document(&digest.blob())?);
+        let entries = self.entries_in(&self.store.blobs().read_document(&digest.blob())?);
         Ok(entries.map(|entries| [entries.images, entries.attachments].concat()).unwrap_or_default())
     }
 
@@ -439,7 +444,7 @@ impl Images<'_> {
         for (digest, _) in named {
             if !known.contains_key(digest) {
                 let bytes = self.store.blobs().read_document(&digest.blob())?;
-                let is_index = IndexEntries::of(&bytes).is_some();
+                let is_index = self.entries_in(&bytes).is_some();
                 let kind = if is_index { MediaType::ImageIndex } else { MediaType::ImageManifest };
                 known.insert(*digest, descriptor(kind, &digest.blob(), bytes.len() as u64));
             }

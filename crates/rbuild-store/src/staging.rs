@@ -270,7 +270,7 @@ impl<'a> Staging<'a> {
         let mut needed: HashSet<BlobDigest> = images.iter().map(ManifestDigest::blob).collect();
         for image in images {
             let document = self.read_document(&image.blob())?;
-            match IndexEntries::of(&document) {
+            match IndexEntries::of(&document, &|digest| self.read_document(&digest.blob()).ok()) {
                 Some(entries) => needed.extend(self.needed(&entries.manifests())?),
                 None => needed.extend(parts_of(&document)?),
             }
@@ -518,7 +518,12 @@ mod tests {
         let (name, other): (Reference, Reference) = ("a:1".parse().unwrap(), "a:2".parse().unwrap());
         staging.publish("index", &[digest], &[(digest, Some(name.clone()))]).unwrap();
         drop(work);
-        let artifact = crate::Artifact::Index { digest, images: images.to_vec(), attachments: vec![attestation] };
+        let artifact = crate::Artifact::Index {
+            digest,
+            images: images.to_vec(),
+            attachments: vec![attestation],
+            indexes: Vec::new(),
+        };
         let found = store.images().find("a:1").unwrap();
         assert_eq!((&found.artifact, found.image.manifest_digest), (&artifact, images[0]));
         store.images().tag(&digest, Some(&other)).unwrap();

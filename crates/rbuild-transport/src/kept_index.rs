@@ -9,11 +9,12 @@ use crate::error::{Result, TransportError};
 /// An index as the store has it.
 pub struct KeptIndex {
     pub(crate) document: Document,
-    /// Attestations and other artifacts that it lists.
+    /// Attestations and other artifacts that it lists, followed by the indexes in it.
     pub(crate) attachments: Vec<Attachment>,
 }
 
-/// An attestation or another artifact of an index.
+/// An attestation or another artifact of an index, or an index in it.
+#[derive(Clone)]
 pub(crate) struct Attachment {
     pub document: Document,
     /// The blobs that the manifest refers to.
@@ -28,12 +29,23 @@ impl Attachment {
         let blobs = parsed.layers().iter().chain([parsed.config()]).map(info).collect::<Result<_>>()?;
         Ok(Attachment { document: Document { media_type, bytes }, blobs })
     }
+
+    /// Parses an index, whose manifests are those of the whole index.
+    pub(crate) fn of_index(bytes: Vec<u8>) -> Result<Attachment> {
+        Ok(Attachment { document: index_document(bytes)?, blobs: Vec::new() })
+    }
 }
 
 /// Returns digest and size in a descriptor of a manifest.
 fn info(part: &Descriptor) -> Result<BlobInfo> {
     let digest = digest_of(part).map_err(TransportError::document("the manifest of an attestation"))?;
     Ok(BlobInfo { digest, size: part.size() })
+}
+
+fn index_document(bytes: Vec<u8>) -> Result<Document> {
+    let parsed = parse_index(&bytes).map_err(TransportError::document("the image index"))?;
+    let media_type = parsed.media_type().as_ref().map_or(MediaType::ImageIndex.to_string(), ToString::to_string);
+    Ok(Document { media_type, bytes })
 }
 
 impl KeptIndex {
@@ -45,10 +57,9 @@ impl KeptIndex {
     pub fn of(store: &Store, artifact: &Artifact) -> Result<Option<KeptIndex>> {
         let Artifact::Index { digest, attachments, .. } = artifact else { return Ok(None) };
         let read = |digest: &ManifestDigest| store.blobs().read_document(&digest.blob());
-        let bytes = read(digest)?;
-        let parsed = parse_index(&bytes).map_err(TransportError::document("the image index"))?;
-        let media_type = parsed.media_type().as_ref().map_or(MediaType::ImageIndex.to_string(), ToString::to_string);
-        let attachments = attachments.iter().map(|digest| Attachment::of(read(digest)?)).collect::<Result<_>>()?;
-        Ok(Some(KeptIndex { document: Document { media_type, bytes }, attachments }))
+        let document = index_document(read(digest)?)?;
+        let attachments = attachments.iter().map(|digest| Attachment::of(read(digest)?));
+        let indexes = artifact.indexes().iter().map(|digest| Attachment::of_index(read(digest)?));
+        Ok(Some(KeptIndex { document, attachments: attachments.chain(indexes).collect::<Result<_>>()? }))
     }
 }

@@ -178,7 +178,9 @@ fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) 
     let mut warnings: Vec<Warning> = layout_warning(members)?.into_iter().collect();
     for entry in index.manifests() {
         let resolution = match wanted {
-            WantedPlatform::All(_) if is_index(entry.media_type()) => layout.enter_whole(entry)?,
+            WantedPlatform::All(_) | WantedPlatform::Any(_) if is_index(entry.media_type()) => {
+                layout.enter_whole(entry)?
+            }
             _ => layout.enter(entry)?,
         };
         let name = name_of(entry);

@@ -45,15 +45,14 @@ struct PlatformImages<'a> {
     top: ManifestDigest,
     /// The index, if there are several images.
     index: Option<Vec<u8>>,
-    /// Attestations and other artifacts that the index lists.
+    /// Attestations and other artifacts that the index lists, and the indexes in it.
     attachments: Vec<Attachment>,
     /// The reason why the index is not the registry's.
     warning: Option<String>,
 }
 
 /// Pulls the images of several platforms, or of all platforms if `wanted` is empty. The name refers
-/// to an index of them: the registry's own, with its attestations, if all platforms are pulled and
-/// it contains no indexes.
+/// to an index of them: the registry's own, with its attestations, if all platforms are pulled.
 ///
 /// # Errors
 ///
@@ -70,9 +69,12 @@ pub fn pull_platforms(
     let bytes = remote.top(document, store)?;
     let found = match wanted {
         [] => {
-            let (attachments, warning) = remote.attachments(store, &bytes)?;
-            let found =
-                PlatformImages::of(&remote, remote.all_images(store, bytes.clone())?, Some((bytes, attachments)))?;
+            let (images, indexes) = remote.all_images(store, bytes.clone())?;
+            let (mut attachments, warning) = remote.attachments(store, indexes.iter().chain([&bytes]))?;
+            for index in indexes {
+                attachments.push(Attachment::of_index(index)?);
+            }
+            let found = PlatformImages::of(&remote, images, Some((bytes, attachments)))?;
             PlatformImages { warning, ..found }
         }
         wanted => PlatformImages::of(&remote, remote.images_for(store, &bytes, wanted)?, None)?,
@@ -98,30 +100,38 @@ impl RemoteImage {
         wanted.iter().map(one).collect()
     }
 
-    /// Returns the images for all platforms, each with its own.
-    fn all_images(&self, store: &Store, bytes: Vec<u8>) -> Result<Vec<(Platform, ImageDocuments)>> {
+    /// Returns the images for all platforms, each with its own, and the indexes in the index.
+    fn all_images(&self, store: &Store, bytes: Vec<u8>) -> Result<ListedImages> {
         let transfer = self.transfer(store, &self.platform);
-        let mut listed =
-            IndexImages { transfer: &transfer, name: &self.name, seen: HashSet::new(), size: 0, images: Vec::new() };
+        let mut listed = IndexImages::new(&transfer, &self.name);
         listed.add(bytes, 0, None)?;
         if listed.images.is_empty() {
             let place = self.repository.place();
             let message = format!("{place}: its index lists no image for any platform");
             return Err(TransportError::Other { message, help: Some(ServerRemedy::PushAgain.into()) });
         }
-        Ok(listed.images)
+        Ok((listed.images, listed.indexes))
     }
 }
 
+/// Images with their platforms, and the indexes that led to them.
+type ListedImages = (Vec<(Platform, ImageDocuments)>, Vec<Vec<u8>>);
+
 impl RemoteImage {
-    /// Returns the attestations of an index. If the registry lacks one, returns none and a warning.
-    fn attachments(&self, store: &Store, bytes: &[u8]) -> Result<(Vec<Attachment>, Option<String>)> {
-        if !is_index(bytes) {
-            return Ok(Default::default());
-        }
+    /// Returns the attestations of indexes. If the registry lacks one, returns none and a warning.
+    fn attachments<'a>(
+        &self,
+        store: &Store,
+        documents: impl Iterator<Item = &'a Vec<u8>>,
+    ) -> Result<(Vec<Attachment>, Option<String>)> {
         let transfer = self.transfer(store, &self.platform);
-        let (mut found, mut size) = (Vec::new(), 0);
-        for entry in transfer.index(bytes, 0)?.manifests().iter().filter(|entry| is_attachment(entry)) {
+        let (mut found, mut size, mut seen) = (Vec::new(), 0, HashSet::new());
+        let mut entries = Vec::new();
+        for index in documents.filter(|document| is_index(document)) {
+            entries.extend(transfer.index(index, 0)?.manifests().iter().filter(|entry| is_attachment(entry)).cloned());
+        }
+        entries.retain(|entry| seen.insert(entry.digest().to_string()));
+        for entry in &entries {
             let document = match transfer.document_of(entry) {
                 Err(e) if is_missing(&e) => {
                     let (digest, place) = (entry.digest(), self.repository.place());
@@ -155,9 +165,16 @@ struct IndexImages<'t, 'a> {
     /// Size of the documents in bytes.
     size: usize,
     images: Vec<(Platform, ImageDocuments)>,
+    /// The indexes in the index, each after those that it contains itself.
+    indexes: Vec<Vec<u8>>,
 }
 
-impl IndexImages<'_, '_> {
+impl<'t, 'a> IndexImages<'t, 'a> {
+    fn new(transfer: &'t Transfer<'a>, name: &'t Reference) -> IndexImages<'t, 'a> {
+        let (seen, size, images, indexes) = Default::default();
+        IndexImages { transfer, name, seen, size, images, indexes }
+    }
+
     /// Adds the images that a manifest or an index leads to, each once. `entry` is the entry that
     /// led to the document, if it is not the one that the name refers to.
     fn add(&mut self, document: Vec<u8>, depth: usize, entry: Option<Descriptor>) -> Result<()> {
@@ -173,9 +190,25 @@ impl IndexImages<'_, '_> {
                 return Err(self.transfer.invalid(message));
             }
             let next = self.transfer.document_of(&listed)?;
+            let index = is_index(&next).then(|| next.clone());
             self.add(next, depth + 1, Some(nested(listed, entry.as_ref())))?;
+            if let Some(index) = index {
+                self.count(index.len())?;
+                self.indexes.push(index);
+            }
         }
         Ok(())
+    }
+
+    /// Counts the bytes of documents.
+    fn count(&mut self, bytes: usize) -> Result<()> {
+        self.size += bytes;
+        if self.size <= MAX_DOCUMENTS {
+            return Ok(());
+        }
+        let limit = MAX_DOCUMENTS >> 20;
+        let message = format!("its manifests and configurations are larger than {limit} MiB in total");
+        Err(self.transfer.invalid(message))
     }
 
     fn add_image(&mut self, bytes: Vec<u8>, entry: Option<Descriptor>) -> Result<()> {
@@ -185,22 +218,21 @@ impl IndexImages<'_, '_> {
         let image = self.transfer.image(ListedManifest { bytes, entry }, self.name)?;
         let image = ImageDocuments { warnings, ..image };
         let embedded: usize = image.embedded.values().map(Vec::len).sum();
-        self.size += image.manifest.len() + image.config.len() + embedded;
-        if self.size > MAX_DOCUMENTS {
-            let limit = MAX_DOCUMENTS >> 20;
-            let message = format!("its manifests and configurations are larger than {limit} MiB in total");
-            return Err(self.transfer.invalid(message));
-        }
+        self.count(image.manifest.len() + image.config.len() + embedded)?;
         self.images.push((stated.unwrap_or_else(|| image.platform.clone()), image));
         Ok(())
     }
 }
 
-/// Returns true if an index lists these images and attestations and nothing else, so that it can be
-/// stored as it is.
+/// Returns true if an index and the indexes in it list these images and attachments and nothing
+/// else, so that it can be stored as it is.
 fn lists_only(index: &[u8], images: &[Image], attachments: &[Attachment]) -> bool {
-    let Ok(parsed) = parse_index(index) else { return false };
-    let listed: Option<HashSet<BlobDigest>> = parsed.manifests().iter().map(|entry| digest_of(entry).ok()).collect();
+    let nested = attachments.iter().map(|attachment| &attachment.document.bytes[..]).filter(|bytes| is_index(bytes));
+    let digests = |index: &[u8]| -> Option<Vec<BlobDigest>> {
+        parse_index(index).ok()?.manifests().iter().map(|entry| digest_of(entry).ok()).collect()
+    };
+    let listed: Option<Vec<Vec<BlobDigest>>> = nested.chain([index]).map(digests).collect();
+    let listed: Option<HashSet<BlobDigest>> = listed.map(|all| all.into_iter().flatten().collect());
     let images = images.iter().map(|image| image.manifest_digest.blob());
     let known = images.chain(attachments.iter().map(|attachment| attachment.document.digest()));
     is_index(index) && listed.is_some_and(|listed| listed == known.collect())
@@ -294,8 +326,7 @@ mod tests {
         let platform = Platform::host();
         let transfer = Transfer { source: &source, store: &store, place: "registry/a".into(), platform: &platform };
         let name: Reference = "registry/a:1".parse().unwrap();
-        let mut found =
-            IndexImages { transfer: &transfer, name: &name, seen: HashSet::new(), size: 0, images: Vec::new() };
+        let mut found = IndexImages::new(&transfer, &name);
         let document = source.blobs[&entry["digest"].as_str().unwrap().parse().unwrap()].clone();
         found.add(document, 0, None)?;
         assert!(found.images.iter().all(|(_, image)| image.warnings.is_empty()));

@@ -220,6 +220,9 @@ pub struct LoadArgs {
     /// Platform to load from a multi-platform image [default: all platforms]
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
+    /// Load all platforms of a multi-platform image even if that of this machine is not among them
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
     /// Do not show progress
     #[arg(short, long)]
     pub quiet: bool,

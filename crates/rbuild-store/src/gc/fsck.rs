@@ -356,7 +356,9 @@ impl Gc<'_> {
             let state = |m: &ManifestDigest| known.entry(*m).or_insert_with(|| self.image_state(m, blobs)).clone();
             let images = ImageState::worst(entry.artifact.images().iter().map(state));
             let attachments = entry.artifact.attachments().iter().map(|m| self.attachment_state(m, blobs));
-            if ImageState::worst(std::iter::once(images).chain(attachments)).report(label, checked) {
+            let with = |digest: &ManifestDigest| ImageState::with(digest.blob(), blobs.state(&digest.blob()));
+            let indexes = entry.artifact.indexes().iter().map(with);
+            if ImageState::worst(std::iter::once(images).chain(attachments).chain(indexes)).report(label, checked) {
                 broken.push(entry);
             }
         }

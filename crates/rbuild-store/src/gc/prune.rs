@@ -165,7 +165,11 @@ impl Gc<'_> {
     fn image_content(&self) -> Result<(HashSet<BlobDigest>, HashSet<String>)> {
         let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
         let entries = self.store.images().list()?;
-        blobs.extend(entries.iter().map(|entry| entry.artifact.digest().blob()));
+        let documents = |entry: &NamedImage| {
+            let artifact = &entry.artifact;
+            artifact.indexes().iter().chain([artifact.digest()]).map(|digest| digest.blob()).collect::<Vec<_>>()
+        };
+        blobs.extend(entries.iter().flat_map(documents));
         let named = entries.iter().flat_map(|entry| entry.artifact.images().iter().copied());
         let held = self.store.containers().list()?.into_iter().map(|container| container.image);
         for manifest in named.chain(held).collect::<HashSet<_>>() {

@@ -18,8 +18,10 @@ pub struct WithWarnings<T> {
 /// The platform whose images are taken from a source with several platforms.
 #[derive(Debug, Clone)]
 pub enum WantedPlatform {
-    /// All platforms of which the source has the content. Messages name this machine's platform.
+    /// All platforms of which the source has the content; this machine's one must be among them.
     All(Platform),
+    /// All platforms of which the source has the content. Messages name this machine's platform.
+    Any(Platform),
     /// One platform. An image that exists for a single platform is taken regardless.
     Host(Platform),
     /// The given platform and no other.
@@ -37,7 +39,10 @@ impl WantedPlatform {
     }
 
     pub(crate) fn platform(&self) -> &Platform {
-        let (WantedPlatform::All(platform) | WantedPlatform::Host(platform) | WantedPlatform::Given(platform)) = self;
+        let (WantedPlatform::All(platform)
+        | WantedPlatform::Any(platform)
+        | WantedPlatform::Host(platform)
+        | WantedPlatform::Given(platform)) = self;
         platform
     }
 

@@ -13,6 +13,9 @@ use crate::load::whole_index::WholeIndex;
 use crate::media_types::is_index;
 
 const MAX_INDEX_DEPTH: usize = 4;
+/// Maximum number of entries of an index of indexes that is kept as a whole, counted as often as
+/// they occur.
+const MAX_ENTRIES: usize = 1000;
 
 /// The images for the wanted platform that an index entry refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub(super) struct IndexResolver<'m, 'a> {
     members: &'m IncomingParts<'a>,
     /// Results by digest. The flag is true if the digest was read as an index.
     seen: HashMap<(BlobDigest, bool), ResolvedEntry>,
+    /// Numbers of entries of indexes, as [`IndexResolver::count_entries`] returns them.
+    counts: HashMap<BlobDigest, usize>,
     /// All images found so far, in order, each once.
     pub images: Vec<CheckedImage>,
     manifests: HashSet<ManifestDigest>,
@@ -60,8 +65,8 @@ pub(super) struct IndexResolver<'m, 'a> {
 
 impl<'m, 'a> IndexResolver<'m, 'a> {
     pub(super) fn new(members: &'m IncomingParts<'a>, wanted: &'m WantedPlatform) -> IndexResolver<'m, 'a> {
-        let (seen, images, manifests) = Default::default();
-        IndexResolver { members, seen, images, manifests, wanted }
+        let (seen, counts, images, manifests) = Default::default();
+        IndexResolver { members, seen, counts, images, manifests, wanted }
     }
 
     /// Imports everything that an entry of the layout's own index refers to. An image that the
@@ -88,8 +93,8 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         Ok(())
     }
 
-    /// Imports all images of an index that the layout's own index lists; if that contains indexes,
-    /// only those for the wanted platform.
+    /// Imports all images of an index that the layout's own index lists. If it contains indexes and
+    /// too many entries, imports only the images for the wanted platform.
     pub(super) fn enter_whole(&mut self, entry: &Descriptor) -> Result<ResolvedEntry> {
         let digest = digest_in(entry)?;
         if let Some(known) = self.seen.get(&(digest, true)) {
@@ -97,11 +102,11 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         }
         import_blob(self.members, entry, "the manifest")?;
         let index = parse_index(&self.members.staging.read_document(&digest)?).map_err(unreadable("index"))?;
-        // Its images may be those of many other indexes, so that one of all of them would be large.
-        if index.manifests().iter().any(|entry| is_index(entry.media_type())) {
+        let has_indexes = index.manifests().iter().any(|entry| is_index(entry.media_type()));
+        if has_indexes && self.count_entries(entry, 0)? > MAX_ENTRIES {
             return self.follow(entry, 0);
         }
-        let whole = WholeIndex::import(self.members, self.wanted.platform(), &index)?;
+        let whole = WholeIndex::import(self.members, self.wanted, &index)?;
         let reached = match whole.content(&digest)? {
             Some(image) => {
                 if self.manifests.insert(image.manifest) {
@@ -114,6 +119,28 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         let resolution = ResolvedEntry { reached, skipped: whole.skipped };
         self.seen.insert((digest, true), resolution.clone());
         Ok(resolution)
+    }
+
+    /// Returns the number of the entries of an index and of the indexes in it, as often as they
+    /// occur. One that is nested too deep has more entries than any other.
+    fn count_entries(&mut self, entry: &Descriptor, depth: usize) -> Result<usize> {
+        let digest = digest_in(entry)?;
+        if let Some(known) = self.counts.get(&digest) {
+            return Ok(*known);
+        }
+        let mut count = 0usize;
+        if depth >= MAX_INDEX_DEPTH {
+            count = usize::MAX;
+        } else if self.members.has(&digest)? {
+            import_blob(self.members, entry, "the manifest")?;
+            let index = parse_index(&self.members.staging.read_document(&digest)?).map_err(unreadable("index"))?;
+            for entry in index.manifests() {
+                let below = if is_index(entry.media_type()) { self.count_entries(entry, depth + 1)? } else { 0 };
+                count = count.saturating_add(below).saturating_add(1);
+            }
+        }
+        self.counts.insert(digest, count);
+        Ok(count)
     }
 
     /// Imports everything that an entry refers to.

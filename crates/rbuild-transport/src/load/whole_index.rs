@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{BlobDigest, Descriptor, ImageIndex, Platform, is_attachment, parse_manifest};
+use rbuild_image::{BlobDigest, Descriptor, ImageIndex, Platform, is_attachment, parse_index, parse_manifest};
 use rbuild_store::Image;
 
 use crate::archive_error::SkippedPlatforms;
 use crate::documents::index_of_images;
 use crate::error::Result;
-use crate::load::found::CheckedImage;
+use crate::load::found::{CheckedImage, WantedPlatform, unreadable};
 use crate::load::manifest::{digest_in, import_blob, import_image};
 use crate::load::members::IncomingParts;
+use crate::media_types::is_index;
+use crate::pull::nested;
 
 /// The images that an index lists.
 pub(super) struct WholeIndex<'m, 'a> {
@@ -29,15 +31,20 @@ pub(super) struct WholeIndex<'m, 'a> {
 
 impl<'m, 'a> WholeIndex<'m, 'a> {
     /// Imports everything that an index of images refers to and that the source has. If that
-    /// contains no image for this machine, the others are skipped: the caller has to select one.
+    /// contains no image for this machine, and `wanted` requires one, the others are skipped: the
+    /// caller has to select one.
     pub(super) fn import(
         members: &'m IncomingParts<'a>,
-        host: &Platform,
+        wanted: &WantedPlatform,
         index: &ImageIndex,
     ) -> Result<WholeIndex<'m, 'a>> {
         let (seen, images, is_partial, skipped) = Default::default();
-        let mut whole = WholeIndex { members, host: host.clone(), seen, images, is_partial, skipped };
-        index.manifests().iter().try_for_each(|entry| whole.follow(entry))?;
+        let host = wanted.platform().clone();
+        let mut whole = WholeIndex { members, host, seen, images, is_partial, skipped };
+        whole.follow_all(index, None)?;
+        if matches!(wanted, WantedPlatform::Any(_)) {
+            return Ok(whole);
+        }
         if !whole.images.iter().any(|(_, image)| whole.host.accepts(&image.platform())) {
             let others = std::mem::take(&mut whole.images).into_iter();
             whole.skipped.others.extend(others.map(|(_, image)| image.platform().to_string()));
@@ -61,11 +68,18 @@ impl<'m, 'a> WholeIndex<'m, 'a> {
         }
     }
 
+    /// Follows the entries of an index, to which the entry `outer` of another one led.
+    fn follow_all(&mut self, index: &ImageIndex, outer: Option<&Descriptor>) -> Result<()> {
+        index.manifests().iter().try_for_each(|entry| self.follow(&nested(entry.clone(), outer)))
+    }
+
     fn follow(&mut self, entry: &Descriptor) -> Result<()> {
         if !self.seen.insert(digest_in(entry)?) {
             return Ok(());
         }
-        if is_attachment(entry) {
+        if is_index(entry.media_type()) {
+            self.follow_index(entry)?;
+        } else if is_attachment(entry) {
             self.is_partial |= !self.import_attachment(entry)?;
         } else if self.lacks(entry)? {
             self.is_partial = true;
@@ -74,6 +88,17 @@ impl<'m, 'a> WholeIndex<'m, 'a> {
             self.import_image(entry)?;
         }
         Ok(())
+    }
+
+    fn follow_index(&mut self, entry: &Descriptor) -> Result<()> {
+        let digest = digest_in(entry)?;
+        if !self.members.has(&digest)? {
+            self.is_partial = true;
+            return Ok(());
+        }
+        import_blob(self.members, entry, "the manifest")?;
+        let index = parse_index(&self.members.staging.read_document(&digest)?).map_err(unreadable("index"))?;
+        self.follow_all(&index, Some(entry))
     }
 
     /// Returns true if the source lacks an image. One for this machine whose manifest exists is
@@ -109,7 +134,7 @@ impl<'m, 'a> WholeIndex<'m, 'a> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_image::Reference;
+    use rbuild_image::{BlobDigest, Reference};
     use rbuild_store::{Artifact, DanglingImages, Store};
     use rbuild_testkit::Scratch;
     use serde_json::Value;
@@ -156,6 +181,7 @@ mod tests {
             digest: digest.parse().unwrap(),
             images: [&one, &other].map(|image| image.manifest.of_manifest()).to_vec(),
             attachments: vec![attestation.manifest.of_manifest()],
+            indexes: Vec::new(),
         };
         assert_eq!(artifact(&store), kept);
         assert_eq!(store.images().list().unwrap().len(), 1);
@@ -188,16 +214,46 @@ mod tests {
     }
 
     #[test]
-    fn of_an_index_with_indexes_one_image_is_loaded_with_a_warning() {
-        let (scratch, (mut fixture, [one, ..], list)) = (Scratch::new(), layout());
+    fn an_index_with_indexes_is_kept() {
+        let (scratch, (mut fixture, [one, other, attestation], list)) = (Scratch::new(), layout());
         let arm = fixture.valid_image("linux/arm64", "3");
-        let outer = fixture.list(INDEX, &[list, arm.entry]);
+        let outer = fixture.list(INDEX, &[list.clone(), arm.entry.clone(), list.clone()]);
         let store = store_in(&scratch, "store");
-        let archive = fixture.with_index(&[named(&outer, TAG, "a:1")]).archive();
-        let all = WantedPlatform::All(HOST.parse().unwrap());
-        let warnings = load(&store, &archive[..], &all).unwrap().warnings;
-        let texts: Vec<&str> = warnings.iter().map(|warning| warning.text.as_str()).collect();
-        assert_eq!(texts, ["images for linux/arm64, linux/s390x were not loaded, only those for linux/amd64"]);
-        assert_eq!(artifact(&store), Artifact::Image(one.manifest.of_manifest()));
+        loaded(&store, &fixture, &outer).unwrap();
+        let digest = |entry: &Value| entry["digest"].as_str().unwrap().parse::<BlobDigest>().unwrap();
+        let kept = Artifact::Index {
+            digest: digest(&outer).of_manifest(),
+            images: [&one, &other, &arm].map(|image| image.manifest.of_manifest()).to_vec(),
+            attachments: vec![attestation.manifest.of_manifest()],
+            indexes: vec![digest(&list).of_manifest()],
+        };
+        assert_eq!(artifact(&store), kept);
+        assert_eq!(store.gc().prune(true, DanglingImages::Remove).unwrap().blobs, 0);
+        assert!(store.gc().check(false).unwrap().damage.is_empty());
+        std::fs::remove_file(scratch.join("store").join(blob_path(&digest(&list)))).unwrap();
+        assert!(!store.gc().check(false).unwrap().damage.is_empty());
+        // Without one of the images, the index is written again, without the inner one.
+        fixture.files.remove(&blob_path(&other.layer));
+        let store = store_in(&scratch, "partial");
+        loaded(&store, &fixture, &outer).unwrap();
+        let images = [&one, &arm].map(|image| image.manifest.of_manifest());
+        assert_eq!((artifact(&store).images(), artifact(&store).indexes()), (&images[..], &[][..]));
+        let deep = (0..4).fold(outer, |inner, _| fixture.list(INDEX, &[inner]));
+        let e = loaded(&store_in(&scratch, "deep"), &fixture, &deep).unwrap_err();
+        assert!(e.contains("is nested more than 4 levels deep"), "{e}");
+    }
+
+    #[test]
+    fn an_index_without_an_image_for_this_machine_is_kept_on_request() {
+        let (scratch, mut fixture) = (Scratch::new(), Fixture::default());
+        let images = ["linux/arm64", "linux/s390x"].map(|platform| fixture.valid_image(platform, platform));
+        let list = fixture.list(INDEX, &images.each_ref().map(|image| image.entry.clone()));
+        let store = store_in(&scratch, "store");
+        let e = loaded(&store, &fixture, &list).unwrap_err();
+        assert!(e.ends_with("has no image for linux/amd64, only for linux/arm64, linux/s390x"), "{e}");
+        let archive = fixture.with_index(&[named(&list, TAG, "a:1")]).archive();
+        load(&store, &archive[..], &WantedPlatform::Any(HOST.parse().unwrap())).unwrap();
+        assert_eq!(artifact(&store).images(), images.map(|image| image.manifest.of_manifest()));
+        assert_eq!(artifact(&store).digest().to_string(), list["digest"].as_str().unwrap());
     }
 }

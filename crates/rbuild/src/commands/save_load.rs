@@ -240,13 +240,9 @@ fn saved_images(store: &Store, wanted: &[String]) -> Result<Vec<NamedArtifact>, 
 }
 
 pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
-    let wanted = WantedPlatform::new(
-        args.platform
-            .as_deref()
-            .map(str::parse)
-            .transpose()
-            .map_err(|e: PlatformError| Failure::usage(e.to_string()))?,
-    );
+    let given = args.platform.as_deref().map(str::parse).transpose();
+    let given = given.map_err(|e: PlatformError| Failure::usage(e.to_string()))?;
+    let wanted = if args.all_platforms { WantedPlatform::Any(Platform::host()) } else { WantedPlatform::new(given) };
     let store = settings.open()?;
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {

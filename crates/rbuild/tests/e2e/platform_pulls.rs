@@ -1,5 +1,6 @@
 //! Pulls of several platforms, and pushes in another format or of all tags.
 
+use rbuild_image::BlobDigest;
 use serde_json::{Value, json};
 
 use crate::registries::Scene;
@@ -98,17 +99,30 @@ fn attest(scene: &Scene) -> Vec<u8> {
 fn attestations_are_kept_by_pulls_pushes_and_archives() {
     let (scene, name) = scene(&["amd64", "s390x"]);
     let index = attest(&scene);
-    let digest = rbuild_image::BlobDigest::of(&index).to_string();
-    scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+    assert_kept(&scene, &name, &index);
+    // An index of that index.
+    let entry = json!({"mediaType": INDEX, "digest": BlobDigest::of(&index), "size": index.len()});
+    let outer = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry], "annotations": {"a": "b"}});
+    let outer = serde_json::to_vec_pretty(&outer).unwrap();
+    scene.forget(&name);
+    scene.registry.add_manifest("multi", "1", INDEX, &outer);
+    assert_kept(&scene, &name, &outer);
+    assert!(scene.registry.state().manifests.contains_key(&("copy".into(), BlobDigest::of(&index).to_string())));
+}
+
+/// Pulls an index with an attestation as a whole, and asserts that its digest stays the same.
+fn assert_kept(scene: &Scene, name: &str, index: &[u8]) {
+    let digest = BlobDigest::of(index).to_string();
+    scene.rbuild(&["pull", "--all-platforms", name]).ok();
     let tree = scene.rbuild(&["images", "--tree"]).ok().stdout;
     assert!(tree.contains("├─ linux/s390x") && tree.contains("└─ attestation of linux/amd64"), "{tree}");
-    let kinds = scene.rbuild(&["inspect", "-f", "{{range .Manifests}}{{.Kind}} {{end}}", &name]).ok().stdout;
+    let kinds = scene.rbuild(&["inspect", "-f", "{{range .Manifests}}{{.Kind}} {{end}}", name]).ok().stdout;
     assert_eq!(kinds, "image image attestation \n");
     scene.rbuild(&["prune", "-a"]).ok();
     scene.rbuild(&["fsck"]).ok();
     let pushed = |copy: &str| {
         let copy = scene.name(copy);
-        scene.rbuild(&["tag", &name, &copy]).ok();
+        scene.rbuild(&["tag", name, &copy]).ok();
         let pushed = scene.rbuild(&["push", &copy]).ok().stdout;
         assert!(pushed.contains(&digest), "{pushed}");
     };
@@ -121,8 +135,8 @@ fn attestations_are_kept_by_pulls_pushes_and_archives() {
     for (format, file) in [("docker-archive", "a.tar"), ("oci-archive", "b.tar"), ("oci", "c")] {
         let file = scene.lab.path(file);
         let file = file.to_str().unwrap();
-        scene.rbuild(&["save", "--format", format, "-o", file, &name]).ok();
-        scene.rbuild(&["rmi", "-f", &name]).ok();
+        scene.rbuild(&["save", "--format", format, "-o", file, name]).ok();
+        scene.rbuild(&["rmi", "-f", name]).ok();
         for copy in ["copy:1", "docker-archive", "oci-archive"] {
             scene.rbuild(&["rmi", "-f", &scene.name(copy)]).ok();
         }
@@ -132,7 +146,7 @@ fn attestations_are_kept_by_pulls_pushes_and_archives() {
         pushed(format);
         // One platform on request.
         scene.rbuild(&["load", "--platform", "linux/s390x", "-i", file]).ok();
-        let inspected = scene.rbuild(&["inspect", &name]).ok().stdout;
+        let inspected = scene.rbuild(&["inspect", name]).ok().stdout;
         assert!(inspected.contains("\"s390x\"") && !inspected.contains("Manifests"), "{inspected}");
         scene.rbuild(&["load", "-i", file]).ok();
         scene.rbuild(&["fsck"]).ok();
