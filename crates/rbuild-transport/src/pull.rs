@@ -182,12 +182,22 @@ impl RemoteImage {
     /// Gives the name to the image that it refers to once `pulled` has been pulled. Returns the
     /// platforms that the name loses.
     fn give_name(&self, store: &Store, pulled: ManifestDigest) -> Result<Option<LostPlatforms>> {
-        let image = match self.name_use {
-            NameUse::ThisImage => pulled,
-            NameUse::PreferredImage if self.keeps_index(store)? => return Ok(None),
-            NameUse::PreferredImage => store.images().preferred_pull(&self.name, &self.resolved)?.unwrap_or(pulled),
-        };
-        keep_name(store, &self.name, &image)
+        if self.name_use == NameUse::ThisImage {
+            return keep_name(store, &self.name, &pulled);
+        }
+        if self.keeps_index(store)? {
+            return Ok(None);
+        }
+        let preferred = || store.images().preferred_pull(&self.name, &self.resolved);
+        let mut image = preferred()?.unwrap_or(pulled);
+        loop {
+            let lost = keep_name(store, &self.name, &image)?;
+            // The pull for another platform may have ended meanwhile.
+            match preferred()? {
+                Some(now) if now != image => image = now,
+                _ => return Ok(lost),
+            }
+        }
     }
 
     /// Returns true if the name refers to an index that was pulled while the registry had the same
