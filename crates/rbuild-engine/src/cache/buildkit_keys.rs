@@ -131,6 +131,11 @@ pub(crate) fn run(step: &RunStep) -> Vec<BlobDigest> {
     forms.collect()
 }
 
+/// Returns the selector of the whole root file system of a command.
+pub(crate) fn root_selector() -> BlobDigest {
+    of_text("/")
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct FileText {

@@ -116,7 +116,7 @@ impl BuildKitCache {
     }
 
     /// Returns the cache with the records of another one.
-    fn joined(mut self, other: BuildKitCache) -> BuildKitCache {
+    pub(crate) fn joined(mut self, other: BuildKitCache) -> BuildKitCache {
         let (layers, records) = (self.layers.len(), self.records.len());
         self.layers.extend(other.layers.into_iter().map(|layer| {
             let below = layer.below.map(|below| below.saturating_add(layers));
@@ -310,6 +310,11 @@ pub(crate) fn buildkit_config(manifest: &Value) -> Option<BlobInfo> {
     let in_index = || manifest["manifests"].as_array()?.iter().find(|entry| is_config(entry));
     let entry = Some(&manifest["config"]).filter(|entry| is_config(entry)).or_else(in_index)?;
     Some(BlobInfo { digest: entry["digest"].as_str()?.parse().ok()?, size: entry["size"].as_u64()? })
+}
+
+/// Returns true if a manifest or an index is that of a cache of BuildKit, not of an image.
+pub(crate) fn is_buildkit_cache(manifest: &[u8]) -> bool {
+    serde_json::from_slice(manifest).is_ok_and(|document: Value| buildkit_config(&document).is_some())
 }
 
 /// Reads a cache of BuildKit: from an image manifest, from an index, or from the configurations of

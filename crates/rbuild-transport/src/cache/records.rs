@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blobs::BlobSource;
 use crate::cache::artifact::{CachedSteps, check_type, read_steps};
-use crate::cache::buildkit::{BuildKitCache, read_buildkit};
+use crate::cache::buildkit::{BuildKitCache, is_buildkit_cache, read_buildkit};
 use crate::cache::inline::read_inline;
 use crate::error::Result;
 
@@ -38,8 +38,36 @@ pub(crate) fn read_any(manifest: &[u8], blobs: &dyn BlobSource) -> Result<CacheR
         return Ok(CacheRecords { steps: read_steps(manifest, blobs)?, buildkit: None });
     };
     let buildkit = read_buildkit(manifest, blobs)?;
+    // The entries of an index of BuildKit's cache are layers, not images.
+    if is_buildkit_cache(manifest) {
+        return Ok(CacheRecords { steps: CachedSteps::new(), buildkit });
+    }
     match (read_inline(manifest, blobs)?, buildkit) {
         (None, None) => Err(other),
         (steps, buildkit) => Ok(CacheRecords { steps: steps.unwrap_or_default(), buildkit }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_image::BlobDigest;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::artifact::BUILDKIT_CONFIG;
+    use crate::cache::artifact::tests::Memory;
+
+    /// Older versions of BuildKit write an index whose entries are layers.
+    #[test]
+    fn an_index_of_layers_is_not_read_as_one_of_images() {
+        let config = json!({"layers": [], "records": [{"digest": BlobDigest::of(b"step")}]}).to_string().into_bytes();
+        let entry = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": BlobDigest::of(bytes).to_string(), "size": bytes.len()});
+        let index = json!({"schemaVersion": 2, "manifests": [
+            entry("application/vnd.oci.image.layer.v1.tar+gzip", b"layer"),
+            entry(BUILDKIT_CONFIG, &config),
+        ]});
+        let blobs = Memory([(BlobDigest::of(&config), config)].into());
+        let records = read_any(index.to_string().as_bytes(), &blobs).unwrap();
+        assert_eq!((records.steps.len(), records.buildkit.map(|cache| cache.len())), (0, Some(1)));
     }
 }

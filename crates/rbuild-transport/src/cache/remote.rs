@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource};
 use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type, damaged_document, steps_to_extend};
-use crate::cache::buildkit::buildkit_config;
+use crate::cache::buildkit::{BuildKitCache, buildkit_config};
 use crate::cache::imported::{WantedLayer, fetch_layer};
 use crate::cache::inline::{image_entries, is_image};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged, own_share};
@@ -46,7 +46,10 @@ pub fn read_remote_cache(store: &Store, client: &Client, cache: &RemoteCache) ->
         match shard {
             Ok(Some(records)) => {
                 found.push(records.steps);
-                buildkit = buildkit.or(records.buildkit);
+                buildkit = match (buildkit, records.buildkit) {
+                    (Some(known), Some(more)) => Some(BuildKitCache::joined(known, more)),
+                    (known, more) => known.or(more),
+                };
             }
             Ok(None) => {}
             Err(e) => {
