@@ -11,7 +11,7 @@ use crate::diagnostic::{Diagnostic, Span};
 
 pub use catalog::*;
 pub use facts::{BaseFacts, Facts, StageRole};
-pub use rules::json_mistake;
+pub use rules::{json_mistake, may_name_secret};
 pub use settings::{LintSettings, SettingsError};
 
 /// Returns the warnings of all rules enabled by `settings`, ordered by position.

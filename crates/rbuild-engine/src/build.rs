@@ -81,7 +81,7 @@ pub fn answer(
             }
         }
     }
-    prepared.report_hits(store, events, |_| false);
+    prepared.report_hits(store, &request.caches, events, |_| false);
     // Losing the record only costs one explanation.
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     sync_found(&unsynced, request, store)?;
@@ -112,7 +112,7 @@ fn answer_lent(
 ) -> Result<Option<BuildReport>> {
     let Some(cached) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
     let Some(finished) = lent_image::lent_image(prepared, request, store)? else { return Ok(None) };
-    prepared.report_hits(store, events, |_| false);
+    prepared.report_hits(store, &request.caches, events, |_| false);
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
     build_log::remember(build, store, events, None, Vec::new());

@@ -4,4 +4,6 @@ pub(crate) mod buildkit_keys;
 pub(crate) mod explain;
 pub(crate) mod key;
 pub(crate) mod miss;
+pub(crate) mod notes;
 pub(crate) mod refusal;
+pub(crate) mod whole_store;

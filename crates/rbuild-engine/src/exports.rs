@@ -77,7 +77,14 @@ impl CacheExport {
 
     /// Returns true if cache mounts with that ID are written.
     pub(crate) fn takes_mount(&self, id: &str) -> bool {
-        match &self.mounts {
+        self.mounts.takes(id)
+    }
+}
+
+impl MountChoice {
+    /// Returns true if cache mounts with that ID are chosen.
+    pub(crate) fn takes(&self, id: &str) -> bool {
+        match self {
             MountChoice::None => false,
             MountChoice::All => true,
             MountChoice::Named(names) => names.iter().any(|name| name == id),
@@ -134,7 +141,8 @@ impl ReportedSteps {
                 found.insert(step.key, step);
             }
         }
-        found.into_values().cloned().collect()
+        // The day of the use is that of this build.
+        found.into_values().map(|step| CachedStep { used: 0, ..step.clone() }).collect()
     }
 }
 

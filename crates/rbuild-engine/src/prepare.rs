@@ -19,6 +19,7 @@ use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, VertexId, plan};
 use rbuild_source::HashCache;
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Store};
+use rbuild_transport::ImportedCaches;
 
 use crate::builder_paths::context_dirs;
 use crate::cache::explain;
@@ -228,7 +229,13 @@ impl Prepared {
 
     /// Reports the cached steps, with the warnings of copies, and the images that are not
     /// `unpacked` because all steps that use them are cached.
-    pub(crate) fn report_hits(&self, store: &Store, events: &Events, unpacked: impl Fn(VertexId) -> bool) {
+    pub(crate) fn report_hits(
+        &self,
+        store: &Store,
+        caches: &ImportedCaches,
+        events: &Events,
+        unpacked: impl Fn(VertexId) -> bool,
+    ) {
         for (step, (vertex, found)) in self.graph.vertices.iter().zip(&self.vertices).enumerate() {
             if matches!(vertex.step, Step::Image { .. }) && !unpacked(VertexId::new(step)) {
                 events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
@@ -236,7 +243,7 @@ impl Prepared {
             }
             if let Some(key) = found.state.key() {
                 events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
-                events.send(Event::Reason { step, text: explain::hit(&key) });
+                events.send(Event::Reason { step, text: explain::hit(&key, found.state.origin(caches)) });
                 if let (Step::Copy(copy), Some(tree)) = (&vertex.step, found.state.tree_of_notes()) {
                     CopyWarnings::of_tree(store, tree).send(copy, events);
                 }

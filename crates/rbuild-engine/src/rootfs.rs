@@ -112,9 +112,14 @@ impl<'a> Rootfs<'a> {
     }
 
     /// Returns the trees of which a step's tree consists, with their files on disk.
-    fn stacked(&self, tree: &TreeId) -> Result<Arc<StepTrees>> {
+    fn stacked(&self, id: VertexId) -> Result<Arc<StepTrees>> {
+        let tree = self.own_tree(id)?;
         if let Some(known) = locked(&self.stacked).get(tree) {
             return Ok(known.clone());
+        }
+        if self.store.lazy_trees().lacks_root(tree)? {
+            let (owner, mode) = self.root_over(&self.trees_below(id)?)?;
+            self.store.lazy_trees().set_root(tree, owner, mode)?;
         }
         let trees = self.store.changed_trees().stacked(&self.work, tree)?;
         let are_empty = matches!(&trees[..], [tree] if self.store.trees().is_empty(tree)?);
@@ -138,7 +143,7 @@ impl<'a> Rootfs<'a> {
                 }
                 Step::Scratch => {}
                 Step::Run(_) | Step::Copy(_) | Step::Workdir(_) => {
-                    let stacked = self.stacked(self.own_tree(id)?)?;
+                    let stacked = self.stacked(id)?;
                     if own.is_empty() || !stacked.are_empty {
                         own.extend(stacked.trees.iter().rev().cloned());
                     }
@@ -185,19 +190,21 @@ impl<'a> Rootfs<'a> {
         self.new_tree_over(&self.trees_below(id)?)
     }
 
+    /// Returns the owner and the mode of the root directory of a tree above these.
+    fn root_over(&self, trees: &[TreeId]) -> Result<(UidGid, u32)> {
+        let Some(top) = trees.last() else { return Ok((UidGid::ROOT, 0o755)) };
+        let stat = self.store.trees().tree(top)?.stat_self();
+        let stat = stat.map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
+        Ok((stat.owner(), stat.mode))
+    }
+
     /// Creates a tree to be stacked on others. Its root has the owner and mode of the root that it
     /// covers.
     pub fn new_tree_over(&self, trees: &[TreeId]) -> Result<NewTree> {
         let made = self.store.trees().new_tree(&self.work)?;
         let fail = || BuildError::kernel(ErrorContext::StepDirectory);
         let fs = made.dir.sub("fs").map_err(fail())?;
-        let (owner, mode) = match trees.last() {
-            Some(top) => {
-                let stat = self.store.trees().tree(top)?.stat_self().map_err(fail())?;
-                (stat.owner(), stat.mode)
-            }
-            None => (UidGid::ROOT, 0o755),
-        };
+        let (owner, mode) = self.root_over(trees)?;
         fs.set_own_meta(owner, mode, Timestamp { sec: self.request.now, nsec: 0 }).map_err(fail())?;
         Ok(made)
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rbuild_dockerfile::Help;
+use rbuild_image::human_size;
 use rbuild_linux::quoted;
 use rbuild_remedy::{FileRemedy, Remedy, Warning, sentence};
 use rbuild_store::StoreError;
@@ -32,6 +33,12 @@ pub(crate) enum BuildWarning<'a> {
     MountWithSecret { name: &'a str },
     /// A cache mount may contain secrets that are not known, and is not written to a cache.
     MountOfEarlierBuilds { name: &'a str },
+    /// A layer of a cache that is imported cannot be used.
+    NotImported { cache: &'a str, cause: &'a str },
+    /// A cache mount that a build with secrets used is not written to a cache.
+    MountOfBuildsWithSecrets { name: &'a str },
+    /// A cache mount is too large to be written to a cache.
+    LargeMount { name: &'a str, size: u64 },
     /// A cache mount cannot be written to a cache.
     NotPacked { name: &'a str, cause: &'a str },
 }
@@ -71,6 +78,15 @@ impl BuildWarning<'_> {
                      gets it"
                 )
             }
+            BuildWarning::NotImported { cache, cause } => {
+                format!("a layer of the cache {cache} cannot be used, so its step is not imported: {cause}")
+            }
+            BuildWarning::MountOfBuildsWithSecrets { name } => {
+                format!("the cache mount `{name}` was used by a build with secrets, so it is not exported")
+            }
+            BuildWarning::LargeMount { name, size } => {
+                format!("the cache mount `{name}` is not exported: it has {} in compressed form", human_size(*size))
+            }
             BuildWarning::NotPacked { name, cause } => {
                 format!("the cache mount `{name}` cannot be packed, so no cache gets it: {cause}")
             }
@@ -90,6 +106,9 @@ impl BuildWarning<'_> {
             | BuildWarning::LostMount { .. }
             | BuildWarning::MountWithSecret { .. }
             | BuildWarning::MountOfEarlierBuilds { .. }
+            | BuildWarning::NotImported { .. }
+            | BuildWarning::MountOfBuildsWithSecrets { .. }
+            | BuildWarning::LargeMount { .. }
             | BuildWarning::NotPacked { .. } => None,
         }
     }
@@ -123,6 +142,9 @@ mod tests {
             BuildWarning::LostMount { name: "/root/.cache", cache: "`/cache`", cause: "it is missing" },
             BuildWarning::MountWithSecret { name: "/root/.cache" },
             BuildWarning::MountOfEarlierBuilds { name: "/root/.cache" },
+            BuildWarning::NotImported { cache: "`/cache`", cause: "it is missing" },
+            BuildWarning::MountOfBuildsWithSecrets { name: "/root/.cache" },
+            BuildWarning::LargeMount { name: "/root/.cache", size: 3_000_000_000 },
             BuildWarning::NotPacked { name: "/root/.cache", cause: "`x` is a socket" },
         ];
         let variants = variants!(BuildWarning {
@@ -137,6 +159,9 @@ mod tests {
             LostMount,
             MountWithSecret,
             MountOfEarlierBuilds,
+            NotImported,
+            MountOfBuildsWithSecrets,
+            LargeMount,
             NotPacked,
         });
         let words = |warning: &BuildWarning| format!("{}\n  remedy: {:?}", warning.text(), warning.help());

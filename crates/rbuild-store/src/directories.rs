@@ -25,7 +25,7 @@ const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
 
 /// Directories in which `Store::write`, `Store::write_durable` and the writers of notes create
 /// files.
-pub(crate) const DIRS_OF_DOCUMENTS: [&str; 12] = [
+pub(crate) const DIRS_OF_DOCUMENTS: [&str; 13] = [
     ".",
     "records",
     "results",
@@ -38,6 +38,7 @@ pub(crate) const DIRS_OF_DOCUMENTS: [&str; 12] = [
     "pulled",
     "pushed",
     "downloads",
+    "mount-ids",
 ];
 
 /// Returns all directories of a store, parents first, including those that it may lack.

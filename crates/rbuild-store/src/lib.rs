@@ -90,9 +90,10 @@ mod workspace;
 
 pub use artifact::{Artifact, LostPlatforms, NamedImage};
 pub use blobs::Blobs;
+pub use cache::all_steps::KnownStep;
 pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, RecordedStep, Records};
-pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView};
+pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView, KnownMount};
 pub use containers::{
     Container, ContainerState, Containers, DnsSettings, EndRequest, Ended, LastEnd, NewContainer, OutputFrame,
     OutputReader, OutputStream, OutputWriter, RestartFiles, RestartPolicy, RunLock, RunSettings, RunWatch,
@@ -127,7 +128,7 @@ pub use session::Session;
 pub use staging::{ResumedBlob, Staging, StagingBlob, StagingWatch};
 pub use store::Store;
 pub use trees::backend::{SnapshotBackend, WorkingTree};
-pub use trees::cached_steps::{CachedStep, StepLayer};
+pub use trees::cached_steps::{CachedStep, MountNote, StepLayer, StepNote};
 pub use trees::changes::{ChangedTrees, EarlierFiles};
 pub use trees::copies::{Baseline, MergedFiles, cut_links};
 pub use trees::id::TreeId;

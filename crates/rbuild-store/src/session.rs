@@ -84,7 +84,7 @@ impl<'s> Session<'s> {
     ///
     /// Fails if the document cannot be written.
     pub fn put_record(&self, key: &CacheKey, tree: &TreeId, result: ResultId) -> Result<()> {
-        let step = RecordedStep { tree, result, created: self.now };
+        let step = RecordedStep { tree, result, created: self.now, origin: None };
         self.store.records().put_record(key, None, &step, self.build)
     }
 

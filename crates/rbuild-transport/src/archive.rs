@@ -10,7 +10,7 @@ use rbuild_image::BlobDigest;
 use rbuild_layer::{TarEntry, TarWriter};
 use rbuild_linux::parallel::locked;
 use rbuild_store::PackedLayer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, BlobSource, Document, copy_verified};
 use crate::documents::{NamedArtifact, docker_manifest, index, repositories};
@@ -85,6 +85,26 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(layer)
     }
 
+    /// Writes the documents of a layout with this index, and returns the output. The blobs have
+    /// been written.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the archive cannot be written.
+    pub(crate) fn finish_layout(self, index: Value) -> Result<W> {
+        self.finish_with(vec![("index.json", index), ("oci-layout", layout_version())])
+    }
+
+    fn finish_with(self, documents: Vec<(&str, Value)>) -> Result<W> {
+        let ArchiveState { mut tar, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in documents {
+            let bytes = serde_json::to_vec(&value).map_err(TransportError::document(name))?;
+            tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).map_err(failed)?;
+            tar.content(&bytes).map_err(failed)?;
+        }
+        tar.finish().map_err(failed)
+    }
+
     /// Writes the index and the other documents, and returns the output. The blobs have been
     /// written.
     ///
@@ -96,18 +116,16 @@ impl<W: Write> ArchiveWriter<W> {
         if format == ArchiveFormat::Docker {
             documents.push(("manifest.json", docker_manifest(images)?));
         }
-        documents.push(("oci-layout", json!({"imageLayoutVersion": "1.0.0"})));
+        documents.push(("oci-layout", layout_version()));
         if format == ArchiveFormat::Docker {
             documents.push(("repositories", repositories(images)?));
         }
-        let ArchiveState { mut tar, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (name, value) in documents {
-            let bytes = serde_json::to_vec(&value).map_err(TransportError::document(name))?;
-            tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).map_err(failed)?;
-            tar.content(&bytes).map_err(failed)?;
-        }
-        tar.finish().map_err(failed)
+        self.finish_with(documents)
     }
+}
+
+fn layout_version() -> Value {
+    json!({"imageLayoutVersion": "1.0.0"})
 }
 
 impl<W: Write + Send> BlobSink for ArchiveWriter<W> {

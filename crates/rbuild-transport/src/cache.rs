@@ -1,5 +1,6 @@
 //! Caches of steps outside the store (docs/formats/cache.md).
 
+pub(crate) mod archive;
 pub(crate) mod artifact;
 pub(crate) mod buildkit;
 pub(crate) mod imported;

@@ -38,6 +38,7 @@ mod store;
 pub use archive::{ArchiveFormat, ArchiveWriter};
 pub use archive_error::ArchiveError;
 pub use blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
+pub use cache::archive::{unpack_cache_archive, write_cache_archive};
 pub use cache::artifact::CachedSteps;
 pub use cache::buildkit::{BuildKitCache, BuildKitLayer, InputRecords};
 pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LayerFetcher, LostLayer, WantedLayer};

@@ -104,6 +104,12 @@ pub enum Verb {
     Rmi(RmiArgs),
     /// Remove dangling images and unused build cache
     Prune(PruneArgs),
+    /// Write the build cache to a directory or an archive
+    #[command(name = "cache-export")]
+    CacheExport(CacheExportArgs),
+    /// Read a build cache from a directory or an archive
+    #[command(name = "cache-import")]
+    CacheImport(CacheImportArgs),
     /// Remove unused build cache; keep all images
     #[command(name = "builder-prune", hide = true)]
     BuilderPrune(PruneArgs),
@@ -337,6 +343,40 @@ pub struct PruneArgs {
     /// `system prune`: containers that are not running as well and, with `--all`, unused images.
     #[arg(long, hide = true)]
     pub system: bool,
+}
+
+#[derive(Args)]
+pub struct CacheExportArgs {
+    /// Directory of the cache, whose steps of other machines stay; an archive if the name ends with
+    /// `.tar`, or `-` for standard output
+    pub dest: PathBuf,
+    /// Tag of the cache in the directory or archive
+    #[arg(long, default_value = "latest")]
+    pub tag: String,
+    /// Cache mounts to write: all, or IDs separated by `;` [default: none]
+    #[arg(long, value_name = "IDS")]
+    pub mounts: Option<String>,
+    /// Size of a compressed cache mount above which it is not written
+    #[arg(long, value_name = "SIZE", default_value = "2g")]
+    pub mounts_max: String,
+    /// Size of all layers; the steps that were used last are written
+    #[arg(long, value_name = "SIZE", default_value = "5g")]
+    pub max_size: String,
+    /// Compression of layers: gzip, zstd or uncompressed
+    #[arg(long, value_name = "FORM", default_value = "gzip")]
+    pub compression: String,
+}
+
+#[derive(Args)]
+pub struct CacheImportArgs {
+    /// Directory or archive of the cache, or `-` for standard input
+    pub source: PathBuf,
+    /// Tag of the cache in the directory or archive
+    #[arg(long, default_value = "latest")]
+    pub tag: String,
+    /// Cache mounts to restore: all, none, or IDs separated by `;`
+    #[arg(long, value_name = "IDS", default_value = "all")]
+    pub mounts: String,
 }
 
 #[derive(Args)]

@@ -2,6 +2,7 @@
 
 pub mod build;
 mod build_once;
+pub mod cache;
 mod cache_export;
 pub mod check;
 pub mod confirm;

@@ -19,7 +19,7 @@ use clap::FromArgMatches;
 use args::{Cli, ProgressMode, Verb};
 use cli::verbs::CommandLine;
 use commands::{
-    build, confirm, containers, cp, debug, doctor, explain, images, inspect, login, logs, man, removing, run,
+    build, cache, confirm, containers, cp, debug, doctor, explain, images, inspect, login, logs, man, removing, run,
     save_load, transfer,
 };
 use debug_log::DebugLog;
@@ -127,7 +127,7 @@ fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
     {
         args.progress = Some(ProgressMode::Plain);
     }
-    let fills_store = matches!(verb, Verb::Import(_) | Verb::Load(_) | Verb::Pull(_));
+    let fills_store = matches!(verb, Verb::Import(_) | Verb::Load(_) | Verb::Pull(_) | Verb::CacheImport(_));
     let settings = if names_store && !fills_store { settings.expecting_store() } else { settings };
     if as_docker {
         confirm::removal(&verb)?;
@@ -159,6 +159,8 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Tag(args) => images::tag(settings, args),
         Verb::Rmi(args) => removing::rmi(settings, args),
         Verb::Prune(args) => removing::prune(settings, args, DanglingImages::Remove),
+        Verb::CacheExport(args) => cache::export(settings, args),
+        Verb::CacheImport(args) => cache::import(settings, args),
         Verb::BuilderPrune(args) => removing::prune(settings, args, DanglingImages::Keep),
         Verb::ImagePrune(args) => removing::image_prune(settings, args),
         Verb::Containers(args) => containers::list::list(settings, args),

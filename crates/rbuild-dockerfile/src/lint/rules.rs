@@ -198,6 +198,16 @@ const SECRET: [&str; 10] =
 /// Words that mark a name as harmless.
 const HARMLESS: [&str; 3] = ["public", "file", "version"];
 
+/// Returns true if a word of a variable's name marks a secret. The lint rule ignores some of these
+/// names.
+pub fn may_name_secret(name: &str) -> bool {
+    words(&name.to_lowercase()).iter().any(|word| SECRET.contains(word))
+}
+
+fn words(name: &str) -> Vec<&str> {
+    name.split(['_', '-', '.']).collect()
+}
+
 fn secrets(i: &Instruction, found: &mut Vec<LintWarning>) {
     let names: Vec<&Word> = match &i.op {
         Op::Env(pairs) => pairs.iter().map(|p| &p.name).collect(),
@@ -206,7 +216,7 @@ fn secrets(i: &Instruction, found: &mut Vec<LintWarning>) {
     };
     for name in names {
         let lower = name.text.to_lowercase();
-        let parts: Vec<&str> = lower.split(['_', '-', '.']).collect();
+        let parts = words(&lower);
         let ends = [parts.first(), parts.last()].into_iter().flatten().any(|p| SECRET.contains(p));
         if ends && !parts.iter().any(|p| HARMLESS.contains(p)) {
             let message = format!("`{}` looks like a secret, and the image stores its value", name.text);

@@ -63,9 +63,11 @@ pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<Cache
     keys
 }
 
-/// Returns the explanation of a cache hit.
-pub fn hit(key: &CacheKey) -> String {
-    format!("cache hit: no input changed (key {})", key.short())
+/// Returns the explanation of a cache hit. `origin` is the name of the cache that the result comes
+/// from, if it was not made in this store.
+pub fn hit(key: &CacheKey, origin: Option<&str>) -> String {
+    let origin = origin.map_or(String::new(), |cache| format!("; imported from the cache {cache}"));
+    format!("cache hit: no input changed (key {}){origin}", key.short())
 }
 
 /// Returns descriptions of the differences between the key of a step and an earlier one; empty if
@@ -293,7 +295,7 @@ mod tests {
             (&two, "TOKEN", "hunter2-test", "TOKEN=****-test"),
         ] {
             let value = KeyValue::Variable { name: name.into(), value: value.into() };
-            let inputs = KeyInputs { version: 0, parts: vec![KeyPart { name: VARIABLE.into(), value }] };
+            let inputs = KeyInputs { parts: vec![KeyPart { name: VARIABLE.into(), value }], ..KeyInputs::default() };
             assert_eq!(masked(inputs, secrets).parts[0].value.to_text(), want);
         }
         let of = |values: [&str; 2]| key_inputs(&values.map(|value| ("--exclude", value)));
@@ -321,7 +323,8 @@ mod tests {
             Some((before, letter)) => format!("{before}{}", ResultId::of(letter.as_bytes())),
             None => text.to_string(),
         };
-        KeyInputs { version: 0, parts: parts.iter().map(|(k, v)| (k.to_string(), digest(v)).into()).collect() }
+        let parts = parts.iter().map(|(k, v)| (k.to_string(), digest(v)).into()).collect();
+        KeyInputs { parts, ..KeyInputs::default() }
     }
 
     #[test]
@@ -415,7 +418,7 @@ mod tests {
             format!("{title}\n  {}\n", if found.is_empty() { "(no reason)".into() } else { found.join("\n  ") })
         };
         assert_eq!(LONG_NAME.len(), LONG + 1);
-        let hit = format!("a cache hit\n  {}\n", hit(&CacheKey::of(b"key")));
+        let hit = format!("a cache hit\n  {}\n", hit(&CacheKey::of(b"key"), None));
         rbuild_testkit::assert_recorded!("explanations", ROWS.iter().map(line).collect::<String>() + &hit);
     }
 }

@@ -95,7 +95,7 @@ impl KeyBuilder<'_> {
         results: &InputResults,
         selected_files: &[Selection],
     ) -> Result<Option<Keyed>> {
-        let mut inputs = KeyInputs { version: KEY_VERSION, parts: Vec::new() };
+        let mut inputs = KeyInputs { version: KEY_VERSION, parts: Vec::new(), is_reduced: false };
         let add = |component: &KeyComponent<'_>| inputs.parts.push(key_part(component, graph, results));
         let key = self.hash(vertex, results, selected_files, add)?;
         Ok(key.map(|key| Keyed { key, inputs }))

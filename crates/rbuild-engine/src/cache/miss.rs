@@ -12,6 +12,10 @@ pub(crate) enum Miss {
     /// The result contains a secret that this build was not given.
     Secret,
     NoEarlierBuild,
+    /// No cache besides the store has a similar step.
+    InNoCache,
+    /// A cache besides the store has the step, but the result cannot be used here.
+    Unusable,
     NoRecord,
     /// The files have owners of the other kind and are needed.
     OtherOwners,
@@ -35,6 +39,8 @@ impl fmt::Display for Miss {
             Miss::OpenInput => "an input must be built first",
             Miss::Secret => "the cached result contains a secret that this build was not given",
             Miss::NoEarlierBuild => "no earlier build of this step is recorded",
+            Miss::InNoCache => "no earlier build of this step is recorded here or in the caches",
+            Miss::Unusable => "the cached result cannot be used by this build",
             Miss::NoRecord => "nothing is recorded under this key",
             Miss::OtherOwners => "its files are needed, and the cached ones belong to another isolation mode",
             Miss::OtherResult => "this isolation mode has another result of an equal command",
@@ -61,6 +67,8 @@ mod tests {
             Miss::OpenInput,
             Miss::Secret,
             Miss::NoEarlierBuild,
+            Miss::InNoCache,
+            Miss::Unusable,
             Miss::NoRecord,
             Miss::OtherOwners,
             Miss::OtherResult,
@@ -76,6 +84,8 @@ mod tests {
             OpenInput,
             Secret,
             NoEarlierBuild,
+            InNoCache,
+            Unusable,
             NoRecord,
             OtherOwners,
             OtherResult,

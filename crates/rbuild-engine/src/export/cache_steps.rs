@@ -6,11 +6,13 @@ use rbuild_plan::{BuildGraph, RunMountKind, Step, VertexId};
 use rbuild_store::{CacheKey, CachedStep, LayerVariant, ResultId, Store, StoreError, TreeId, Verdict};
 use rbuild_transport::ImportedStep;
 
+use crate::cache::{explain, notes};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::export::packing_error::not_packed;
 use crate::export::secret_scan::Leaks;
 use crate::exports::{CacheMode, ReportedStep, ReportedSteps};
+use crate::ops::redact::SecretValues;
 use crate::ops::shared_caches;
 use crate::prepare::Prepared;
 use crate::prepare::vertex_state::VertexState;
@@ -82,7 +84,7 @@ pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Stor
     if !writes_caches(request) {
         return Ok(Some(ReportedSteps::default()));
     }
-    let (graph, forms) = (&prepared.graph, forms(request));
+    let (graph, forms, secrets) = (&prepared.graph, forms(request), request.secret_values());
     let mut steps = Vec::new();
     for (vertex, prepared_vertex) in graph.numbered().zip(&prepared.vertices).map(|((id, _), found)| (id, found)) {
         if !belongs(graph, request, vertex) {
@@ -104,7 +106,7 @@ pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Stor
                     if !store.lazy_trees().has_layer(tree, *form)? {
                         return Ok(None);
                     }
-                    steps.extend(reported(graph, store, &stored, *form)?);
+                    steps.extend(reported(graph, store, &stored, *form, &secrets)?);
                 }
             }
             VertexState::Source(_) | VertexState::Foreign(..) | VertexState::Imported(..) | VertexState::Open => {}
@@ -130,14 +132,14 @@ pub(crate) fn made(envs: &[StepEnv<'_>]) -> Result<ReportedSteps> {
 /// Returns the image's own steps with their layers in that form, which are packed, lowest first.
 /// Steps that no cache may contain are left out.
 pub(crate) fn of_image(env: &StepEnv<'_>, form: LayerForm) -> Result<Vec<CachedStep>> {
-    let graph = env.graph();
+    let (graph, secrets) = (env.graph(), env.request.secret_values());
     let mut steps = Vec::new();
     for vertex in env.chain().filter(|id| is_portable(graph, *id)) {
         let Some(done) = env.results.get(vertex) else { continue };
         let (Some(tree), Some(key)) = (&done.tree, done.key) else { continue };
         if is_clear(env, tree)? {
             let stored = StoredStep { vertex, key, result: done.result, created: done.created, tree };
-            steps.extend(reported(graph, env.store, &stored, form)?.map(|reported| reported.step));
+            steps.extend(reported(graph, env.store, &stored, form, &secrets)?.map(|reported| reported.step));
         }
     }
     steps.reverse();
@@ -146,7 +148,7 @@ pub(crate) fn of_image(env: &StepEnv<'_>, form: LayerForm) -> Result<Vec<CachedS
 
 #[tracing::instrument(target = "engine", name = "cache", level = "debug", skip_all)]
 fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
-    let (graph, forms) = (env.graph(), forms(env.request));
+    let (graph, forms, secrets) = (env.graph(), forms(env.request), env.request.secret_values());
     let (mut steps, mut stored) = (Vec::new(), Vec::new());
     for (vertex, _) in graph.numbered().filter(|(id, _)| belongs(graph, env.request, *id)) {
         let Some(done) = env.results.get(vertex) else { continue };
@@ -174,7 +176,7 @@ fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
                 Err(StoreError::Layer(LayerError::WhiteoutName(_))) => return Ok(Vec::new()),
                 packed => packed.map_err(|e| not_packed(env, step.tree, e))?,
             };
-            reported_steps.extend(reported(graph, env.store, step, *form)?);
+            reported_steps.extend(reported(graph, env.store, step, *form, &secrets)?);
         }
         Ok::<_, BuildError>(reported_steps)
     })?;
@@ -208,6 +210,7 @@ fn reported(
     store: &Store,
     stored: &StoredStep<'_>,
     form: LayerForm,
+    secrets: &SecretValues,
 ) -> Result<Option<ReportedStep>> {
     let StoredStep { vertex, key, result, created, tree } = *stored;
     let verdict = store.secrets().verdict(tree)?;
@@ -219,7 +222,9 @@ fn reported(
         return Ok(None);
     };
     let shared = store.records().record(&key)?.and_then(|record| record.shared);
-    let step = CachedStep { key, shared, result, layer, created, used: 0, is_searched };
+    let inputs = store.records().key_inputs(&key)?.map(|inputs| explain::masked(inputs, secrets));
+    let note = inputs.map(|inputs| notes::note(&graph.vertices[vertex], &inputs, secrets));
+    let step = CachedStep { key, shared, result, layer, created, used: 0, is_searched, note, mount: None };
     let is_refreshed = graph.vertices[vertex].ignore_cache;
     Ok(Some(ReportedStep { step, is_in_result: is_in_result(graph, vertex), is_refreshed, mount: None }))
 }

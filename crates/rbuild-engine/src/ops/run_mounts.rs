@@ -16,8 +16,8 @@ use rbuild_remedy::{MountRemedy, Remedy};
 use rbuild_sandbox::{MountRequest, MountSource};
 use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
 use rbuild_store::{
-    CacheId, CacheKey, CacheMount, CacheUse, CacheView, FILES, KeyInputs, KeyValue, LISTING, Lock, MergedFiles, Once,
-    SnapshotBackend, Store, TreeId, Workspace,
+    CacheId, CacheKey, CacheMount, CacheUse, CacheView, FILES, KeyInputs, KeyValue, KnownMount, LISTING, Lock,
+    MergedFiles, Once, SnapshotBackend, Store, TreeId, Workspace,
 };
 
 use crate::builder_paths::BindPoint;
@@ -145,14 +145,17 @@ fn caches(
     for (id, mounts) in wanted {
         let (_, first, seed) = mounts[0];
         let mut origin = MountOrigin::EarlierBuild;
+        let known = KnownMount { id, name: first.id.clone(), may_hold_secrets: !env.request.secrets.is_empty() };
         let sharing = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
         let cache = env.store.cache_mounts().cache_mount(&env.rootfs.work, &id, sharing, |dir| {
             origin = MountOrigin::ThisBuild;
+            env.store.cache_mounts().note_new(&known)?;
             if shared_caches::restore(env, &id, &first.id, dir)? {
                 return Ok::<_, StepError>(());
             }
             fill_cache(env, vertex, first, seed, dir)
         })?;
+        env.store.cache_mounts().note_used(&known)?;
         env.note_mount(&id, &first.id, origin);
         caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
     }

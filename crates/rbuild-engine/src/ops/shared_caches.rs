@@ -4,7 +4,7 @@
 use rbuild_image::Hasher;
 use rbuild_layer::LayerForm;
 use rbuild_linux::RootDir;
-use rbuild_store::{CacheId, CacheKey, CachedStep, LayerVariant, ResultId};
+use rbuild_store::{CacheId, CacheKey, CachedStep, LayerVariant, MountNote, ResultId};
 use rbuild_transport::LostLayer;
 
 use crate::env::{MountOrigin, StepEnv};
@@ -15,7 +15,7 @@ use crate::exports::{CacheExport, ReportedStep};
 use crate::warning::BuildWarning;
 
 /// Returns the key under which caches have the content of a cache mount.
-fn key_of(id: &CacheId) -> CacheKey {
+pub(crate) fn key_of(id: &CacheId) -> CacheKey {
     let mut hasher = Hasher::new();
     hasher.field("cache mount 1").field(id.bytes());
     hasher.finish()
@@ -82,7 +82,9 @@ pub(crate) fn packed(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
         let known = env.request.caches.step(&key).filter(|known| known.step.layer.blob == layer.blob);
         let created = known.as_ref().map_or(env.request.now, |known| known.step.created);
         let result = ResultId::of(layer.blob.to_string().as_bytes());
-        let step = CachedStep { key, shared: None, result, layer, created, used: 0, is_searched: false };
+        let mount = Some(MountNote { id, name: name.clone() });
+        let step =
+            CachedStep { key, shared: None, result, layer, created, used: 0, is_searched: false, note: None, mount };
         let is_refreshed = known.is_none();
         found.push(ReportedStep { step, is_in_result: false, is_refreshed, mount: Some(name) });
     }

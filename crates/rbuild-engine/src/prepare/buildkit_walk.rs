@@ -107,7 +107,11 @@ impl<'a> BuildKitWalk<'a> {
             (Step::Image { manifest, platform, diff_ids, .. }, _) => {
                 cache.sources(&buildkit_keys::image(manifest, platform, diff_ids))
             }
-            (Step::Run(run), Some(parent)) => cache.steps(&buildkit_keys::run(run), &[InputRecords::whole(parent)]),
+            (Step::Run(run), Some(parent)) => {
+                // Versions since 0.11 name the path of the root mount.
+                let selected = Some((buildkit_keys::root_selector(), parent.clone()));
+                cache.steps(&buildkit_keys::run(run), &[InputRecords { whole: parent, selected }])
+            }
             (Step::Workdir(step), Some(parent)) => {
                 cache.steps(&buildkit_keys::workdir(step), &[InputRecords::whole(parent)])
             }
@@ -193,7 +197,17 @@ fn step_of(
         _ => ResultId::from(*key),
     };
     let layer = StepLayer::of_other_builder(layer.blob, layer.size, layer.diff_id, &layer.form, created);
-    let step = CachedStep { key: *key, shared: None, result, layer, created, used: 0, is_searched: false };
+    let step = CachedStep {
+        key: *key,
+        shared: None,
+        result,
+        layer,
+        created,
+        used: 0,
+        is_searched: false,
+        note: None,
+        mount: None,
+    };
     Some(step).filter(CachedStep::has_valid_times)
 }
 

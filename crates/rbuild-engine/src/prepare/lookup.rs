@@ -283,7 +283,13 @@ impl Lookup<'_> {
         for (id, key, imported) in steps {
             let session = Session::new(self.store, &work, &self.request.build_id, self.request.now);
             let find = || Ok::<_, BuildError>(self.store.records().record(&key)?.map(Some));
-            let make = || Ok(self.store.lazy_trees().import_step(session, &imported.step)?);
+            let make = || {
+                Ok(self.store.lazy_trees().import_step(
+                    session,
+                    &imported.step,
+                    self.request.caches.name_of(&imported),
+                )?)
+            };
             let shared = imported.step.shared.unwrap_or(key);
             match self.store.once(Lock::Step(shared), find, make)?.into_inner() {
                 Some(own) if own.result == imported.step.result => found[id].state = VertexState::Hit(key, own),

@@ -1,7 +1,7 @@
 //! Outcomes of the cache lookup.
 
 use rbuild_store::{CacheKey, ForeignRecord, Record, ResultId, TreeId};
-use rbuild_transport::ImportedStep;
+use rbuild_transport::{ImportedCaches, ImportedStep};
 
 /// The state of a vertex before anything runs.
 #[derive(Debug, Clone)]
@@ -33,6 +33,16 @@ impl VertexState {
     pub(crate) fn key(&self) -> Option<CacheKey> {
         match self {
             VertexState::Hit(key, _) | VertexState::Foreign(key, _) | VertexState::Imported(key, _) => Some(*key),
+            VertexState::Source(_) | VertexState::Open => None,
+        }
+    }
+
+    /// Returns the name of the cache besides the store that a result comes from.
+    pub(crate) fn origin<'a>(&'a self, caches: &'a ImportedCaches) -> Option<&'a str> {
+        match self {
+            VertexState::Hit(_, record) => record.origin.as_deref(),
+            VertexState::Foreign(_, record) => record.origin(),
+            VertexState::Imported(_, found) => Some(caches.name_of(found)),
             VertexState::Source(_) | VertexState::Open => None,
         }
     }

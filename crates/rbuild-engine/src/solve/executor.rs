@@ -81,7 +81,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(LayerQueue<'_>) + Send) -
         report_isolation(env);
     }
     let is_scheduled = |id: VertexId| env.schedule.vertices().any(|(scheduled, _)| scheduled == id);
-    env.prepared.report_hits(env.store, &env.events, is_scheduled);
+    env.prepared.report_hits(env.store, &env.request.caches, &env.events, is_scheduled);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(env.request.jobs.max(1))
         .thread_name(|i| format!("step-{i}"))

@@ -8,6 +8,7 @@ use rbuild_transport::LostLayer;
 
 use crate::cache::explain;
 use crate::cache::miss::Miss;
+use crate::cache::notes;
 use crate::env::StepEnv;
 use crate::error::Result;
 use crate::event::Event;
@@ -109,8 +110,10 @@ impl StepRecords<'_> {
                 continue;
             }
             let result = if self.is_linked() { self.digest_of_files(shared) } else { found.step.result };
-            let step = CachedStep { key: *shared, shared: None, result, ..found.step.clone() };
-            if let Some(record) = env.store.lazy_trees().import_step(env.rootfs.session(), &step)? {
+            let step = CachedStep { key: *shared, shared: None, result, note: None, ..found.step.clone() };
+            if let Some(record) =
+                env.store.lazy_trees().import_step(env.rootfs.session(), &step, caches.name_of(&found))?
+            {
                 tracing::debug!(target: "engine", key = shared.short(), "hit in another cache");
                 return self.take(shared, record.tree, &record.result, record.created);
             }
@@ -152,7 +155,8 @@ impl StepRecords<'_> {
     fn finish(&self, shared: &CacheKey, tree: TreeId, result: ResultId, created: i64) -> Result<()> {
         let env = self.env;
         if *shared != self.key {
-            let step = RecordedStep { tree: &tree, result, created };
+            let origin = env.store.records().record(shared)?.and_then(|record| record.origin);
+            let step = RecordedStep { tree: &tree, result, created, origin: origin.as_deref() };
             env.rootfs.session().put_record_of(&self.key, shared, &step)?;
         }
         env.results.set(self.id, VertexResult { result, tree: Some(tree), created, key: Some(self.key) });
@@ -167,7 +171,7 @@ impl StepRecords<'_> {
             return Miss::Disabled.to_string();
         }
         let Some(nearest) = &self.env.nearest[self.id] else {
-            return Miss::NoEarlierBuild.to_string();
+            return self.reason_of_caches();
         };
         if nearest == key {
             return match (store.records().record(key), store.records().foreign_record(key)) {
@@ -182,12 +186,35 @@ impl StepRecords<'_> {
         if before.version != self.key_inputs.version {
             return Miss::KeyFormat.to_string();
         }
-        let differences = explain::differences(self.key_inputs, before, changes);
+        let reduced = before.is_reduced.then(|| notes::reduced(self.key_inputs));
+        let differences = explain::differences(reduced.as_ref().unwrap_or(self.key_inputs), before, changes);
         if !differences.is_empty() {
             return differences.join("; ");
         }
         let masked = explain::has_masked(self.key_inputs) && explain::has_masked(before);
         if masked { Miss::MaskedValue.to_string() } else { Miss::NoDifference.to_string() }
+    }
+
+    /// Returns the reason why no cache besides the store has the step, as far as its records state.
+    fn reason_of_caches(&self) -> String {
+        let caches = &self.env.request.caches;
+        if caches.is_empty() {
+            return Miss::NoEarlierBuild.to_string();
+        }
+        let secrets = self.env.request.secret_values();
+        let Some(similar) = notes::most_similar(caches, self.vertex(), self.key_inputs, &secrets) else {
+            return Miss::InNoCache.to_string();
+        };
+        let reason = if similar.step.key == self.key {
+            Miss::Unusable.to_string()
+        } else if similar.has_other_form {
+            Miss::KeyFormat.to_string()
+        } else if similar.differences.is_empty() {
+            Miss::MaskedValue.to_string()
+        } else {
+            similar.differences.join("; ")
+        };
+        format!("{reason} (in the cache {})", similar.cache)
     }
 
     /// Returns true if the build may use that tree: it contains no secret that the build was not

@@ -85,7 +85,8 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]
     let explain_key = |text: String| env.events.send(Event::Reason { step: id.position(), text });
     let hit = |key: &CacheKey| {
         tracing::debug!(target: "engine", key = key.short(), "cache hit");
-        explain_key(explain::hit(key));
+        let record = env.store.records().record(key).ok().flatten();
+        explain_key(explain::hit(key, record.as_ref().and_then(|record| record.origin.as_deref())));
         if let (Step::Copy(copy), Some(tree)) = (&env.graph().vertices[id].step, &env.done(id).tree) {
             CopyWarnings::of_tree(env.store, tree).send(copy, &env.events);
         }

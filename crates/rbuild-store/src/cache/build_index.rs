@@ -18,6 +18,13 @@ pub struct KeyInputs {
     pub version: u32,
     /// The parts.
     pub parts: Vec<KeyPart>,
+    /// True if long and confidential values are replaced, because other machines read them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_reduced: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Name of the part for the file system that a step modifies.

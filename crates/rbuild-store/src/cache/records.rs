@@ -24,6 +24,9 @@ pub struct Record {
     /// Another key under which the same files are recorded, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<CacheKey>,
+    /// Name of the cache outside the store that it came from, if it was not made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     boot: String,
     build: BuildId,
 }
@@ -37,6 +40,8 @@ pub struct RecordedStep<'a> {
     pub result: ResultId,
     /// Creation time of the files in seconds since the Unix epoch.
     pub created: i64,
+    /// Name of the cache outside the store that it comes from, if it was not made here.
+    pub origin: Option<&'a str>,
 }
 
 /// The record of a step that was built with the other kind of owners. Its result is as valid as any
@@ -58,6 +63,11 @@ impl ForeignRecord {
     /// Returns another key under which the same files are recorded, if there is one.
     pub fn shared(&self) -> Option<&CacheKey> {
         self.0.shared.as_ref()
+    }
+
+    /// Returns the name of the cache outside the store that it came from, if it was not made here.
+    pub fn origin(&self) -> Option<&str> {
+        self.0.origin.as_deref()
     }
 
     /// Returns the key to lock while the step with the key `key` is built.
@@ -143,15 +153,21 @@ impl Records<'_> {
 
     fn record_with(&self, key: &CacheKey, owners: OwnerMode) -> Result<Option<Record>> {
         let document = document_of(&key.hex(), owners);
+        let record = self.valid_record(&document, owners)?;
+        if record.is_some() {
+            self.store.gc().note_use("records", &document)?;
+        }
+        Ok(record)
+    }
+
+    /// Returns the record in a document, if it is valid and its tree exists.
+    pub(crate) fn valid_record(&self, document: &str, owners: OwnerMode) -> Result<Option<Record>> {
         let Some(record) = self.store.read_if_whole::<Record>(&format!("records/{document}"))? else {
             return Ok(None);
         };
         let there = self.trusted(&record.boot, &record.build)?
             && self.store.lazy_trees().has_tree(&record.tree)?
             && (owners != self.store.owners() || self.store.trees().is_usable(&record.tree)?);
-        if there {
-            self.store.gc().note_use("records", &document)?;
-        }
         Ok(there.then_some(record))
     }
 
@@ -173,9 +189,9 @@ impl Records<'_> {
         step: &RecordedStep<'_>,
         build: &BuildId,
     ) -> Result<()> {
-        let RecordedStep { tree, result, created } = *step;
+        let RecordedStep { tree, result, created, origin } = *step;
         let (tree, boot, build) = (tree.clone(), self.store.boot().to_string(), build.clone());
-        let record = Record { tree, result, created, shared, boot, build };
+        let record = Record { tree, result, created, shared, origin: origin.map(str::to_string), boot, build };
         self.store.unsynced.store(true, Ordering::Relaxed);
         self.store.write("records", &document_of(&key.hex(), self.store.owners()), &record)
     }

@@ -88,7 +88,8 @@ impl CacheMounts<'_> {
         Ok(Some(CacheMount { path, dir: mounts.sub(short)?, name, _lock: lock }))
     }
 
-    fn name_of_copy(&self, id: &CacheId, copy: u64) -> CacheName {
+    /// Returns the name of a copy of a cache. The first one has the number 0.
+    pub(super) fn name_of_copy(&self, id: &CacheId, copy: u64) -> CacheName {
         let mut hasher = Hasher::new();
         hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
         if self.store.owners() == OwnerMode::Recorded {

@@ -96,7 +96,7 @@ impl Gc<'_> {
         self.prune_key_inputs()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
-            for notes in ["hashes", "ledgers", "logs", downloads::DIR] {
+            for notes in ["hashes", "ledgers", "logs", "mount-ids", downloads::DIR] {
                 self.store.root.remove_all(OsStr::new(notes))?;
             }
             self.store.images().forget_removed()?;

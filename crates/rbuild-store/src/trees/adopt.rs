@@ -60,7 +60,8 @@ impl LazyTrees<'_> {
         let tree = self.store.trees().step_tree(&name.finish());
         self.store.trees().commit_tree(work, &path, &tree)?;
         let shared = theirs.shared.as_ref().unwrap_or(key);
-        let step = RecordedStep { tree: &tree, result: theirs.result, created: theirs.created };
+        let origin = theirs.origin.as_deref();
+        let step = RecordedStep { tree: &tree, result: theirs.result, created: theirs.created, origin };
         session.put_record_of(key, shared, &step)?;
         self.store.records().record(key)
     }

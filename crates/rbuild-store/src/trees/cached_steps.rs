@@ -11,11 +11,12 @@ use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, examine};
 use rbuild_linux::{RootDir, Timestamp, UidGid};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::build_index::KeyInputs;
 use crate::cache::records::{Record, RecordedStep};
 use crate::cache_mounts::CacheMount;
 use crate::contents::{compare, compare_content};
 use crate::error::{Result, StoreError};
-use crate::ids::{CacheKey, ResultId};
+use crate::ids::{CacheId, CacheKey, ResultId};
 use crate::layers::{LayerVariant, PackedLayer, REMAINDER};
 use crate::modes;
 use crate::secrets::{NOTE, Verdict};
@@ -51,6 +52,38 @@ pub struct CachedStep {
     /// True if the step mounted secrets and its files were searched for them.
     #[serde(rename = "x", default, skip_serializing_if = "is_false")]
     pub is_searched: bool,
+    /// The inputs of the key, for explanations.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Box<StepNote>>,
+    /// The cache mount whose content the layer is; `None` for a step.
+    #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<MountNote>,
+}
+
+/// A step in words, by which a build explains why it has another key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepNote {
+    /// Name of its stage.
+    #[serde(rename = "s", default)]
+    pub stage: String,
+    /// Number within the stage, from 1.
+    #[serde(rename = "n", default)]
+    pub number: usize,
+    /// The instruction.
+    #[serde(rename = "t", default)]
+    pub text: String,
+    /// The parts of the key.
+    #[serde(flatten)]
+    pub inputs: KeyInputs,
+}
+
+/// A cache mount in a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountNote {
+    /// Identifier of the mount.
+    pub id: CacheId,
+    /// The ID in the Dockerfile.
+    pub name: String,
 }
 
 /// The seconds that dates of documents can express: those of the years 1 to 9999.
@@ -90,9 +123,9 @@ pub struct StepLayer {
     /// Uncompressed size in bytes.
     #[serde(rename = "u")]
     pub unpacked: u64,
-    /// Owner and mode of the root directory.
-    #[serde(rename = "o")]
-    root: RootMeta,
+    /// Owner and mode of the root directory; `None` for those of the tree below.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    root: Option<RootMeta>,
     /// Modification time of the root directory, in seconds and nanoseconds.
     #[serde(rename = "t")]
     mtime: (i64, u32),
@@ -136,12 +169,11 @@ impl StepLayer {
     }
 
     /// Returns a layer that another builder made, of which only the properties of the blob are
-    /// known. Its root directory is that of most images.
+    /// known. Its root directory is that of the tree below.
     pub fn of_other_builder(blob: BlobDigest, size: u64, diff_id: DiffId, form: &str, created: i64) -> StepLayer {
         let media_type = StepLayer::media_type_of(form).unwrap_or(MediaType::ImageLayer);
-        let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
         let (form, mtime) = (form.to_string(), (created, 0));
-        StepLayer { blob, diff_id, media_type, form, size, unpacked: size, root, mtime, highest_ids: None }
+        StepLayer { blob, diff_id, media_type, form, size, unpacked: size, root: None, mtime, highest_ids: None }
     }
 
     /// Returns true if the media type is the one of the form. Records may state any.
@@ -177,7 +209,7 @@ impl LazyTrees<'_> {
             (Some(rest), _) => {
                 let root = RootMeta { owner: rest.root_owner, mode: rest.root_mode };
                 let UidGid { uid, gid } = rest.highest_ids;
-                (root, (rest.root_mtime.sec, rest.root_mtime.nsec), Some((uid, gid)))
+                (Some(root), (rest.root_mtime.sec, rest.root_mtime.nsec), Some((uid, gid)))
             }
             (None, Some(LazyNote { root, mtime: Some(mtime), exact: false, .. })) => (root, mtime, None),
             _ => return Ok(None),
@@ -240,7 +272,7 @@ impl LazyTrees<'_> {
             }
             return Err(e);
         }
-        let RootMeta { owner, mode } = layer.root;
+        let RootMeta { owner, mode } = layer.root.unwrap_or(RootMeta::USUAL);
         let (sec, nsec) = layer.mtime;
         Ok(dir.set_own_meta(owner, mode & 0o7777, Timestamp { sec, nsec })?)
     }
@@ -254,15 +286,15 @@ impl LazyTrees<'_> {
         let PackedLayer { diff_id, digest, size, unpacked, media_type, .. } =
             self.store.layers().pack_view(work, &mount.dir, variant)?;
         let stat = mount.dir.stat_self()?;
-        let root = RootMeta { owner: stat.owner(), mode: stat.mode };
+        let root = Some(RootMeta { owner: stat.owner(), mode: stat.mode });
         let mtime = (stat.mtime.sec, stat.mtime.nsec);
         let form = variant.form.name();
         Ok(StepLayer { blob: digest, diff_id, media_type, form, size, unpacked, root, mtime, highest_ids: None })
     }
 
     /// Makes the tree of a cached step whose layer is a blob of the store, and stores its record.
-    /// The tree is unpacked when its files are needed. Returns `None` if the builder cannot use the
-    /// layer. The caller holds the lock of the step.
+    /// The tree is unpacked when its files are needed. `origin` is the name of the cache. Returns
+    /// `None` if the builder cannot use the layer. The caller holds the lock of the step.
     ///
     /// # Errors
     ///
@@ -274,13 +306,14 @@ impl LazyTrees<'_> {
         skip_all,
         fields(key = %step.key.short())
     )]
-    pub fn import_step(&self, session: Session<'_>, step: &CachedStep) -> Result<Option<Record>> {
+    pub fn import_step(&self, session: Session<'_>, step: &CachedStep, origin: &str) -> Result<Option<Record>> {
         if let Some(own) = self.store.records().record(&step.key)? {
             return Ok(Some(own));
         }
         let StepLayer { root, mtime, highest_ids, .. } = step.layer;
         let highest = highest_ids.map(|(uid, gid)| UidGid { uid, gid });
-        let is_usable = [highest, Some(root.owner)].into_iter().flatten().all(|ids| self.store.can_own_up_to(ids));
+        let is_usable =
+            [highest, root.map(|root| root.owner)].into_iter().flatten().all(|ids| self.store.can_own_up_to(ids));
         let Some(name) = step.layer.document().filter(|_| is_usable) else { return Ok(None) };
         let (path, made) = session.work.new_dir_with(modes::dir())?;
         self.store.trees().put_note(&made, &name, &document(&name, &step.layer.packed())?)?;
@@ -292,7 +325,7 @@ impl LazyTrees<'_> {
             )?;
         }
         // The kind of the file is not part of the mode.
-        let root = RootMeta { mode: root.mode & 0o7777, ..root };
+        let root = root.map(|root| RootMeta { mode: root.mode & 0o7777, ..root });
         self.put_lazy_note(
             &made,
             &LazyNote { layer: name, root, mtime: Some(mtime), exact: false, imported: true, boot: None },
@@ -303,8 +336,11 @@ impl LazyTrees<'_> {
         let tree = self.store.trees().step_tree(&hasher.finish());
         self.store.trees().commit_tree(session.work, &path, &tree)?;
         let shared = step.shared.as_ref().unwrap_or(&step.key);
-        let recorded = RecordedStep { tree: &tree, result: step.result, created: step.created };
+        let recorded = RecordedStep { tree: &tree, result: step.result, created: step.created, origin: Some(origin) };
         session.put_record_of(&step.key, shared, &recorded)?;
+        if let Some(note) = &step.note {
+            self.store.records().put_key_inputs(&step.key, &note.inputs)?;
+        }
         self.store.records().record(&step.key)
     }
 }
@@ -323,7 +359,17 @@ mod tests {
     fn cached(store: &Store, tree: &TreeId, key: &CacheKey) -> Option<CachedStep> {
         let layer = store.lazy_trees().cached_layer(tree, LayerForm::GZIP).unwrap()?;
         let (result, shared) = (ResultId::of(b"result"), Some(CacheKey::of(b"shared")));
-        Some(CachedStep { key: *key, shared, result, layer, created: 7, used: 20_000, is_searched: true })
+        Some(CachedStep {
+            key: *key,
+            shared,
+            result,
+            layer,
+            created: 7,
+            used: 20_000,
+            is_searched: true,
+            note: None,
+            mount: None,
+        })
     }
 
     #[test]
@@ -349,12 +395,13 @@ mod tests {
 
         let (work, build) = (Workspace::open(&to).unwrap(), BuildId::of_command("b"));
         let session = Session::new(&to, &work, &build, 9);
-        assert_eq!(to.lazy_trees().import_step(session, &step).unwrap(), None, "the blob is missing");
+        assert_eq!(to.lazy_trees().import_step(session, &step, "a cache").unwrap(), None, "the blob is missing");
         let blob = from.blobs().open_blob(&step.layer.blob).unwrap();
         assert_eq!(to.blobs().put_blob(&work, blob).unwrap().0, step.layer.blob);
-        let record = to.lazy_trees().import_step(session, &step).unwrap().unwrap();
+        let record = to.lazy_trees().import_step(session, &step, "a cache").unwrap().unwrap();
         assert_eq!((record.result, record.created, record.shared), (step.result, 7, step.shared));
-        assert_eq!(to.lazy_trees().import_step(session, &step).unwrap(), Some(record.clone()), "once");
+        assert_eq!(record.origin.as_deref(), Some("a cache"));
+        assert_eq!(to.lazy_trees().import_step(session, &step, "a cache").unwrap(), Some(record.clone()), "once");
         assert!(to.secrets().may_use(&record.tree, true, &[]).unwrap());
         assert_eq!(to.lazy_trees().unpacked_tree(&record.tree).unwrap().map(drop), None, "it is not unpacked");
 
@@ -383,7 +430,7 @@ mod tests {
         let layer_of = |bytes: &[u8], form: &str, ids: Option<(u32, u32)>| {
             let (blob, size) = store.blobs().put_blob(&work, bytes).unwrap();
             let media_type = if form == "gzip" { MediaType::ImageLayerGzip } else { MediaType::ImageLayer };
-            let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
+            let root = Some(RootMeta::USUAL);
             let (diff_id, form) = (blob.of_plain_layer(), form.to_string());
             let layer =
                 StepLayer { blob, diff_id, media_type, form, size, unpacked: 5, root, mtime: (0, 0), highest_ids: ids };
@@ -429,15 +476,29 @@ mod tests {
                 form: form.into(),
                 size,
                 unpacked: 5,
-                root: RootMeta { owner: UidGid { uid: root_user, gid: 0 }, mode: 0o40755 },
+                root: Some(RootMeta { owner: UidGid { uid: root_user, gid: 0 }, mode: 0o40755 }),
                 mtime: (0, 0),
                 highest_ids: ids,
             };
             let key = CacheKey::of(format!("{form} {ids:?} {root_user}").as_bytes());
             let result = ResultId::of(b"r");
-            let step = CachedStep { key, shared: None, result, layer, created: 0, used: 0, is_searched: false };
+            let step = CachedStep {
+                key,
+                shared: None,
+                result,
+                layer,
+                created: 0,
+                used: 0,
+                is_searched: false,
+                note: None,
+                mount: None,
+            };
             let session = Session::new(&store, &work, &build, 9);
-            assert_eq!(store.lazy_trees().import_step(session, &step).unwrap().is_some(), usable, "{form} {ids:?}");
+            assert_eq!(
+                store.lazy_trees().import_step(session, &step, "a cache").unwrap().is_some(),
+                usable,
+                "{form} {ids:?}"
+            );
         }
     }
 }

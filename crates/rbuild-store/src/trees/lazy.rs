@@ -28,8 +28,10 @@ use crate::workspace::Workspace;
 pub(crate) struct LazyNote {
     /// Name of the layer's document next to it.
     pub layer: String,
-    /// Metadata of the tree's root directory, which the layer does not contain.
-    pub root: RootMeta,
+    /// Metadata of the tree's root directory, which the layer does not contain. `None` for those of
+    /// the tree below, which the builder sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootMeta>,
     /// Modification time of the root directory in seconds and nanoseconds. Trees of earlier
     /// versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +55,11 @@ pub(crate) struct RootMeta {
     pub mode: u32,
 }
 
+impl RootMeta {
+    /// Owner and mode in most images.
+    pub const USUAL: RootMeta = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
+}
+
 impl From<(u32, u32, u32)> for RootMeta {
     fn from(list: (u32, u32, u32)) -> RootMeta {
         let (uid, gid, mode) = list;
@@ -70,7 +77,7 @@ impl LazyNote {
     /// Returns the note of a tree that equals the one that a layer was packed from.
     pub(crate) fn exact(layer: &str, remainder: &Remainder) -> LazyNote {
         let Timestamp { sec, nsec } = remainder.root_mtime;
-        let root = RootMeta { owner: remainder.root_owner, mode: remainder.root_mode };
+        let root = Some(RootMeta { owner: remainder.root_owner, mode: remainder.root_mode });
         LazyNote { layer: layer.into(), root, mtime: Some((sec, nsec)), exact: true, imported: false, boot: None }
     }
 
@@ -121,7 +128,7 @@ impl<'s> LazyTrees<'s> {
         let name = LayerVariant::exact(form).document();
         let root = fs.stat_self()?;
         let mtime = Some((root.mtime.sec, root.mtime.nsec));
-        let root = RootMeta { owner: root.owner(), mode: root.mode };
+        let root = Some(RootMeta { owner: root.owner(), mode: root.mode });
         self.store.trees().put_note(made, &name, &document(&name, &layer)?)?;
         self.put_lazy_note(made, &LazyNote { layer: name, root, mtime, exact: false, imported: false, boot: None })?;
         made.remove_all(OsStr::new("fs"))?;
@@ -170,7 +177,7 @@ impl<'s> LazyTrees<'s> {
             }
             return Err(e);
         }
-        let RootMeta { owner, mode } = note.root;
+        let RootMeta { owner, mode } = note.root.unwrap_or(RootMeta::USUAL);
         let mtime = note.mtime.map_or(fs.stat_self()?.mtime, |(sec, nsec)| Timestamp { sec, nsec });
         fs.set_own_meta(owner, mode, mtime)?;
         let dir = self.store.dir(&place)?;
@@ -181,6 +188,36 @@ impl<'s> LazyTrees<'s> {
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
         self.store.trees().note_devices(&dir)?;
         self.store.write(&place, LAZY_NOTE, &LazyNote { boot: Some(self.store.boot().to_string()), ..note })
+    }
+
+    /// Returns true if the root directory of a tree is that of the tree below, but does not have
+    /// its owner and mode yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn lacks_root(&self, tree: &TreeId) -> Result<bool> {
+        Ok(self.lazy_note(tree)?.is_some_and(|note| note.root.is_none()))
+    }
+
+    /// Sets the owner and the mode of the root directory of a tree that lacks them. They are the
+    /// same for all builds that use the tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be written.
+    pub fn set_root(&self, tree: &TreeId, owner: UidGid, mode: u32) -> Result<()> {
+        let set = || {
+            let Some(note) = self.lazy_note(tree)?.filter(|note| note.root.is_none()) else { return Ok(()) };
+            let place = format!("trees/{}", tree.name());
+            if let Some(fs) = self.unpacked_tree(tree)? {
+                let mtime = fs.stat_self()?.mtime;
+                fs.set_own_meta(owner, mode & 0o7777, mtime)?;
+            }
+            let root = Some(RootMeta { owner, mode: mode & 0o7777 });
+            self.store.write(&place, LAZY_NOTE, &LazyNote { root, ..note })
+        };
+        self.store.once(Lock::materialize(tree), || Ok(None), set).map(Once::into_inner)
     }
 
     /// Returns the files of a tree, or `None` if they are not unpacked.
@@ -264,7 +301,7 @@ mod tests {
         let tree = TreeId::of_layer(&DiffId::of(b"layer"), rbuild_linux::OwnerMode::Given);
         let made = store.root.create_dir_all(Path::new("trees").join(tree.name()), 0o700, None, |_| ()).unwrap();
         store.trees().put_note(&made, REMAINDER, b"junk").unwrap();
-        let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
+        let root = Some(RootMeta::USUAL);
         let note = LazyNote { layer: "layer.json".into(), root, mtime: None, exact: true, imported: false, boot: None };
         let packed = Packed { diff_id: DiffId::of(b"layer"), digest: BlobDigest::of(b"layer"), size: 5, unpacked: 5 };
         let layer = PackedLayer::new(&packed, LayerForm::Uncompressed);

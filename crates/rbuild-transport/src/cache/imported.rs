@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use rbuild_image::Reference;
 use rbuild_linux::parallel::{locked, try_map};
-use rbuild_store::{CacheKey, CachedStep, Store, StoreError, Workspace};
+use rbuild_store::{CacheKey, CachedStep, StepNote, Store, StoreError, Workspace};
 
 use crate::blobs::{BlobInfo, BlobSource};
 use crate::cache::artifact::CachedSteps;
@@ -91,6 +91,16 @@ impl ImportedCache {
             }
         }
         ImportedCache { name, steps, contents, buildkit, layers }
+    }
+
+    /// Returns the cache with another name in messages.
+    pub fn named(self, name: &str) -> ImportedCache {
+        ImportedCache { name: name.into(), ..self }
+    }
+
+    /// Returns true if it has records of BuildKit only. Its steps are found from those below them.
+    pub fn is_of_other_builder(&self) -> bool {
+        self.buildkit.is_some() && self.steps.is_empty()
     }
 
     /// Returns the number of steps.
@@ -211,6 +221,28 @@ impl ImportedCaches {
             let step = imported.steps.get(imported.contents.get(content)?)?;
             (!lost.contains(&(cache, step.key))).then(|| ImportedStep { step: step.clone(), cache })
         })
+    }
+
+    /// Returns all steps, each from the first cache that has it.
+    pub fn all(&self) -> Vec<ImportedStep> {
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        for (cache, imported) in self.caches.iter().enumerate() {
+            let new = imported.steps.values().filter(|step| seen.insert(step.key));
+            found.extend(new.map(|step| ImportedStep { step: step.clone(), cache }));
+        }
+        found
+    }
+
+    /// Returns the steps that are noted in words, with the names of their caches.
+    pub fn noted(&self) -> impl Iterator<Item = (&str, &CachedStep, &StepNote)> {
+        let steps = self.caches.iter().flat_map(|cache| cache.steps.values().map(move |step| (cache, step)));
+        steps.filter_map(|(cache, step)| Some((cache.name.as_str(), step, step.note.as_deref()?)))
+    }
+
+    /// Returns false if the layer of a step was found to be unusable.
+    pub fn is_usable(&self, step: &ImportedStep) -> bool {
+        !locked(&self.lost).contains(&(step.cache, step.step.key))
     }
 
     /// Returns the caches of BuildKit with their positions.

@@ -17,7 +17,7 @@ pub const INLINE_RECORDS: &str = "rbuild.cache.v1";
 /// Key of the records of BuildKit. Neither is inherited from a base image.
 pub const FOREIGN_INLINE_RECORDS: &str = "moby.buildkit.cache.v0";
 /// The fields of a record that the manifest of the image states.
-const OF_MANIFEST: [&str; 5] = ["l", "m", "f", "s", "n"];
+const OF_MANIFEST: [&str; 6] = ["l", "m", "f", "s", "n", "e"];
 /// Maximum number of images of an index that are read.
 const MAX_IMAGES: usize = 16;
 

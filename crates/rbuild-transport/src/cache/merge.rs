@@ -31,7 +31,7 @@ impl Default for CacheLimits {
 /// The steps of a build for a cache.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnSteps<'a> {
-    /// The steps.
+    /// The steps. One without a day of its last use was used today.
     pub steps: &'a [CachedStep],
     /// Steps whose layers were found to be unusable. They are replaced.
     pub lost: &'a BTreeSet<CacheKey>,
@@ -103,8 +103,9 @@ pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
     let own: BTreeSet<CacheKey> = steps.iter().map(|step| step.key).collect();
     own.intersection(refreshed).for_each(|key| drop(all.remove(key)));
     for step in steps {
-        let step = CachedStep { used: today, ..step.clone() };
-        all.entry(step.key).and_modify(|known| known.used = known.used.max(today)).or_insert(step);
+        let used = if step.used == 0 { today } else { step.used };
+        let step = CachedStep { used, ..step.clone() };
+        all.entry(step.key).and_modify(|known| known.used = known.used.max(used)).or_insert(step);
     }
     let mut list: Vec<CachedStep> = all.into_values().collect();
     let oldest = today - day_of(i64::try_from(limits.age).unwrap_or(i64::MAX));

@@ -10,7 +10,7 @@ use crate::input::value;
 
 /// Groups of verbs on the help page of the program.
 const VERBS: [(&str, &[&str]); 4] = [
-    ("Build", &["build", "prune", "explain"]),
+    ("Build", &["build", "prune", "cache-export", "cache-import", "explain"]),
     ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
     (
         "Containers",
@@ -47,13 +47,14 @@ const HEADINGS: [(&str, &[&str]); 7] = [
 
 /// Verbs that unpack archives, and verbs that enter a builder process. Only their help pages show
 /// the flags for that.
-const UNPACK: [&str; 4] = ["build", "import", "load", "pull"];
-const ENTER: [&str; 8] = ["build", "run", "start", "restart", "cp", "prune", "builder-prune", "doctor"];
+const UNPACK: [&str; 5] = ["build", "import", "load", "pull", "cache-import"];
+const ENTER: [&str; 10] =
+    ["build", "run", "start", "restart", "cp", "prune", "builder-prune", "doctor", "cache-export", "cache-import"];
 
 /// Verbs without a store.
 const NO_STORE: [&str; 7] = ["login", "logout", "completion", "man", "debug", "explain", "help"];
 
-const EXAMPLES: [(&str, &str); 9] = [
+const EXAMPLES: [(&str, &str); 11] = [
     (
         "build",
         "  rbuild -t app .                           build ./Dockerfile and name the image\n  \
@@ -73,6 +74,8 @@ const EXAMPLES: [(&str, &str); 9] = [
     ),
     ("save", "  rbuild save app -o app.tar\n  rbuild save --format oci-archive app | ssh host 'podman load'"),
     ("cp", "  rbuild cp app:/usr/bin/app .\n  rbuild cp app:/etc - | tar -t"),
+    ("cache-export", "  rbuild cache export cache\n  rbuild cache export --mounts all cache.tar"),
+    ("cache-import", "  rbuild cache import cache"),
     ("prune", "  rbuild prune --filter until=24h\n  rbuild prune --keep-storage 10g"),
     (
         "completion",
@@ -169,7 +172,7 @@ fn verbs(command: &Command) -> String {
         text += &format!("{group}:\n");
         for verb in names.iter().filter_map(|name| command.find_subcommand(name)) {
             let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
-            text += &format!("  {:12}{about}\n", verb.get_name());
+            text += &format!("  {:14}{about}\n", written(verb.get_name()));
         }
         text += "\n";
     }
@@ -189,6 +192,8 @@ fn is_relevant(flag: &str, verb: &str) -> bool {
 /// Returns a verb in the form in which users write it: `image prune`.
 pub fn written(verb: &str) -> &str {
     match verb {
+        "cache-export" => "cache export",
+        "cache-import" => "cache import",
         "builder-prune" => "builder prune",
         "image-prune" => "image prune",
         "container-prune" => "container prune",

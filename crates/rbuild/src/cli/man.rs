@@ -28,7 +28,7 @@ pub fn all() -> Vec<ManPage> {
 }
 
 fn of_verb(verb: &Command) -> ManPage {
-    let name = format!("rbuild-{}", written(verb.get_name()));
+    let name = format!("rbuild-{}", written(verb.get_name()).replace(' ', "-"));
     render(verb.clone().display_name(&name).version(env!("CARGO_PKG_VERSION")), &name)
 }
 

@@ -8,7 +8,7 @@ use crate::cli::{description, substitutes, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 38] = [
+const VERBS: [&str; 40] = [
     "restart",
     "man",
     "exec",
@@ -17,6 +17,8 @@ const VERBS: [&str; 38] = [
     "kill",
     "wait",
     "port",
+    "cache-export",
+    "cache-import",
     "builder-prune",
     "image-prune",
     "container-prune",
@@ -63,7 +65,7 @@ enum GroupWord {
 const NO_BUILDERS: &str = "rbuild has no builders; nothing to do";
 
 /// Groups of docker verbs, with the words that rbuild supports.
-const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
+const GROUPS: [(&str, &[(&str, GroupWord)]); 6] = [
     (
         "image",
         &[
@@ -140,6 +142,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
             ("prune", GroupWord::Verb("builder-prune")),
         ],
     ),
+    ("cache", &[("export", GroupWord::Verb("cache-export")), ("import", GroupWord::Verb("cache-import"))]),
     (
         "system",
         &[

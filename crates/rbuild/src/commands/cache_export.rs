@@ -97,7 +97,8 @@ fn write_one(
     }
 }
 
-fn remark(place: &str, note: CacheNote) -> Option<String> {
+/// Returns the warning about the state in which a cache was found.
+pub fn remark(place: &str, note: CacheNote) -> Option<String> {
     match note {
         CacheNote::None => None,
         CacheNote::Replaced => Some(format!("the cache {place} was damaged, so its earlier steps were dropped")),
@@ -107,7 +108,8 @@ fn remark(place: &str, note: CacheNote) -> Option<String> {
     }
 }
 
-fn report(place: &str, written: &WrittenCache) -> String {
+/// Describes a cache that was written.
+pub fn report(place: &str, written: &WrittenCache) -> String {
     let steps = counted(written.steps as u64, "step");
     if written.is_unchanged {
         return format!("the cache {place} is unchanged: {steps}");

@@ -225,13 +225,7 @@ impl<'a> CacheFields<'a> {
     }
 
     fn mounts(&self) -> MountChoice {
-        let named =
-            |text: &str| text.split(';').map(str::trim).filter(|id| !id.is_empty()).map(str::to_string).collect();
-        match self.get("mounts") {
-            None | Some("") => MountChoice::None,
-            Some("all") => MountChoice::All,
-            Some(text) => MountChoice::Named(named(text)),
-        }
+        mount_choice(self.get("mounts").unwrap_or_default())
     }
 
     fn max_mount(&self) -> Result<u64, Failure> {
@@ -250,6 +244,16 @@ impl<'a> CacheFields<'a> {
             limits.age = seconds(text).ok_or_else(bad)?;
         }
         Ok(limits)
+    }
+}
+
+/// Parses a choice of cache mounts: `all`, or IDs.
+pub fn mount_choice(text: &str) -> MountChoice {
+    let named = |text: &str| text.split(';').map(str::trim).filter(|id| !id.is_empty()).map(str::to_string).collect();
+    match text {
+        "" | "none" => MountChoice::None,
+        "all" => MountChoice::All,
+        text => MountChoice::Named(named(text)),
     }
 }
 

@@ -214,7 +214,7 @@ fn exports(
 
 /// Returns an ID that is unique in the store. Process IDs are not unique, because containers have
 /// their own PID namespaces.
-fn build_id(now: i64) -> Result<BuildId, Failure> {
+pub fn build_id(now: i64) -> Result<BuildId, Failure> {
     let random = rbuild_linux::random_bytes().map_err(|e| Failure::new(e.to_string()).because(&e))?;
     Ok(BuildId::new(now, u32::from_le_bytes(random)))
 }

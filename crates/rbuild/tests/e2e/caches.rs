@@ -435,9 +435,17 @@ fn a_cache_of_buildkit_is_read() {
     use rbuild_image::BlobDigest;
     use serde_json::{Value, json};
     let lab = machine();
+    // Layers of BuildKit do not contain the root directory, which has that of the base image.
+    let archive = base("busybox.tar");
+    lab.sh(&format!(
+        "mkdir $LAB/root && tar -C $LAB/root -xf {} && chmod 711 $LAB/root && tar -C $LAB/root -cf $LAB/other.tar .",
+        archive.display()
+    ))
+    .ok();
+    lab.rbuild(["import", lab.path("other.tar").to_str().unwrap(), "other"]).ok();
     let inspect = |what: &str| -> Value {
         let format = format!("{{{{json {what}}}}}");
-        serde_json::from_str(&lab.rbuild(["inspect", "busybox", "--format", &format]).ok().stdout).unwrap()
+        serde_json::from_str(&lab.rbuild(["inspect", "other", "--format", &format]).ok().stdout).unwrap()
     };
     let of = |text: String| BlobDigest::of(text.as_bytes()).to_string();
     let record = |vertex: String, output: i32| of(format!("{vertex}@{output}"));
@@ -478,7 +486,7 @@ fn a_cache_of_buildkit_is_read() {
         {"digest": from},
         {"digest": content},
         {"digest": copy, "inputs": [[{"link": 0}], [{"link": 1}]], "layers": [{"layer": base.len()}]},
-        {"digest": run, "inputs": [[{"link": 2}]], "layers": [{"layer": base.len() + 1}]},
+        {"digest": run, "inputs": [[{"selector": of("/".into()), "link": 2}]], "layers": [{"layer": base.len() + 1}]},
     ]});
     let config = config.to_string().into_bytes();
     let described = digests.iter().map(|digest| {
@@ -506,14 +514,14 @@ fn a_cache_of_buildkit_is_read() {
     let output = format!("type=tar,dest={}", tar.display());
     let build =
         |file: &str, args: &[&str]| lab.build(file, &[&["-o", &output, "--cache-from", &source], args].concat()).ok();
-    let ran = build("FROM busybox\nCOPY src/a /a\nRUN echo hi > /b\n", &[]);
-    assert_eq!(ran.steps(), (0, 2), "{}", ran.stderr);
+    let ran = build("FROM other\nCOPY src/a /a\nRUN echo hi > /b\nRUN test $(stat -c %a /) = 711\n", &[]);
+    assert_eq!(ran.steps(), (1, 2), "{}", ran.stderr);
     let listing = crate::lab::listing(&std::fs::read(&tar).unwrap()).join("\n");
     assert!(listing.contains("copied-by-buildkit") && listing.contains("made-by-buildkit"), "{listing}");
     for other in [
-        "FROM busybox\nCOPY src/a /b\nRUN echo hi > /b\n",
-        "FROM busybox\nRUN echo hi > /b\n",
-        "FROM busybox\nCOPY --chmod=600 src/a /a\nRUN echo hi > /b\n",
+        "FROM other\nCOPY src/a /b\nRUN echo hi > /b\n",
+        "FROM other\nRUN echo hi > /b\n",
+        "FROM other\nCOPY --chmod=600 src/a /a\nRUN echo hi > /b\n",
     ] {
         assert_eq!(build(other, &[]).steps().1, 0, "{other}");
     }

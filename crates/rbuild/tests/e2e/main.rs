@@ -44,6 +44,7 @@ mod outputs;
 mod owners;
 mod platform_pulls;
 mod platforms;
+mod portable_caches;
 mod portable_keys;
 mod processes;
 mod pulls;

@@ -67,7 +67,7 @@ fn variables_of_a_step_are_recorded_as_pairs() {
     let variable = KeyComponent::Own(StepPart::Variable("A", "b=hidden"));
     let part = key_part(&variable, &graph, &InputResults::of(&[], |_| panic!()));
     let want = KeyValue::Variable { name: "A".into(), value: "b=****".into() };
-    let recorded = masked(KeyInputs { version: KEY_VERSION, parts: vec![part] }, &secrets);
+    let recorded = masked(KeyInputs { version: KEY_VERSION, parts: vec![part], is_reduced: false }, &secrets);
     assert_eq!(recorded.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
     assert_eq!(StepPart::VARIABLE, VARIABLE);
 }

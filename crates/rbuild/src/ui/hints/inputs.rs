@@ -52,6 +52,8 @@ pub enum InputRemedy {
     PipeContext,
     /// Pass an archive, or pipe one in.
     PipeArchive,
+    /// Pass a cache to builds.
+    UseCacheFrom,
 }
 
 impl From<InputRemedy> for Hint {
@@ -89,6 +91,7 @@ impl InputRemedy {
             InputRemedy::PipeDockerfile => "pipe the Dockerfile in: … | rbuild build -".into(),
             InputRemedy::PipeContext => "pipe the context in: tar -c . | rbuild build -".into(),
             InputRemedy::PipeArchive => "pass a file, or pipe an archive in".into(),
+            InputRemedy::UseCacheFrom => "pass it to builds with --cache-from".into(),
         }
     }
 }

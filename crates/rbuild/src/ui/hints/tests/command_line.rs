@@ -202,7 +202,8 @@ fn hints_about_inputs_are_as_recorded() {
             RegularFile,
             PipeDockerfile,
             PipeContext,
-            PipeArchive
+            PipeArchive,
+            UseCacheFrom
         },
         [
             InputRemedy::PassOneAsPath,
@@ -226,7 +227,8 @@ fn hints_about_inputs_are_as_recorded() {
             InputRemedy::RegularFile,
             InputRemedy::PipeDockerfile,
             InputRemedy::PipeContext,
-            InputRemedy::PipeArchive
+            InputRemedy::PipeArchive,
+            InputRemedy::UseCacheFrom
         ]
     );
 }
