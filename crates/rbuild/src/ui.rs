@@ -3,7 +3,6 @@
 pub mod annotations;
 pub mod columns;
 pub mod diagnostics;
-pub mod escapes;
 pub mod hints;
 pub mod plain;
 pub mod terminal;

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use rbuild_sandbox::Stream;
 
+use crate::record::escapes::shown_positions;
+
 pub(crate) const MASK: &str = "****";
+/// Maximum number of bytes that are held back because they may be the beginning of a value between
+/// whose bytes there are escape sequences.
+const MAX_HELD: usize = 1 << 20;
 /// Minimum length of a masked value. Masking shorter ones would make logs unreadable.
 const SHORTEST: usize = 4;
 
@@ -151,22 +156,29 @@ impl Mask {
     }
 }
 
-/// Replaces every occurrence of a value by `****`. Overlapping occurrences are replaced together;
-/// otherwise, a part of the later one would remain. Also returns the tail that may be the beginning
-/// of a value, unless this is the last text.
+/// Replaces every occurrence of a value by `****`, also one between whose bytes there are escape
+/// sequences or control characters: a program may color a part of a value, and whoever displays the
+/// output may remove them. Overlapping occurrences are replaced together; otherwise, a part of the
+/// later one would remain. Also returns the tail that may be the beginning of a value, unless this
+/// is the last text.
 fn replace(values: &SecretPatterns, text: &Unflushed, last: bool) -> (Vec<u8>, Unflushed) {
     let Unflushed { bytes, masked } = text;
+    let last = last || bytes.len() > MAX_HELD;
+    let between = Interrupted::of(values, bytes);
     let mut masked_to = *masked;
     let mut shown = Vec::with_capacity(bytes.len());
     for (at, byte) in bytes.iter().enumerate() {
         let rest = &bytes[at..];
-        let mut found = 0;
+        let mut found = between.end_of(at).map_or(0, |end| end - at);
+        if !last && between.unfinished == Some(at) {
+            return (shown, Unflushed { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
+        }
         if values.may_start(rest) {
             // A longer value may continue in the next chunk.
             if !last && values.continue_text(rest) {
                 return (shown, Unflushed { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
             }
-            found = values.longest_prefix(rest);
+            found = found.max(values.longest_prefix(rest));
         }
         if at >= masked_to {
             match found {
@@ -177,6 +189,47 @@ fn replace(values: &SecretPatterns, text: &Unflushed, last: bool) -> (Vec<u8>, U
         masked_to = masked_to.max(at + found);
     }
     (shown, Unflushed::default())
+}
+
+/// The values in an output without its escape sequences and control characters.
+#[derive(Default)]
+struct Interrupted {
+    /// Positions of the first byte and of the end of each value, in order.
+    found: Vec<(usize, usize)>,
+    /// Position of a tail that may be the beginning of a value.
+    unfinished: Option<usize>,
+}
+
+impl Interrupted {
+    fn of(values: &SecretPatterns, bytes: &[u8]) -> Interrupted {
+        let is_control = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\t' | b'\n')) || matches!(byte, 0x7f | 0xc2);
+        if values.is_empty() || !bytes.iter().any(is_control) {
+            return Interrupted::default();
+        }
+        let positions = shown_positions(bytes);
+        let shown: Vec<u8> = positions.iter().map(|at| bytes[*at]).collect();
+        let (mut found, mut unfinished) = (Vec::new(), None);
+        for (at, position) in positions.iter().enumerate() {
+            let rest = &shown[at..];
+            if !values.may_start(rest) {
+                continue;
+            }
+            if unfinished.is_none() && values.continue_text(rest) {
+                unfinished = Some(*position);
+            }
+            match values.longest_prefix(rest) {
+                0 => {}
+                length => found.push((*position, positions[at + length - 1] + 1)),
+            }
+        }
+        Interrupted { found, unfinished }
+    }
+
+    /// Returns the end of the value that begins at a position.
+    fn end_of(&self, at: usize) -> Option<usize> {
+        let index = self.found.binary_search_by_key(&at, |(start, _)| *start).ok()?;
+        Some(self.found[index].1)
+    }
 }
 
 fn index(stream: Stream) -> usize {
@@ -216,6 +269,31 @@ mod tests {
             let shown = [mask.push(Stream::Stdout, a), mask.push(Stream::Stdout, b), mask.finish(Stream::Stdout)];
             assert_eq!(String::from_utf8(shown.concat()).unwrap(), "x **** ******** a-token", "{cut}");
         }
+    }
+
+    #[test]
+    fn values_are_masked_across_escape_sequences() {
+        let values = SecretValues::of(&[(String::new(), b"supersecretvalue\nline two\n".to_vec())]);
+        for (text, want) in [
+            ("key: super\x1b[01;31m\x1b[Ksecret\x1b[m\x1b[Kvalue\n", "key: ****\n"),
+            ("\x1b[1msuper\x08secretvalue\x1b[m, supersecret\x1b[mvalues", "\x1b[1m****\x1b[m, ****s"),
+            ("a\x1b]0;supersecretvalue\x07b", "a\x1b]0;****\x07b"),
+            ("line\x1b[K two, li\u{9b}ne two\r\n", "****, ****\r\n"),
+            ("super\x1b[1mnot", "super\x1b[1mnot"),
+        ] {
+            for cut in (0..text.len()).filter(|cut| text.is_char_boundary(*cut)) {
+                let (a, b) = text.as_bytes().split_at(cut);
+                let mut mask = Mask::new(&values);
+                let shown = [mask.push(Stream::Stdout, a), mask.push(Stream::Stdout, b), mask.finish(Stream::Stdout)];
+                assert_eq!(String::from_utf8(shown.concat()).unwrap(), want, "{cut}");
+            }
+        }
+        let mut mask = Mask::new(&values);
+        mask.push(Stream::Stdout, b"supersecret");
+        for _ in 0..3 {
+            mask.push(Stream::Stdout, "\x1b[m".repeat(150_000).as_bytes());
+        }
+        assert!(mask.held[0].bytes.len() <= MAX_HELD, "no endless text is held back");
     }
 
     #[test]

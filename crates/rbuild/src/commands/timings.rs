@@ -12,8 +12,8 @@ use crate::commands::build_once::BuildOnce;
 use crate::commands::images::image_size;
 use crate::exit::Failure;
 use crate::input::output;
-use crate::ui::escapes::without_escapes;
 use crate::ui::timings_html::TimingsPage;
+use rbuild_engine::without_escapes;
 
 /// Maximum size in bytes of the output of a step on the page. The last lines are shown.
 const MAX_OUTPUT: u64 = 32 << 10;

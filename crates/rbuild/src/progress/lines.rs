@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rbuild_sandbox::Stream;
 
-use crate::ui::escapes::push_colored;
+use rbuild_engine::push_colored;
 
 /// Output of a step, split into lines as it arrives.
 pub struct OutputLines {

@@ -11,8 +11,8 @@ use rbuild_engine::{Event, Meter, StepOutcome};
 use crate::progress::task::{Progressing, TaskId};
 use crate::ui::columns::{cut, pad, width};
 use crate::ui::diagnostics::first_line;
-use crate::ui::escapes::without_escapes;
 use crate::ui::terminal;
+use rbuild_engine::without_escapes;
 
 /// Lines of output shown per running step.
 const TAIL: usize = 4;

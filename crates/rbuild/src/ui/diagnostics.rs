@@ -9,10 +9,10 @@ use rbuild_remedy::counted;
 
 use crate::exit;
 use crate::ui::columns;
-use crate::ui::escapes::push_colored;
 use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
+use rbuild_engine::push_colored;
 
 /// Name of a Dockerfile that is read from standard input.
 pub const STDIN_NAME: &str = "Dockerfile (standard input)";

@@ -171,10 +171,13 @@ fn no_output_or_record_contains_a_secret_value() {
     let cached =
         format!("FROM busybox\n{mount} {cache} cp /run/secrets/token /c/t\nRUN {cache} cat /c/t; cat /c/t >&2\n");
     let named = format!("FROM busybox\n{mount} touch /x$(cat /run/secrets/token)\n");
+    // As `grep --color` prints it.
+    let colored = format!("FROM busybox\n{mount} printf 'key: hunter2\\033[01;31m\\033[K-and\\033[m\\033[K-more\\n'\n");
     for (file, code, expected) in [
         (&*printed, 0, "<  ****>"),
         (&*cached, 0, "****"),
         (&*named, 1, "wrote it to /****"),
+        (&*colored, 0, "key: ****"),
         ("FROM busybox\nARG T\nWORKDIR /a/$T\n", 1, "wrote it to /a/****"),
         ("FROM busybox\nARG T\nLABEL x=$T\n", 1, "the secret `token`"),
         ("FROM busybox\nARG T\nRUN test -z $T\n", 1, "exited with code 1"),

@@ -25,19 +25,74 @@ pub fn without_escapes(line: &str) -> String {
     out.replace('\t', " ")
 }
 
-/// Appends the characters of a line, and passes the parameters of each color sequence to `color`.
-fn push(out: &mut String, line: &str, color: impl Fn(&mut String, &str)) {
-    let mut rest = line;
-    while let Some(c) = rest.chars().next() {
-        rest = &rest[c.len_utf8()..];
-        if c == ESCAPE {
-            let (parameters, after) = sequence(rest);
-            parameters.iter().for_each(|parameters| color(out, parameters));
-            rest = after;
-        } else if !c.is_control() || c == '\t' {
-            out.push(c);
+/// Returns the positions of the bytes of an output that a terminal shows, and of tabs and ends of
+/// lines. What the functions above remove is not among them. An output that is no UTF-8 is shown
+/// with replacement characters.
+pub(crate) fn shown_positions(bytes: &[u8]) -> Vec<usize> {
+    let (mut text, mut origins) = (String::with_capacity(bytes.len()), Vec::with_capacity(bytes.len()));
+    let mut at = 0;
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        origins.extend(at..at + chunk.valid().len());
+        at += chunk.valid().len();
+        for _ in chunk.invalid() {
+            text.push(char::REPLACEMENT_CHARACTER);
+            origins.extend([at; char::REPLACEMENT_CHARACTER.len_utf8()]);
+            at += 1;
         }
     }
+    let (mut shown, mut start) = (Vec::with_capacity(origins.len()), 0);
+    for line in text.split_inclusive('\n') {
+        let body = line.strip_suffix('\n').unwrap_or(line);
+        for part in parts(body) {
+            if let Part::Char(at, c) = part {
+                shown.extend(&origins[start + at..start + at + c.len_utf8()]);
+            }
+        }
+        shown.extend(&origins[start + body.len()..start + line.len()]);
+        start += line.len();
+    }
+    shown.dedup();
+    shown
+}
+
+/// A part of a line.
+enum Part {
+    /// A character that is shown, or a tab, with its position.
+    Char(usize, char),
+    /// A sequence that sets a color, with its parameters.
+    Color(String),
+}
+
+/// Appends the characters of a line, and passes the parameters of each color sequence to `color`.
+fn push(out: &mut String, line: &str, color: impl Fn(&mut String, &str)) {
+    for part in parts(line) {
+        match part {
+            Part::Char(_, c) => out.push(c),
+            Part::Color(parameters) => color(out, &parameters),
+        }
+    }
+}
+
+/// Returns the parts of a line without other escape sequences and control characters.
+fn parts(line: &str) -> impl Iterator<Item = Part> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        while let Some(c) = rest.chars().next() {
+            let at = line.len() - rest.len();
+            rest = &rest[c.len_utf8()..];
+            if c == ESCAPE {
+                let (parameters, after) = sequence(rest);
+                rest = after;
+                if let Some(parameters) = parameters {
+                    return Some(Part::Color(parameters));
+                }
+            } else if !c.is_control() || c == '\t' {
+                return Some(Part::Char(at, c));
+            }
+        }
+        None
+    })
 }
 
 /// Splits the sequence that follows an escape character from the rest of a line. Returns the
@@ -162,7 +217,20 @@ mod tests {
         parts.next().is_some_and(is_plain) && parts.all(|part| is_plain(part) && is_color(part))
     }
 
+    #[test]
+    fn positions_are_those_of_shown_bytes() {
+        let text = b"a\x1b[31mb\x08c\n\xc3\xa4\xff\t\x1b]0;t\x07d\r\n";
+        let shown: Vec<u8> = shown_positions(text).into_iter().map(|at| text[at]).collect();
+        assert_eq!(shown, b"abc\n\xc3\xa4\xff\td\n");
+    }
+
     proptest! {
+        #[test]
+        fn positions_agree_with_what_is_shown(line in "[a-zäé\u{7}\u{8}\u{1b}\u{9b}\\[\\]0-9;mK]{0,40}") {
+            let shown: Vec<u8> = shown_positions(line.as_bytes()).into_iter().map(|at| line.as_bytes()[at]).collect();
+            prop_assert_eq!(String::from_utf8(shown).unwrap(), without_escapes(&line));
+        }
+
         #[test]
         fn no_sequence_of_a_command_reaches_the_terminal_incomplete(
             line in proptest::collection::vec(
