@@ -250,6 +250,7 @@ fn answer(
         proc,
         owners: owners.clone(),
         leaves_mounts: request.is_insecure(),
+        lacks_capabilities: request.lacks_capabilities(),
     };
     Supervisor::enter(listener, container)?.serve(&ended);
     Ok(())

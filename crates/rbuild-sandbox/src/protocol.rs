@@ -78,6 +78,11 @@ impl CommandRequest {
         if is_emulated_user { all.intersection(Capabilities::DOCKER) } else { all }
     }
 
+    /// Returns true if root lacks capabilities that Docker's has by default.
+    pub(crate) fn lacks_capabilities(&self) -> bool {
+        self.capabilities().intersection(Capabilities::DOCKER) != Capabilities::DOCKER
+    }
+
     /// Returns true if users other than root have the capabilities, too.
     pub(crate) fn keeps_capabilities(&self) -> bool {
         self.is_insecure() && self.privileges.capabilities.is_none()

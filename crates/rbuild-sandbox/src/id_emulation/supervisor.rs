@@ -36,8 +36,8 @@ pub(crate) struct Supervisor {
     pub(super) roots: Roots,
     /// True once the container's first process has executed the command.
     pub(super) has_begun: bool,
-    /// True once a process may have fewer capabilities than others; /proc then has to be read for
-    /// each.
+    /// True once a process may have fewer capabilities in the kernel than its apparent identity has;
+    /// /proc then has to be read for each.
     pub(super) has_dropped_capabilities: bool,
     pub(super) known: RecordCache,
 }
@@ -54,13 +54,15 @@ pub(crate) struct SupervisedContainer {
     pub owners: OwnerRecords,
     /// True if its processes may leave its mount namespace.
     pub leaves_mounts: bool,
+    /// True if its root lacks capabilities that Docker's has by default.
+    pub lacks_capabilities: bool,
 }
 
 impl Supervisor {
     /// Creates the supervisor of a container. Moves the calling process into the container's mount
     /// namespace, with the container's `proc` as its working directory.
     pub fn enter(listener: OwnedFd, container: SupervisedContainer) -> std::result::Result<Supervisor, RunnerProblem> {
-        let SupervisedContainer { pid, credentials, proc, owners, leaves_mounts } = container;
+        let SupervisedContainer { pid, credentials, proc, owners, leaves_mounts, lacks_capabilities } = container;
         let pidfd = rbuild_linux::process::pidfd(pid)?;
         enter_mounts_of(pidfd.as_fd())?;
         seccomp::use_synchronous_wake_ups(listener.as_fd());
@@ -76,7 +78,7 @@ impl Supervisor {
             pending: HashMap::new(),
             roots: Roots::new(leaves_mounts).map_err(RunnerProblem::of_call("open", Path::new("/")))?,
             has_begun: false,
-            has_dropped_capabilities: false,
+            has_dropped_capabilities: lacks_capabilities,
             known: RecordCache::default(),
         };
         supervisor.become_(&InitProcess(pid), credentials).map_err(|e| match e {

@@ -279,7 +279,9 @@ fn answer(
         Credentials::starting(UidGid::new(request.command.uid, request.command.gid), request.command.groups.clone());
     let first = if request.command.keeps_capabilities() { first.with_all_capabilities() } else { first };
     let leaves_mounts = request.command.is_insecure();
-    let container = SupervisedContainer { pid, credentials: first, proc, owners: owners.clone(), leaves_mounts };
+    let lacks_capabilities = request.command.lacks_capabilities();
+    let owners = owners.clone();
+    let container = SupervisedContainer { pid, credentials: first, proc, owners, leaves_mounts, lacks_capabilities };
     let supervisor = Supervisor::enter(listener, container);
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
     Ok(())
