@@ -1,5 +1,7 @@
 //! `--verify`: builds twice and reports the first difference between the results.
 
+use std::time::Duration;
+
 use rbuild_engine::{
     BuildReport, BuildRequest, Difference, EntryChange, Export, FinishedImage, ImageForm, first_difference,
 };
@@ -42,6 +44,9 @@ impl From<NotVerified> for Failure {
 /// Seconds by which the clock of the second build is set back. It is not set forward: recently
 /// modified files would then appear old enough to be cached.
 const CLOCK_LAG: i64 = 100_000;
+
+/// Time between the two builds. Commands see the real clock, and many of them write its seconds.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Builds the request twice without cache, the second time one step at a time and with another
 /// clock, and compares the images. If they are equal, the first result is written and named;
@@ -119,7 +124,10 @@ impl VerifyBuilds {
     /// Builds both and compares them. Appends their reports to `made`.
     fn compare(&self, once: &BuildOnce<'_>, made: &mut Vec<BuildReport>) -> Result<Compared, Failure> {
         let store = once.store;
-        for input in [&self.first, &self.second] {
+        for (number, input) in [&self.first, &self.second].into_iter().enumerate() {
+            if number > 0 {
+                std::thread::sleep(PAUSE);
+            }
             match once.build(&input.request)? {
                 BuildOutcome::Made(finished) => made.push(finished),
                 BuildOutcome::Failed(code) => return Ok(Compared::Failed(code)),
