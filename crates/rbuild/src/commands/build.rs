@@ -30,6 +30,8 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     match progress_mode(&args) {
         Mode::Groups(Service::Github) => terminal::write_for_github(),
         Mode::RawJson => terminal::write_for_programs(),
+        // Lines of commands, which may be hostile, are part of each other form, too.
+        _ if is_true(GITHUB, |name| std::env::var_os(name)) => terminal::quote_for_github(),
         _ => {}
     }
     let call = if args.check { Ok(Call { mode: CallMode::Check, json: false }) } else { Call::parse(&args.call) };
@@ -206,13 +208,19 @@ fn progress_mode(args: &BuildArgs) -> Mode {
 /// Returns the form for a terminal, for the log of a CI service that sets its variable, or else
 /// plain lines.
 fn automatic(redraws: bool, variable: impl Fn(&str) -> Option<OsString>) -> Mode {
-    let is_true = |name| variable(name).is_some_and(|value| value == "true");
     match () {
         () if redraws => Mode::Tty,
-        () if is_true("GITHUB_ACTIONS") => Mode::Groups(Service::Github),
-        () if is_true("GITLAB_CI") => Mode::Groups(Service::Gitlab),
+        () if is_true(GITHUB, &variable) => Mode::Groups(Service::Github),
+        () if is_true("GITLAB_CI", &variable) => Mode::Groups(Service::Gitlab),
         () => Mode::Plain,
     }
+}
+
+/// The variable that jobs of GitHub have.
+const GITHUB: &str = "GITHUB_ACTIONS";
+
+fn is_true(name: &str, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    variable(name).is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]

@@ -21,13 +21,21 @@ use crate::ui::workflow_commands::{self, quoted_lines, without_inner_commands};
 /// First failure to write to standard output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
-/// True if GitHub reads the output.
+/// True if GitHub reads the output and executes workflow commands in it.
 static FOR_GITHUB: AtomicBool = AtomicBool::new(false);
+/// True if errors are annotated.
+static ANNOTATES: AtomicBool = AtomicBool::new(false);
 
-/// Prevents that text of a build is executed as a workflow command of GitHub, and annotates errors.
-/// Applies to all output of this process and of those that it forks.
-pub fn write_for_github() {
+/// Prevents that text of a build is executed as a workflow command of GitHub. Applies to all output
+/// of this process and of those that it forks.
+pub fn quote_for_github() {
     FOR_GITHUB.store(true, Ordering::Relaxed);
+}
+
+/// Does the same as [`quote_for_github`], and annotates errors.
+pub fn write_for_github() {
+    quote_for_github();
+    ANNOTATES.store(true, Ordering::Relaxed);
 }
 
 /// True if warnings are JSON documents.
@@ -123,7 +131,7 @@ pub fn err_with_commands(text: &str) {
 
 /// Writes annotations, if GitHub reads the output.
 pub fn annotate(lines: impl FnOnce() -> String) {
-    if is_for_github() {
+    if ANNOTATES.load(Ordering::Relaxed) {
         err_with_commands(&lines());
     }
 }

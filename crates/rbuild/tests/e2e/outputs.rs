@@ -421,6 +421,12 @@ fn the_log_for_github_has_no_commands_of_the_build_and_places_of_errors() {
         let is_of_build = |line: &&str| line.ends_with("::warning::x") || line.ends_with("::error::y");
         assert!(!commands.iter().any(is_of_build), "{}", ran.stderr);
     }
+    // The other forms of progress contain output of commands, too.
+    lab.write("Dockerfile", "FROM busybox\nRUN echo '::add-mask::x'; exit 1\n");
+    for form in ["-q", "--progress=plain"] {
+        let ran = lab.run_with(&mut lab.command(["build", form, "."]), &[("GITHUB_ACTIONS", "true")]);
+        assert!(ran.stderr.contains("\n| ::add-mask::x\n") && !ran.stderr.contains("\n::"), "{}", ran.stderr);
+    }
 }
 
 /// GitHub also executes `##[…]` within lines, and annotates a run with the errors in the log.
