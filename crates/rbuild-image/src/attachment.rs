@@ -1,6 +1,6 @@
 //! Entries of an image index that are not images: attestations and other artifacts.
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, MediaType};
 
 use crate::digest::ManifestDigest;
 use crate::platform::Platform;
@@ -11,10 +11,21 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
 /// Returns true if an entry of an index is an attestation or another artifact. BuildKit gives
-/// attestations the platform `unknown/unknown`, so that clients do not choose them.
+/// attestations the platform `unknown/unknown`, so that clients do not choose them. The artifact
+/// type of an image is the media type of its configuration (image-spec, "Descriptors").
 pub fn is_attachment(entry: &Descriptor) -> bool {
     let is_unknown = Platform::of(entry).is_some_and(|platform| platform.os == "unknown");
-    is_unknown || annotation(entry, REFERENCE_TYPE).is_some() || entry.artifact_type().is_some()
+    let is_artifact = entry.artifact_type().as_ref().is_some_and(|kind| !is_image_config(kind));
+    is_unknown || annotation(entry, REFERENCE_TYPE).is_some() || is_artifact
+}
+
+/// Returns true for the media types of configurations of images.
+pub fn is_image_config(kind: &MediaType) -> bool {
+    match kind {
+        MediaType::ImageConfig => true,
+        MediaType::Other(kind) => kind == "application/vnd.docker.container.image.v1+json",
+        _ => false,
+    }
 }
 
 /// Returns the manifest that an attestation of an index refers to.
@@ -41,6 +52,8 @@ mod tests {
             (r#","platform":{"os":"linux","architecture":"amd64"}"#.into(), false, None),
             (r#","platform":{"os":"unknown","architecture":"unknown"}"#.into(), true, None),
             (r#","artifactType":"example/x""#.into(), true, None),
+            (r#","artifactType":"application/vnd.oci.image.config.v1+json""#.into(), false, None),
+            (r#","artifactType":"application/vnd.docker.container.image.v1+json""#.into(), false, None),
             (
                 format!(
                     r#","annotations":{{"{REFERENCE_TYPE}":"attestation-manifest","{REFERENCE_DIGEST}":"{digest}"}}"#

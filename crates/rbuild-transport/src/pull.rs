@@ -5,7 +5,7 @@ use std::io::Read;
 
 use rbuild_image::{
     BlobDigest, Descriptor, ImageConfig, ImageId, ImageIndex, ImageManifest, ManifestDigest, Platform, Reference,
-    digest_of, parse_index, parse_manifest,
+    digest_of, is_image_config, parse_index, parse_manifest,
 };
 use rbuild_registry::{Client, PlatformMatch, ReceivedManifest, Repository, ResolvedTag, choose, embedded};
 use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
@@ -543,12 +543,9 @@ impl Transfer<'_> {
 
     /// Fails unless the manifest is that of an image whose layers are archives.
     fn check_types(&self, manifest: &ImageManifest) -> Result<()> {
-        let config = manifest.config().media_type().to_string();
-        let is_image = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"]
-            .contains(&&*config);
-        let kind = manifest.artifact_type().as_ref().map(ToString::to_string).or((!is_image).then_some(config));
-        if let Some(kind) = kind {
-            return Err(TransportError::Artifact { place: self.place.clone(), kind });
+        let kinds = manifest.artifact_type().iter().chain([manifest.config().media_type()]);
+        if let Some(kind) = { kinds }.find(|kind| !is_image_config(kind)) {
+            return Err(TransportError::Artifact { place: self.place.clone(), kind: kind.to_string() });
         }
         match manifest.layers().iter().find(|layer| !is_layer(layer.media_type())) {
             Some(unknown) => {

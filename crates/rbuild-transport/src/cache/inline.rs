@@ -1,7 +1,8 @@
 //! Records of steps inside the configuration of an image. Their layers are those of the image.
 
 use rbuild_image::{
-    BlobDigest, Descriptor, DiffId, ImageConfig, ImageManifest, MediaType, digest_of, is_attachment, parse_manifest,
+    BlobDigest, Descriptor, DiffId, ImageConfig, ImageManifest, digest_of, is_attachment, is_image_config,
+    parse_manifest,
 };
 use rbuild_registry::{decode_text, embeddable};
 use rbuild_store::{CachedStep, StepLayer};
@@ -104,8 +105,7 @@ pub(crate) fn of_images<T>(
 
 /// Returns true if a manifest is that of an image, by the type of its configuration.
 pub(crate) fn is_image(manifest: &ImageManifest) -> bool {
-    let kind = manifest.config().media_type().to_string();
-    kind == MediaType::ImageConfig.to_string() || kind == "application/vnd.docker.container.image.v1+json"
+    is_image_config(manifest.config().media_type())
 }
 
 fn steps_of_image(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Option<CachedSteps>> {
