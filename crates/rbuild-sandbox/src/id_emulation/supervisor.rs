@@ -36,8 +36,8 @@ pub(crate) struct Supervisor {
     pub(super) roots: Roots,
     /// True once the container's first process has executed the command.
     pub(super) has_begun: bool,
-    /// True once a process may have fewer capabilities in the kernel than its apparent identity has;
-    /// /proc then has to be read for each.
+    /// True once a process may have fewer capabilities in the kernel than its apparent identity
+    /// has; /proc then has to be read for each.
     pub(super) has_dropped_capabilities: bool,
     pub(super) known: RecordCache,
 }
