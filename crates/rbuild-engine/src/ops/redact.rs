@@ -164,7 +164,7 @@ impl Mask {
 fn replace(values: &SecretPatterns, text: &Unflushed, last: bool) -> (Vec<u8>, Unflushed) {
     let Unflushed { bytes, masked } = text;
     let last = last || bytes.len() > MAX_HELD;
-    let between = Interrupted::of(values, bytes);
+    let between = InterruptedValues::of(values, bytes);
     let mut masked_to = *masked;
     let mut shown = Vec::with_capacity(bytes.len());
     for (at, byte) in bytes.iter().enumerate() {
@@ -193,18 +193,18 @@ fn replace(values: &SecretPatterns, text: &Unflushed, last: bool) -> (Vec<u8>, U
 
 /// The values in an output without its escape sequences and control characters.
 #[derive(Default)]
-struct Interrupted {
+struct InterruptedValues {
     /// Positions of the first byte and of the end of each value, in order.
     found: Vec<(usize, usize)>,
     /// Position of a tail that may be the beginning of a value.
     unfinished: Option<usize>,
 }
 
-impl Interrupted {
-    fn of(values: &SecretPatterns, bytes: &[u8]) -> Interrupted {
+impl InterruptedValues {
+    fn of(values: &SecretPatterns, bytes: &[u8]) -> InterruptedValues {
         let is_control = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\t' | b'\n')) || matches!(byte, 0x7f | 0xc2);
         if values.is_empty() || !bytes.iter().any(is_control) {
-            return Interrupted::default();
+            return InterruptedValues::default();
         }
         let positions = shown_positions(bytes);
         let shown: Vec<u8> = positions.iter().map(|at| bytes[*at]).collect();
@@ -222,7 +222,7 @@ impl Interrupted {
                 length => found.push((*position, positions[at + length - 1] + 1)),
             }
         }
-        Interrupted { found, unfinished }
+        InterruptedValues { found, unfinished }
     }
 
     /// Returns the end of the value that begins at a position.

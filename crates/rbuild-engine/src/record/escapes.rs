@@ -45,7 +45,7 @@ pub(crate) fn shown_positions(bytes: &[u8]) -> Vec<usize> {
     for line in text.split_inclusive('\n') {
         let body = line.strip_suffix('\n').unwrap_or(line);
         for part in parts(body) {
-            if let Part::Char(at, c) = part {
+            if let LinePart::Char(at, c) = part {
                 shown.extend(&origins[start + at..start + at + c.len_utf8()]);
             }
         }
@@ -57,7 +57,7 @@ pub(crate) fn shown_positions(bytes: &[u8]) -> Vec<usize> {
 }
 
 /// A part of a line.
-enum Part {
+enum LinePart {
     /// A character that is shown, or a tab, with its position.
     Char(usize, char),
     /// A sequence that sets a color, with its parameters.
@@ -68,14 +68,14 @@ enum Part {
 fn push(out: &mut String, line: &str, color: impl Fn(&mut String, &str)) {
     for part in parts(line) {
         match part {
-            Part::Char(_, c) => out.push(c),
-            Part::Color(parameters) => color(out, &parameters),
+            LinePart::Char(_, c) => out.push(c),
+            LinePart::Color(parameters) => color(out, &parameters),
         }
     }
 }
 
 /// Returns the parts of a line without other escape sequences and control characters.
-fn parts(line: &str) -> impl Iterator<Item = Part> {
+fn parts(line: &str) -> impl Iterator<Item = LinePart> {
     let mut rest = line;
     std::iter::from_fn(move || {
         while let Some(c) = rest.chars().next() {
@@ -85,10 +85,10 @@ fn parts(line: &str) -> impl Iterator<Item = Part> {
                 let (parameters, after) = sequence(rest);
                 rest = after;
                 if let Some(parameters) = parameters {
-                    return Some(Part::Color(parameters));
+                    return Some(LinePart::Color(parameters));
                 }
             } else if !c.is_control() || c == '\t' {
-                return Some(Part::Char(at, c));
+                return Some(LinePart::Char(at, c));
             }
         }
         None
