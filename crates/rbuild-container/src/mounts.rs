@@ -44,4 +44,29 @@ pub enum ContainerMount {
     Bind(Volume),
     /// An empty file system in memory.
     Tmpfs(TmpfsMount),
+    /// A directory with a name, which outlives the container.
+    Named(NamedVolume),
+}
+
+/// A volume with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedVolume {
+    /// The name.
+    pub name: String,
+    /// Absolute path in the container.
+    pub target: String,
+    /// True if the command must not write to it.
+    pub read_only: bool,
+    /// True if the name was generated for this container.
+    pub anonymous: bool,
+}
+
+impl ContainerMount {
+    /// Returns the name of the volume that is mounted, if it has one.
+    pub fn volume(&self) -> Option<&str> {
+        match self {
+            ContainerMount::Named(volume) => Some(&volume.name),
+            ContainerMount::Bind(_) | ContainerMount::Tmpfs(_) => None,
+        }
+    }
 }

@@ -38,7 +38,7 @@ pub use exports::{
     BuildReport, CacheExport, CacheMode, Export, FinishedImage, FinishedIndex, ImageForm, MountChoice, ReportedStep,
     ReportedSteps, Requirements, Split, Squash, StepCounts,
 };
-pub use images::copy_out::{CopiedTo, CopyTarget, ImagePath, copy_out};
+pub use images::copy_out::{CopiedFiles, CopiedTo, CopyTarget, ImagePath, IncomingCopy, copy_in, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};
 pub use images::import::{Import, import};
 pub use ops::container::{DEFAULT_SHM, limit_remedy};

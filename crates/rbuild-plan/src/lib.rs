@@ -25,7 +25,8 @@ pub use planner::{
     description, outline, plan,
 };
 pub use rbuild_container::{
-    Capabilities, ContainerMount, ContainerPort, GroupLimits, InvalidPort, NetworkMode, PortProtocol, PublishedPort,
-    Resource, SecurityMode, TmpfsMount, TmpfsOptions, Ulimit, UnknownCapability, UnknownResource, Volume,
+    Capabilities, ContainerMount, ContainerPort, GroupLimits, InvalidPort, NamedVolume, NetworkMode, PortProtocol,
+    PublishedPort, Resource, SecurityMode, TmpfsMount, TmpfsOptions, Ulimit, UnknownCapability, UnknownResource,
+    Volume,
 };
 pub use rbuild_dockerfile::Vars;

@@ -75,6 +75,15 @@ pub enum StoreError {
     /// The container name is in use.
     #[error("container name `{0}` is already in use")]
     NameTaken(String),
+    /// There is no such volume.
+    #[error("volume `{0}` not found")]
+    NoVolume(String),
+    /// Containers mount the volume.
+    #[error("volume `{0}` is in use by a container")]
+    VolumeInUse(String),
+    /// The files of a volume have owners of another isolation mode.
+    #[error("the files of volume `{volume}` belong to isolation mode {mode}")]
+    OtherIsolation { volume: String, mode: String },
     /// Other processes use the store. The text lists them.
     #[error("the store is in use by {0}")]
     Busy(String),
@@ -172,6 +181,11 @@ impl StoreError {
             StoreError::Ambiguous { .. } => Some(ImageRemedy::LongerPrefix.into()),
             StoreError::SeveralNames { .. } => Some(Remedy::Image(ImageRemedy::UntagEach)),
             StoreError::NameTaken(name) => Some(Remedy::Image(ImageRemedy::RemoveContainer { name: name.clone() })),
+            StoreError::NoVolume(_) => Some(StoreRemedy::ListVolumes.into()),
+            StoreError::VolumeInUse(_) => Some(StoreRemedy::RemoveUsers.into()),
+            StoreError::OtherIsolation { mode, .. } => {
+                Some(Remedy::Store(StoreRemedy::UseIsolation { mode: mode.clone() }))
+            }
             StoreError::Busy(_) => Some(StoreRemedy::AwaitBuilds.into()),
             StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {
                 Some(Remedy::Store(StoreRemedy::EndLockHolder { lock: lock.to_string() }))
@@ -287,6 +301,9 @@ mod tests {
             StoreError::Ambiguous { name: "3f".into(), found: "3f01, 3f02".into() },
             StoreError::SeveralNames { image: "3f01".into(), names: "a:1, b:1".into() },
             StoreError::NameTaken("web".into()),
+            StoreError::NoVolume("db".into()),
+            StoreError::VolumeInUse("db".into()),
+            StoreError::OtherIsolation { volume: "db".into(), mode: "userns".into() },
             StoreError::Busy(holder()),
             StoreError::Held { lock: "lock", holder: holder() },
             StoreError::Idle { lock: "lock", holder: holder() },
@@ -325,6 +342,9 @@ mod tests {
             Ambiguous,
             SeveralNames,
             NameTaken,
+            NoVolume,
+            VolumeInUse,
+            OtherIsolation,
             Busy,
             Held,
             Idle,

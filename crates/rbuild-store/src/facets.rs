@@ -17,6 +17,7 @@ use crate::trees::changes::ChangedTrees;
 use crate::trees::lazy::LazyTrees;
 use crate::trees::tree::Trees;
 use crate::trees::union::ImageTrees;
+use crate::volumes::Volumes;
 
 impl Store {
     /// Returns the blobs.
@@ -42,6 +43,11 @@ impl Store {
     /// Returns the disk usage.
     pub fn disk_usage(&self) -> DiskUsage<'_> {
         DiskUsage { store: self }
+    }
+
+    /// Returns the volumes.
+    pub fn volumes(&self) -> Volumes<'_> {
+        Volumes { store: self }
     }
 
     /// Returns the downloaded files.

@@ -86,6 +86,7 @@ mod staging;
 mod store;
 mod trees;
 mod untag;
+mod volumes;
 mod workspace;
 
 pub use artifact::{Artifact, LostPlatforms, NamedImage};
@@ -136,4 +137,5 @@ pub use trees::lazy::LazyTrees;
 pub use trees::merged::{MergedDir, MergedEntry, MergedPath, MergedTree};
 pub use trees::tree::{LISTING, NewTree, Trees};
 pub use trees::union::{ImageTrees, StackedFiles};
+pub use volumes::{StoredVolume, Volumes};
 pub use workspace::Workspace;

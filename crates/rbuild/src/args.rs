@@ -10,6 +10,7 @@ use crate::input::value::{self, ObjectType};
 mod build;
 mod containers;
 mod registry;
+mod volumes;
 
 pub use build::{BuildArgs, ProgressMode};
 pub use containers::{
@@ -17,6 +18,7 @@ pub use containers::{
     RunArgs, StartArgs, StopArgs, WaitArgs,
 };
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
+pub use volumes::{VolumeCreateArgs, VolumeInspectArgs, VolumeListArgs, VolumePruneArgs, VolumeRemoveArgs};
 
 #[derive(Parser)]
 #[command(
@@ -122,7 +124,22 @@ pub enum Verb {
     /// Remove all containers that are not running
     #[command(name = "container-prune", hide = true)]
     ContainerPrune(ContainerPruneArgs),
-    /// Copy files out of an image
+    /// List volumes
+    #[command(name = "volume-ls", hide = true)]
+    VolumeList(VolumeListArgs),
+    /// Create a volume
+    #[command(name = "volume-create", hide = true)]
+    VolumeCreate(VolumeCreateArgs),
+    /// Remove volumes that no container uses
+    #[command(name = "volume-rm", hide = true)]
+    VolumeRemove(VolumeRemoveArgs),
+    /// Show the properties of volumes as JSON
+    #[command(name = "volume-inspect", hide = true)]
+    VolumeInspect(VolumeInspectArgs),
+    /// Remove all anonymous volumes that no container uses
+    #[command(name = "volume-prune", hide = true)]
+    VolumePrune(VolumePruneArgs),
+    /// Copy files out of an image or a container, or into a running container
     Cp(CpArgs),
     /// Create a container without starting it
     Create(Box<CreateArgs>),
@@ -426,10 +443,11 @@ pub struct FsckArgs {
 
 #[derive(Args)]
 pub struct CpArgs {
-    /// IMAGE:/path or CONTAINER:/path
-    #[arg(value_name = "IMAGE:PATH")]
+    /// IMAGE:/path, CONTAINER:/path, or a path of this machine
+    #[arg(value_name = "SOURCE")]
     pub source: String,
-    /// Destination file or directory; `-` writes a tar archive to standard output
+    /// Destination file or directory, or CONTAINER:/path; `-` writes a tar archive to standard
+    /// output
     pub dest: String,
     /// Copy the target of a symbolic link
     #[arg(short = 'L', long)]

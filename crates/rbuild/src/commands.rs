@@ -29,3 +29,4 @@ pub mod save_load;
 mod timings;
 pub mod transfer;
 mod verify;
+pub mod volumes;

@@ -20,7 +20,7 @@ use args::{Cli, ProgressMode, Verb};
 use cli::verbs::CommandLine;
 use commands::{
     build, cache, confirm, containers, cp, debug, doctor, explain, images, inspect, login, logs, man, removing, run,
-    save_load, transfer,
+    save_load, transfer, volumes,
 };
 use debug_log::DebugLog;
 use exit::{Failure, code};
@@ -165,6 +165,11 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::ImagePrune(args) => removing::image_prune(settings, args),
         Verb::Containers(args) => containers::list::list(settings, args),
         Verb::ContainerPrune(_) => containers::remove::prune(settings),
+        Verb::VolumeList(args) => volumes::list(settings, args),
+        Verb::VolumeCreate(args) => volumes::create(settings, args),
+        Verb::VolumeRemove(args) => volumes::remove(settings, args),
+        Verb::VolumeInspect(args) => volumes::inspect(settings, args),
+        Verb::VolumePrune(args) => volumes::prune(settings, args),
         Verb::Create(args) => containers::create::create(settings, *args),
         Verb::Cp(args) => cp::cp(settings, args),
         Verb::Rm(args) => containers::remove::rm(settings, args),

@@ -1,12 +1,13 @@
 //! `run`: runs one command in a container of an image. Changes to files are discarded.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use rbuild_image::{DEFAULT_PATH, RunConfig};
 use rbuild_linux::{ControlGroup, RootDir};
-use rbuild_plan::{ContainerMount, NetworkMode, SecurityMode, TmpfsMount, Volume, VolumeId};
-use rbuild_remedy::{BuildRemedy, CommandRemedy, Remedy};
+use rbuild_plan::{ContainerMount, NamedVolume, NetworkMode, SecurityMode, TmpfsMount, Volume, VolumeId};
+use rbuild_remedy::{BuildRemedy, CommandRemedy, MountRemedy, Remedy};
 use rbuild_sandbox::{
     Attachments, Builder, Cancel, CommandOutcome, CommandRequest, Input, MountRequest, MountSource, OutputCopy,
     Privileges, RootFiles, RunRequest, Stream, run_attached,
@@ -44,7 +45,7 @@ impl Invocation {
     pub fn volumes(&self) -> Vec<Volume> {
         let bind = |mount: &ContainerMount| match mount {
             ContainerMount::Bind(volume) => Some(volume.clone()),
-            ContainerMount::Tmpfs(_) => None,
+            ContainerMount::Tmpfs(_) | ContainerMount::Named(_) => None,
         };
         self.settings.mounts.iter().filter_map(bind).collect()
     }
@@ -99,7 +100,9 @@ pub(super) fn prepared(
     builder: &Builder,
 ) -> Result<RunRequest> {
     let ContainerCommand { container, image, invocation } = command;
-    let request = request(place(store, work, image, builder, invocation.now)?, image, invocation, builder)?;
+    let place = place(store, work, image, builder, invocation.now)?;
+    let volumes = named_volumes(store, work, &invocation.settings.mounts, &place.view, builder)?;
+    let request = request(place, image, invocation, &volumes, builder)?;
     if let RootFiles::Overlay { lowers, .. } = &request.files {
         store.containers().pin_trees(container, lowers)?;
     }
@@ -152,6 +155,7 @@ fn request(
     Place { files, upper, view }: Place,
     image: &Image,
     invocation: &Invocation,
+    volumes: &[PathBuf],
     builder: &Builder,
 ) -> Result<RunRequest> {
     let config = &image.config.config;
@@ -186,7 +190,7 @@ fn request(
         files,
         read_only: settings.security.read_only,
         hostname: settings.hostname.clone(),
-        mounts: mounts(&settings.mounts, builder),
+        mounts: mounts(&settings.mounts, volumes, builder),
         network: NetworkMode::of_name(&settings.network).unwrap_or(NetworkMode::Host),
         shm_size: settings.shm_size.unwrap_or(DEFAULT_SHM),
         announced: true,
@@ -206,13 +210,46 @@ pub(super) fn privileges(settings: &SecuritySettings) -> Privileges {
     }
 }
 
-fn mounts(mounts: &[ContainerMount], builder: &Builder) -> Vec<MountRequest> {
+/// Returns the paths of the volumes with names, in the order of the mounts. New ones get the files
+/// that the image has at their target.
+fn named_volumes(
+    store: &Store,
+    work: &Workspace,
+    mounts: &[ContainerMount],
+    view: &RootDir,
+    builder: &Builder,
+) -> Result<Vec<PathBuf>> {
+    let mode = builder.isolation.runner_mode().name();
+    let open = |mount: &ContainerMount| {
+        let ContainerMount::Named(NamedVolume { name, target, anonymous, read_only }) = mount else { return None };
+        if builder.is_bare() && !read_only {
+            let message = "a volume cannot be writable: that requires mounts, which this machine does not permit";
+            let help = Some(MountRemedy::ReadOnlyVolume.into());
+            return Some(Err(BuildError::Other { message: message.into(), help }));
+        }
+        let opened = store.volumes().create(name, &[], *anonymous).and_then(|_| {
+            let initial = view.sub(target.trim_start_matches('/')).ok();
+            store.volumes().open(work, name, mode, initial.as_ref())
+        });
+        Some(opened.map_err(BuildError::from))
+    };
+    mounts.iter().filter_map(open).collect()
+}
+
+fn mounts(mounts: &[ContainerMount], volumes: &[PathBuf], builder: &Builder) -> Vec<MountRequest> {
+    let mut volumes = volumes.iter();
     let mut binds = 0;
     let mut request = |mount: &ContainerMount| match mount {
         ContainerMount::Bind(Volume { target, read_only, .. }) => {
             let path = BindPoint::Volume(VolumeId::new(binds)).path();
             binds += 1;
             let source = MountSource::Machine(builder.path(&path));
+            MountRequest { target: target.clone(), source, read_only: *read_only }
+        }
+        ContainerMount::Named(NamedVolume { target, read_only, .. }) => {
+            let path = volumes.next().cloned().unwrap_or_default();
+            let is_bound = builder.is_bare() || *read_only;
+            let source = if is_bound { MountSource::Machine(path) } else { MountSource::Bind(path) };
             MountRequest { target: target.clone(), source, read_only: *read_only }
         }
         ContainerMount::Tmpfs(TmpfsMount { target, options, read_only }) => {

@@ -1,4 +1,4 @@
-//! Copies files out of an image without a container.
+//! Copies files out of an image without a container, and out of and into running containers.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -59,41 +59,80 @@ pub struct ImagePath<'a> {
     pub follow: bool,
 }
 
-/// Copies a path out of the image. Must run as root of the store's user namespace. A directory is
-/// copied under its own name into an existing directory, unless only its contents are copied. `now`
-/// is the current time in seconds since the Unix epoch.
+/// The files that are copied from.
+pub enum CopiedFiles<'a> {
+    /// Those of an image.
+    Image(&'a Image),
+    /// Those of a running container: its root directory, opened by the launcher.
+    Container(RootDir),
+}
+
+/// Files of this machine that are copied into a running container.
+pub struct IncomingCopy<'a> {
+    /// The root directory of this machine.
+    pub from: RootDir,
+    /// Absolute path of the source.
+    pub source: ImagePath<'a>,
+    /// The root directory of the container, opened by the launcher.
+    pub container: RootDir,
+    /// Path in the container.
+    pub dest: &'a str,
+}
+
+/// Copies a path of this machine into a running container. Must run as root of a user namespace
+/// with the IDs of the container's. The copies belong to root.
+pub fn copy_in(store: &Store, copy: IncomingCopy<'_>) -> Result<()> {
+    let IncomingCopy { from, source, container, dest } = copy;
+    let work = Workspace::open(store)?;
+    let root = work.dir().with_fd(container.into_fd(), "/");
+    let asked = PathBuf::from("/").join(dest.trim_start_matches('/'));
+    let fail = || BuildError::kernel(ErrorContext::ContainerFiles);
+    let place = root.resolve(&asked).map_err(fail())?;
+    let entry = CopiedEntry::find(&from, source, true)?;
+    let there = match root.stat(&place) {
+        Ok(stat) => Some(stat.kind),
+        Err(e) if e.is_not_found() => None,
+        Err(e) => return Err(fail()(e)),
+    };
+    if there == Some(FileKind::Dir) {
+        return entry.copy_into(&root.sub(&place).map_err(fail())?);
+    }
+    if entry.is_dir() && there.is_some() {
+        return Err(CopyOutError::OverFile(&place).into());
+    }
+    let missing = place.parent().filter(|parent| !root.exists(parent).unwrap_or(false));
+    if let Some(dir) = missing.or((!entry.is_dir() && dest.ends_with('/')).then_some(&place)) {
+        return Err(CopyOutError::NoDirectory(dir).into());
+    }
+    let (dir, name) = root.parent(&place).map_err(fail())?;
+    if !entry.is_dir() {
+        return entry.put(&dir, &name);
+    }
+    dir.create_dir(&name, entry.stat.mode).map_err(writing(&place))?;
+    entry.merge(&dir.sub(&name).map_err(fail())?)
+}
+
+/// Copies a path out of an image or a container. Must run as root of the store's user namespace. A
+/// directory is copied under its own name into an existing directory, unless only its contents are
+/// copied. `now` is the current time in seconds since the Unix epoch.
 pub fn copy_out(
     store: &Store,
-    image: &Image,
+    files: CopiedFiles<'_>,
     source: ImagePath<'_>,
     target: &CopyTarget,
     builder: &Builder,
     now: i64,
 ) -> Result<CopiedTo> {
-    let ImagePath { path, follow } = source;
     let work = Workspace::open(store)?;
     let id = BuildId::of_command("cp");
-    let (trees, _) = store.trees().unpack_image(Session::new(store, &work, &id, now), image)?;
-    let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
-    let fail = || BuildError::kernel(ErrorContext::ImageFiles);
-    let contents_only = path.ends_with("/.") || path == ".";
-    let asked = PathBuf::from("/").join(path.trim_start_matches('/'));
-    let follows = follow || contents_only || path.ends_with('/');
-    let wanted = if follows { view.resolve(&asked).map_err(fail())? } else { asked.clone() };
-    let stat = match view.stat(&wanted) {
-        Ok(stat) => stat,
-        Err(e) if e.is_not_found() => {
-            let close = close_path(&view, &wanted);
-            return Err(CopyOutError::Missing { path, close }.into());
+    let view = match files {
+        CopiedFiles::Image(image) => {
+            let (trees, _) = store.trees().unpack_image(Session::new(store, &work, &id, now), image)?;
+            snapshots(builder, &work)?.view(store, &work, &trees)?
         }
-        Err(e) => return Err(fail()(e)),
+        CopiedFiles::Container(root) => work.dir().with_fd(root.into_fd(), "/"),
     };
-    if path.ends_with('/') && stat.kind != FileKind::Dir {
-        return Err(CopyOutError::NotDirectory(path).into());
-    }
-    // The target of a symbolic link is copied under the link's name.
-    let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
-    let source = CopiedEntry { view: &view, path: wanted, stat, name, contents_only };
+    let source = CopiedEntry::find(&view, source, false)?;
     let (copied, place) = match target {
         CopyTarget::Tar(dest) => (source.tar(dest).map(|()| CopiedTo::File), dest.path()),
         CopyTarget::Into(dir) => (source.copy_into(dir).map(|()| CopiedTo::Place), dir.label().to_path_buf()),
@@ -101,6 +140,32 @@ pub fn copy_out(
         CopyTarget::New { file, directory } => (source.copy_new(file.as_ref(), directory), directory.path()),
     };
     copied.map_err(|e| e.writing_to(&place))
+}
+
+impl<'a> CopiedEntry<'a> {
+    /// Finds a path. `is_local` is true if it is one of this machine.
+    fn find(view: &'a RootDir, ImagePath { path, follow }: ImagePath<'_>, is_local: bool) -> Result<CopiedEntry<'a>> {
+        let fail = || BuildError::kernel(ErrorContext::ImageFiles);
+        let contents_only = path.ends_with("/.") || path == ".";
+        let asked = PathBuf::from("/").join(path.trim_start_matches('/'));
+        let follows = follow || contents_only || path.ends_with('/');
+        let wanted = if follows { view.resolve(&asked).map_err(fail())? } else { asked.clone() };
+        let stat = match view.stat(&wanted) {
+            Ok(stat) => stat,
+            Err(e) if e.is_not_found() && is_local => return Err(CopyOutError::NoSource(&asked).into()),
+            Err(e) if e.is_not_found() => {
+                let close = close_path(view, &wanted);
+                return Err(CopyOutError::Missing { path, close }.into());
+            }
+            Err(e) => return Err(fail()(e)),
+        };
+        if path.ends_with('/') && stat.kind != FileKind::Dir {
+            return Err(CopyOutError::NotDirectory(path).into());
+        }
+        // The target of a symbolic link is copied under the link's name.
+        let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
+        Ok(CopiedEntry { view, path: wanted, stat, name, contents_only })
+    }
 }
 
 /// Returns the most similar path in the directory of one that does not exist.
@@ -247,6 +312,8 @@ enum CopyOutError<'a> {
     NotDirectory(&'a str),
     /// The path in the image is a device, a FIFO or a socket.
     Special(&'a Path),
+    /// The source on this machine does not exist.
+    NoSource(&'a Path),
     NoDirectory(&'a Path),
     OverDirectory(&'a Path),
     OverFile(&'a Path),
@@ -261,6 +328,7 @@ impl From<CopyOutError<'_>> for BuildError {
             CopyOutError::Special(path) => {
                 format!("{} is neither a file, a directory nor a symbolic link", quoted(path))
             }
+            CopyOutError::NoSource(path) => format!("{} does not exist", quoted(path)),
             CopyOutError::NoDirectory(path) => format!("the directory {} does not exist", quoted(path)),
             CopyOutError::OverDirectory(path) => format!("{} is a directory, and a file in the image", quoted(path)),
             CopyOutError::OverFile(path) => format!("{} is a file, and a directory in the image", quoted(path)),
@@ -271,7 +339,7 @@ impl From<CopyOutError<'_>> for BuildError {
         let help = match reason {
             CopyOutError::Missing { close: Some(close), .. } => Some(Remedy::did_you_mean(close)),
             CopyOutError::Missing { close: None, .. } => Some(Remedy::Image(ImageRemedy::ListFiles)),
-            CopyOutError::NotDirectory(_) | CopyOutError::Special(_) => None,
+            CopyOutError::NotDirectory(_) | CopyOutError::Special(_) | CopyOutError::NoSource(_) => None,
             CopyOutError::NoDirectory(_) => Some(FileRemedy::CreateDirectory.into()),
             CopyOutError::OverDirectory(_) | CopyOutError::NotReplaced(_) => Some(FileRemedy::PassSpecialFile.into()),
             CopyOutError::OverFile(_) => Some(FileRemedy::PassDirectory.into()),
@@ -294,6 +362,7 @@ mod tests {
             CopyOutError::Missing { path: "/etc/pasword", close: Some("/etc/passwd".into()) },
             CopyOutError::NotDirectory("/etc/passwd/"),
             CopyOutError::Special(Path::new("/dev/null")),
+            CopyOutError::NoSource(path),
             CopyOutError::NoDirectory(path),
             CopyOutError::OverDirectory(path),
             CopyOutError::OverFile(path),
@@ -303,6 +372,7 @@ mod tests {
             Missing,
             NotDirectory,
             Special,
+            NoSource,
             NoDirectory,
             OverDirectory,
             OverFile,

@@ -196,4 +196,13 @@ pub enum StoreRemedy {
     AwaitBuilds,
     /// Mount the file system of the store with relatime or noatime, or move the store.
     RelaxAccessTimes,
+    /// List the volumes.
+    ListVolumes,
+    /// Remove the containers that use a volume.
+    RemoveUsers,
+    /// Use the isolation mode of a volume.
+    UseIsolation {
+        /// Name of the mode.
+        mode: String,
+    },
 }

@@ -308,7 +308,7 @@ impl Gc<'_> {
 
 /// Removes an entry after calling `before`. Returns false, without calling it, if the entry holds
 /// files that this process may not remove: those of other users, where the builder has one ID only.
-pub(super) fn remove_if_possible(dir: &RootDir, name: &OsStr, before: impl FnOnce() -> Result<()>) -> Result<bool> {
+pub(crate) fn remove_if_possible(dir: &RootDir, name: &OsStr, before: impl FnOnce() -> Result<()>) -> Result<bool> {
     if !dir.is_removable(name)? {
         return Ok(false);
     }

@@ -32,12 +32,13 @@ pub struct DiskUsage<'s> {
 
 impl DiskUsage<'_> {
     /// Returns the usage of images, and of what they and the cache consist of: blobs (packed
-    /// layers, documents and downloads), trees (unpacked files), cache mounts and build logs.
+    /// layers, documents and downloads), trees (unpacked files), volumes, cache mounts and build
+    /// logs.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn by_kind(&self) -> Result<[(&'static str, Usage); 5]> {
+    pub fn by_kind(&self) -> Result<[(&'static str, Usage); 6]> {
         let (images, of_images) = self.usage_of_images()?;
         let [trees, mounts, logs] = ["trees", "mounts", "logs"].map(|dir| self.usage_of_dir(dir));
         let pinned = self.store.containers().pinned_trees()?;
@@ -50,6 +51,7 @@ impl DiskUsage<'_> {
             ("Images", images),
             ("Blobs", self.usage_of_blobs(&of_images)?),
             ("Trees", trees),
+            ("Volumes", self.usage_of_volumes()?),
             ("Cache mounts", all(mounts?)),
             ("Build logs", all(logs?)),
         ])
@@ -94,6 +96,20 @@ impl DiskUsage<'_> {
         let active = names.iter().filter(|entry| used.contains(&*entry.name.to_string_lossy())).count() as u64;
         let reclaimable = bytes.saturating_sub(self.bytes_of(of_images));
         Ok(Usage { count: names.len() as u64, active, bytes, reclaimable })
+    }
+
+    fn usage_of_volumes(&self) -> Result<Usage> {
+        let (volumes, used) = (self.store.volumes(), self.store.volumes().used()?);
+        let mut usage = Usage::default();
+        for volume in volumes.list()? {
+            let bytes = volumes.bytes(&volume.name)?;
+            let is_active = used.contains(&volume.name);
+            usage.count += 1;
+            usage.active += u64::from(is_active);
+            usage.bytes += bytes;
+            usage.reclaimable += if is_active { 0 } else { bytes };
+        }
+        Ok(usage)
     }
 
     fn usage_of_dir(&self, dir: &str) -> Result<Usage> {

@@ -59,8 +59,9 @@ pub struct ContainerFlags {
     /// Set an environment variable; without a value, pass it on from the environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
-    /// Mount a file or directory of this machine
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    /// Mount a file or directory of this machine, or a volume by its name; without a source, an
+    /// anonymous volume
+    #[arg(short, long, value_name = "[SOURCE:]TARGET[:ro]")]
     pub volume: Vec<String>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
@@ -116,8 +117,9 @@ pub struct ContainerFlags {
     pub env_file: Vec<PathBuf>,
     // The text is for the terminal: brackets are no links.
     #[allow(rustdoc::broken_intra_doc_links)]
-    /// Mount a file or directory (type=bind,source=PATH,target=PATH[,readonly]), or an empty file
-    /// system in memory (type=tmpfs,target=PATH[,tmpfs-size=SIZE][,tmpfs-mode=MODE])
+    /// Mount a volume ([type=volume,][source=NAME,]target=PATH[,readonly]), a file or directory
+    /// (type=bind,source=PATH,target=PATH[,readonly]), or an empty file system in memory
+    /// (type=tmpfs,target=PATH[,tmpfs-size=SIZE][,tmpfs-mode=MODE])
     #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
     /// Mount an empty file system in memory
@@ -126,6 +128,9 @@ pub struct ContainerFlags {
     /// Start the command below a small first process, which forwards signals and reaps processes
     #[arg(long)]
     pub init: bool,
+    /// Show a device of this machine, which this user must be allowed to open
+    #[arg(long, value_name = "PATH[:TARGET[:rwm]]")]
+    pub device: Vec<String>,
     /// Forbid writing to the files of the image
     #[arg(long)]
     pub read_only: bool,
@@ -245,7 +250,8 @@ pub struct RmArgs {
     /// Kill running containers, and ignore missing ones
     #[arg(short, long)]
     pub force: bool,
-    #[arg(short, long, hide = true)]
+    /// Remove the anonymous volumes of the containers as well
+    #[arg(short, long)]
     pub volumes: bool,
 }
 

@@ -48,8 +48,20 @@ const HEADINGS: [(&str, &[&str]); 7] = [
 /// Verbs that unpack archives, and verbs that enter a builder process. Only their help pages show
 /// the flags for that.
 const UNPACK: [&str; 5] = ["build", "import", "load", "pull", "cache-import"];
-const ENTER: [&str; 10] =
-    ["build", "run", "start", "restart", "cp", "prune", "builder-prune", "doctor", "cache-export", "cache-import"];
+const ENTER: [&str; 12] = [
+    "build",
+    "run",
+    "start",
+    "restart",
+    "cp",
+    "prune",
+    "builder-prune",
+    "volume-rm",
+    "volume-prune",
+    "doctor",
+    "cache-export",
+    "cache-import",
+];
 
 /// Verbs without a store.
 const NO_STORE: [&str; 7] = ["login", "logout", "completion", "man", "debug", "explain", "help"];
@@ -197,6 +209,11 @@ pub fn written(verb: &str) -> &str {
         "builder-prune" => "builder prune",
         "image-prune" => "image prune",
         "container-prune" => "container prune",
+        "volume-ls" => "volume ls",
+        "volume-create" => "volume create",
+        "volume-rm" => "volume rm",
+        "volume-inspect" => "volume inspect",
+        "volume-prune" => "volume prune",
         verb => verb,
     }
 }

@@ -8,7 +8,12 @@ use crate::cli::{description, substitutes, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 40] = [
+const VERBS: [&str; 45] = [
+    "volume-ls",
+    "volume-create",
+    "volume-rm",
+    "volume-inspect",
+    "volume-prune",
     "restart",
     "man",
     "exec",
@@ -65,7 +70,19 @@ enum GroupWord {
 const NO_BUILDERS: &str = "rbuild has no builders; nothing to do";
 
 /// Groups of docker verbs, with the words that rbuild supports.
-const GROUPS: [(&str, &[(&str, GroupWord)]); 6] = [
+const GROUPS: [(&str, &[(&str, GroupWord)]); 7] = [
+    (
+        "volume",
+        &[
+            ("ls", GroupWord::Verb("volume-ls")),
+            ("list", GroupWord::Verb("volume-ls")),
+            ("create", GroupWord::Verb("volume-create")),
+            ("rm", GroupWord::Verb("volume-rm")),
+            ("remove", GroupWord::Verb("volume-rm")),
+            ("inspect", GroupWord::Verb("volume-inspect")),
+            ("prune", GroupWord::Verb("volume-prune")),
+        ],
+    ),
     (
         "image",
         &[

@@ -1,13 +1,13 @@
-//! The verb `cp`: copies files out of images.
+//! The verb `cp`: copies files out of images, and out of and into running containers.
 
 use std::io::{Read, Write};
 use std::path::Path;
 
-use rbuild_engine::{CopiedTo, CopyTarget, ImagePath, copy_out};
+use rbuild_engine::{CopiedFiles, CopiedTo, CopyTarget, ImagePath, IncomingCopy, copy_in, copy_out};
 use rbuild_image::ManifestDigest;
-use rbuild_linux::{Timestamp, quoted};
+use rbuild_linux::{RootDir, Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
-use rbuild_store::{ContainerState, Store, StoreError};
+use rbuild_store::{ContainerState, Started, Store, StoreError};
 
 use crate::args::CpArgs;
 use crate::commands::in_builder::{exit_code, store_config, store_in};
@@ -19,17 +19,21 @@ use crate::ui::hints::{self, OutputRemedy, VerbRemedy};
 
 pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let Some((manifest, path)) = source(&store, &args.source)? else {
-        if source(&store, &args.dest)?.is_some() {
-            return Err(Failure::usage("cp copies files out of images, not into them").help(VerbRemedy::UseCopy));
-        }
-        return Err(no_source(&store, &args.source));
+    let Some((files, path)) = source(&store, &args.source)? else {
+        return match source(&store, &args.dest)? {
+            Some((CopyOrigin::Container(root), dest)) => copy_into(settings, &store, &args, root, &dest),
+            Some((CopyOrigin::Image(_), _)) => {
+                let failure = Failure::usage("files are copied into running containers only, not into images");
+                Err(failure.help(VerbRemedy::UseCopy))
+            }
+            None => Err(no_source(&store, &args.source)),
+        };
     };
     let source = ImagePath { path: &path, follow: args.follow_link };
     let target = copy_target(&args.dest)?;
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
     let ended = enter(&store_config(&store), settings.isolation, |builder| {
-        match copy(builder, &store, &manifest, source, &target) {
+        match copy(builder, &store, files, source, &target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),
             // One byte reports that the caller must publish the file.
             Ok(CopiedTo::File) => match answer_writer.write_all(b"f") {
@@ -50,6 +54,27 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     {
         file.publish().map_err(|e| output::unwritten("the destination", &file.path(), e))?;
     }
+    Ok(exit_code(ended.code, ended.stopped))
+}
+
+/// Copies a path of this machine into a running container, in a builder process.
+fn copy_into(settings: &Settings, store: &Store, args: &CpArgs, container: RootDir, dest: &str) -> Result<u8, Failure> {
+    if args.source == "-" {
+        return Err(Failure::usage("archives cannot be copied into containers").help(VerbRemedy::UnpackInContainer));
+    }
+    let path = std::path::absolute(&args.source).map_err(|e| Failure::caused("cannot find the source", &e))?;
+    // Trailing parts, which are significant, are not part of the absolute path.
+    let ending = ["/.", "/"].into_iter().find(|ending| args.source.ends_with(ending)).unwrap_or_default();
+    let path = path.to_string_lossy().trim_end_matches("/.").trim_end_matches('/').to_string() + ending;
+    let from = RootDir::open("/").map_err(|e| Failure::caused("cannot open the source", &e))?;
+    let source = ImagePath { path: &path, follow: args.follow_link };
+    let ended = enter(&store_config(store), settings.isolation, |builder| {
+        let copied = builder.map_err(Failure::from).and_then(|builder| {
+            let store = store_in(&builder, store)?;
+            Ok(copy_in(&store, IncomingCopy { from, source, container, dest })?)
+        });
+        copied.map_or_else(|failure| i32::from(failure.report()), |()| i32::from(code::OK))
+    })?;
     Ok(exit_code(ended.code, ended.stopped))
 }
 
@@ -84,14 +109,20 @@ fn no_source(store: &Store, text: &str) -> Failure {
 fn copy(
     builder: Result<Builder, SandboxError>,
     store: &Store,
-    manifest: &ManifestDigest,
+    files: CopyOrigin,
     source: ImagePath<'_>,
     target: &CopyTarget,
 ) -> Result<CopiedTo, Failure> {
     let builder = builder?;
     let store = store_in(&builder, store)?;
-    let image = store.images().image(manifest)?;
-    Ok(copy_out(&store, &image, source, target, &builder, Timestamp::now().sec)?)
+    let now = Timestamp::now().sec;
+    Ok(match files {
+        CopyOrigin::Image(manifest) => {
+            let image = store.images().image(&manifest)?;
+            copy_out(&store, CopiedFiles::Image(&image), source, target, &builder, now)?
+        }
+        CopyOrigin::Container(root) => copy_out(&store, CopiedFiles::Container(root), source, target, &builder, now)?,
+    })
 }
 
 /// Opens the destination of `cp`: standard output, a directory, a file, or a new path.
@@ -116,31 +147,53 @@ fn copy_target(dest: &str) -> Result<CopyTarget, Failure> {
     Ok(CopyTarget::New { file, directory })
 }
 
+/// The files that a name stands for.
+enum CopyOrigin {
+    /// Those of an image.
+    Image(ManifestDigest),
+    /// Those of a running container, below its root directory.
+    Container(RootDir),
+}
+
 /// Parses `NAME:PATH` and looks the name up; `None` if no container or image has it. Image names
 /// may contain colons, so each colon is tried.
-fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>, Failure> {
+fn source(store: &Store, text: &str) -> Result<Option<(CopyOrigin, String)>, Failure> {
     for (at, _) in text.match_indices(':') {
         let (name, path) = (&text[..at], &text[at + 1..]);
         if name.is_empty() || path.is_empty() || name.starts_with(['/', '.']) {
             continue;
         }
         if let Some(container) = store.containers().find_container(name)? {
-            // Its files differ from those of the image, and are removed at its end.
-            if store.containers().state(&container.id)? != ContainerState::Created {
-                let failure = Failure::new(format!("cp cannot read the files that container `{name}` changed"));
-                let (container, path) = (name.to_string(), path.to_string());
-                return Err(failure.help(VerbRemedy::ReadInContainer { container, path }));
-            }
-            return Ok(Some((container.image, path.to_string())));
+            let files = match store.containers().state(&container.id)? {
+                ContainerState::Created => CopyOrigin::Image(container.image),
+                ContainerState::Running(started) => CopyOrigin::Container(root_of(name, &started)?),
+                // Its files are removed at its end.
+                _ => {
+                    let failure = Failure::new(format!("the files of container `{name}` were removed at its end"));
+                    return Err(failure.help(VerbRemedy::CopyWhileRunning));
+                }
+            };
+            return Ok(Some((files, path.to_string())));
         }
         // A tag contains no slash, so text after a colon that starts with one is a path.
         if path.starts_with('/') {
             match store.images().find_image(name) {
-                Ok((_, image)) => return Ok(Some((image.manifest_digest, path.to_string()))),
+                Ok((_, image)) => return Ok(Some((CopyOrigin::Image(image.manifest_digest), path.to_string()))),
                 Err(StoreError::NoImage(_)) => {}
                 Err(e) => return Err(e.into()),
             }
         }
     }
     Ok(None)
+}
+
+/// Opens the root directory of a running container.
+fn root_of(name: &str, started: &Started) -> Result<RootDir, Failure> {
+    let failed = |e: rbuild_linux::Error| Failure::caused(format!("cannot open the files of container `{name}`"), &e);
+    let root = RootDir::open(format!("/proc/{}/root", started.pid)).map_err(failed)?;
+    // Otherwise, the process may be another one by now.
+    match started.open() {
+        Some(_) => Ok(root),
+        None => Err(Failure::new(format!("container `{name}` has ended")).help(VerbRemedy::CopyWhileRunning)),
+    }
 }

@@ -1,13 +1,46 @@
 //! Mounts of containers: `--volume`, `--mount` and `--tmpfs`.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 
-use rbuild_plan::{ContainerMount, TmpfsMount, TmpfsOptions, Volume};
+use rbuild_image::BlobDigest;
+use rbuild_plan::{ContainerMount, NamedVolume, TmpfsMount, TmpfsOptions, Volume};
 
 use crate::exit::Failure;
 use crate::input::flags::reason;
 use crate::input::{output, value};
 use crate::ui::hints::{self, ValueRemedy};
+
+/// Returns true for names that a volume can have. As in docker, they have at least two characters.
+pub fn is_volume_name(name: &str) -> bool {
+    name.len() > 1
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+/// Returns a name for an anonymous volume, made from a text that no other one has.
+pub fn generated_name(salt: &str) -> String {
+    BlobDigest::of(salt.as_bytes()).hex()
+}
+
+/// Parses `[SOURCE:]TARGET[:ro|rw]` of a container: as in docker, a source without a slash is the
+/// name of a volume, and without a source, the volume is anonymous. `container` is the ID of the
+/// container.
+pub fn container_volume(text: &str, container: &str) -> Result<ContainerMount, Failure> {
+    let bad = |problem: String| Failure::usage(format!("--volume {text}: {problem}"));
+    let named = |name: String, target: &str, read_only, anonymous| {
+        check_target(bad, target)?;
+        Ok(ContainerMount::Named(NamedVolume { name, target: target.into(), read_only, anonymous }))
+    };
+    match text.split_once(':') {
+        None if text.starts_with('/') => named(generated_name(&format!("{container} {text}")), text, false, true),
+        Some((name, rest)) if is_volume_name(name) => {
+            let (target, options) = rest.split_once(':').unwrap_or((rest, ""));
+            named(name.to_string(), target, read_only(bad, options)?, false)
+        }
+        _ => volume(text).map(ContainerMount::Bind),
+    }
+}
 
 /// Parses `SOURCE:TARGET[:ro|rw]`.
 pub fn volume(text: &str) -> Result<Volume, Failure> {
@@ -20,6 +53,11 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
             return Err(bad("not of the form SOURCE:TARGET[:ro]".into()).help(ValueRemedy::VolumeForm));
         }
     };
+    bind(bad, source, target, read_only(bad, options)?)
+}
+
+/// Parses the options of a volume. Returns true if it is read-only.
+fn read_only(bad: impl Fn(String) -> Failure, options: &str) -> Result<bool, Failure> {
     let mut read_only = false;
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option {
@@ -30,7 +68,7 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
             other => return Err(bad(format!("unknown option `{other}`")).help(hints::use_one_of(&["ro", "rw"]))),
         }
     }
-    bind(bad, source, target, read_only)
+    Ok(read_only)
 }
 
 /// Fails unless a target is an absolute path of something in the container.
@@ -58,6 +96,33 @@ fn bind(bad: impl Fn(String) -> Failure, source: &str, target: &str, read_only: 
     Ok(Volume { source: path, target: target.to_string(), read_only })
 }
 
+/// Device nodes that every container has.
+const OWN_DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+/// Parses `PATH[:TARGET[:PERMISSIONS]]` of a device, or of a directory of devices. As without
+/// privileges under podman, it is mounted, and the permissions of this user apply. Returns `None`
+/// for a device that every container has.
+pub fn device(text: &str) -> Result<Option<ContainerMount>, Failure> {
+    let bad = |problem: String| Failure::usage(format!("--device {text}: {problem}"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let is_permissions = |part: &str| !part.is_empty() && part.chars().all(|c| "rwm".contains(c));
+    let (source, target, permissions) = match parts[..] {
+        [source] => (source, source, "rwm"),
+        [source, permissions] if is_permissions(permissions) => (source, source, permissions),
+        [source, target] => (source, target, "rwm"),
+        [source, target, permissions] if is_permissions(permissions) => (source, target, permissions),
+        _ => return Err(bad("not of the form PATH[:TARGET[:rwm]]".into()).help(ValueRemedy::DeviceForm)),
+    };
+    if source == target && OWN_DEVICES.contains(&source) {
+        return Ok(None);
+    }
+    let kind = std::fs::metadata(source).map(|found| found.file_type());
+    if kind.is_ok_and(|kind| !kind.is_char_device() && !kind.is_block_device() && !kind.is_dir()) {
+        return Err(bad(format!("`{source}` is not a device")).help(ValueRemedy::MountFile));
+    }
+    bind(bad, source, target, !permissions.contains('w')).map(|volume| Some(ContainerMount::Bind(volume)))
+}
+
 /// Properties of a tmpfs on the command line. As in docker, programs in it are not executed unless
 /// an option permits it.
 const TMPFS: TmpfsOptions = TmpfsOptions { size: None, mode: None, no_programs: true };
@@ -68,7 +133,7 @@ fn mode(text: &str) -> Option<u32> {
 }
 
 /// Parses the fields of `--mount`.
-pub fn mount(text: &str) -> Result<ContainerMount, Failure> {
+pub fn mount(text: &str, container: &str) -> Result<ContainerMount, Failure> {
     let bad = |problem: String| Failure::usage(format!("--mount {text}: {problem}"));
     let (mut source, mut target, mut read_only, mut kind) = (None, None, false, "volume".to_string());
     let mut options = TMPFS;
@@ -106,6 +171,19 @@ pub fn mount(text: &str) -> Result<ContainerMount, Failure> {
             bind(bad, &source, &target, read_only).map(ContainerMount::Bind)
         }
         ("bind", ..) => Err(bad("the source or the target is missing".into()).help(ValueRemedy::MountForm)),
+        ("volume", source, Some(target)) => {
+            if options != TMPFS {
+                return Err(bad("only a mount of type tmpfs has a size and a mode".into()).help(ValueRemedy::TmpfsForm));
+            }
+            check_target(bad, &target)?;
+            let anonymous = source.is_none();
+            let name = source.unwrap_or_else(|| generated_name(&format!("{container} {target}")));
+            if !is_volume_name(&name) {
+                return Err(bad(format!("`{name}` is not the name of a volume")).help(ValueRemedy::VolumeName));
+            }
+            Ok(ContainerMount::Named(NamedVolume { name, target, read_only, anonymous }))
+        }
+        ("volume", _, None) => Err(bad("the target is missing".into()).help(ValueRemedy::MountForm)),
         ("tmpfs", None, Some(target)) => {
             check_target(bad, &target)?;
             Ok(ContainerMount::Tmpfs(TmpfsMount { target, options, read_only }))
@@ -151,10 +229,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn devices_are_mounted_as_files() {
+        let parsed = |text| match device(text).unwrap() {
+            Some(ContainerMount::Bind(Volume { target, read_only, .. })) => (target, read_only),
+            other => (format!("{other:?}"), false),
+        };
+        assert_eq!(parsed("/dev/zero:/dev/one"), ("/dev/one".into(), false));
+        assert_eq!(parsed("/dev/zero:/dev/one:r"), ("/dev/one".into(), true));
+        assert_eq!(parsed("/dev"), ("/dev".into(), false));
+        assert_eq!([parsed("/dev/null"), parsed("/dev/null:rwm")].map(|found| found.0), ["None", "None"]);
+    }
+
+    #[test]
+    fn sources_without_a_slash_are_names_of_volumes() {
+        let parsed = |text| match container_volume(text, "id").unwrap() {
+            ContainerMount::Named(NamedVolume { name, target, read_only, anonymous }) => {
+                (if anonymous { name.len().to_string() } else { name }, target, read_only)
+            }
+            other => (format!("{other:?}"), String::new(), false),
+        };
+        assert_eq!(parsed("data:/d"), ("data".into(), "/d".into(), false));
+        assert_eq!(parsed("d.1:/d:ro,z"), ("d.1".into(), "/d".into(), true));
+        assert_eq!(parsed("/d"), ("64".into(), "/d".into(), false));
+        assert!(parsed("/:/d").0.starts_with("Bind") && parsed(".:/d").0.starts_with("Bind"));
+        let mounted = mount("source=data,target=/d", "id").unwrap();
+        assert_eq!(mounted.volume(), Some("data"));
+        assert_ne!(container_volume("/d", "a").unwrap(), container_volume("/d", "b").unwrap());
+    }
+
+    #[test]
     fn mounts_in_memory_have_the_options_of_docker() {
         let tmpfs_of = |mount: ContainerMount| match mount {
             ContainerMount::Tmpfs(TmpfsMount { target, options, read_only }) => (target, options, read_only),
-            ContainerMount::Bind(_) => unreachable!("the mount is a tmpfs"),
+            ContainerMount::Bind(_) | ContainerMount::Named(_) => unreachable!("the mount is a tmpfs"),
         };
         let options = |size, mode, no_programs| TmpfsOptions { size, mode, no_programs };
         for (text, expected, is_read_only) in [
@@ -166,7 +273,7 @@ mod tests {
             assert_eq!((target.as_str(), found, read_only), ("/t", expected, is_read_only), "{text}");
         }
         let (target, found, read_only) =
-            tmpfs_of(mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1770,readonly").unwrap());
+            tmpfs_of(mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1770,readonly", "id").unwrap());
         assert_eq!((target.as_str(), found, read_only), ("/t", options(Some(1 << 20), Some(0o1770), true), true));
         let wrong = ["t", "/", "/t:size=x", "/t:size=0", "/t:mode=9", "/t:mode=17777", "/t:uid=5", "/t:nosui"];
         let wrong = wrong.iter().map(|text| tmpfs(text).map(drop));
@@ -177,7 +284,7 @@ mod tests {
             "type=tmpfs,target=/t,tmpfs-mode=x",
             "type=bind,source=/,target=/t,tmpfs-size=1m",
         ];
-        let wrong = wrong.chain(mounts.iter().map(|text| mount(text).map(drop)));
+        let wrong = wrong.chain(mounts.iter().map(|text| mount(text, "id").map(drop)));
         rbuild_testkit::assert_recorded!("tmpfs", wrong.map(|text| text.unwrap_err().text()).collect::<String>());
     }
 }

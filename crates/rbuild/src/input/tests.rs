@@ -52,16 +52,21 @@ fn messages_about_values_of_flags_are_as_recorded() {
             flags::ulimit(text).map(drop)
         }),
         all(&["a", "a:b", "a:/b:rx", "nosuch:/b", "./nosuch:/b"], |text| mounts::volume(text).map(drop)),
+        all(&["a", "/dev/zero:/x:q", "/nosuch", "/proc/version"], |text| mounts::device(text).map(drop)),
+        all(&["a", "ab:c", "ab:/c:rx", "ab:/", "./nosuch:/b"], |text| mounts::container_volume(text, "id").map(drop)),
         all(
             &[
                 "type=bind,sorce=a,target=/b",
-                "type=volume,target=/b",
+                "type=npipe,target=/b",
+                "type=volume,source=./a,target=/b",
+                "source=data",
+                "target=/b,tmpfs-size=1m",
                 "type=bind,source=a",
                 "type=bind,source=.,target=/b,readonly=yes",
                 "TYPE=bind,source,target=/b",
                 "type=bind,source=no:such,target=/b",
             ],
-            |text| mounts::mount(text).map(drop),
+            |text| mounts::mount(text, "id").map(drop),
         ),
         all(&["index:a=b", "a", "x:a=b"], flags::annotation),
         all(&["0", "64x"], |text| flags::size("--shm-size", text)),
@@ -85,9 +90,9 @@ fn messages_about_values_of_flags_are_as_recorded() {
 /// A mount that is to be read-only must never be writable because of the spelling of its value.
 #[test]
 fn a_mount_is_read_only_by_any_true_value() {
-    let mount = |option: &str| match mounts::mount(&format!("Type=bind,Source=/,target=/x{option}"))? {
+    let mount = |option: &str| match mounts::mount(&format!("Type=bind,Source=/,target=/x{option}"), "id")? {
         ContainerMount::Bind(volume) => Ok::<_, Failure>(volume.read_only),
-        ContainerMount::Tmpfs(_) => unreachable!("the mount is a bind"),
+        ContainerMount::Tmpfs(_) | ContainerMount::Named(_) => unreachable!("the mount is a bind"),
     };
     for option in ["readonly", "ro", "READONLY=TRUE", "readonly=True", "ro=t", "ro=T", "ro=1", "ro=true"] {
         assert!(matches!(mount(&format!(",{option}")), Ok(true)), "{option}");

@@ -73,13 +73,12 @@ pub fn network(text: &str) -> Result<NetworkMode, BadValue> {
 /// same properties for a container.
 pub fn container_network(text: &str) -> Result<NetworkMode, BadValue> {
     use NetworkMode::Isolated;
-    const SHOWN: [&str; 3] = ["host", "isolated", "none"];
     match text {
         // The words of podman for the program that connects the network.
         "bridge" | "slirp4netns" | "pasta" => Ok(Isolated),
         text if text.starts_with("container:") => {
             let problem = "containers do not share their networks".into();
-            Err(BadValue { problem, hint: hints::use_one_of(&SHOWN) })
+            Err(BadValue { problem, hint: ValueRemedy::ShareNetwork.into() })
         }
         text => network(text),
     }

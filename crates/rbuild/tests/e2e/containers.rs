@@ -83,6 +83,47 @@ fn commands_are_started_again_on_their_files_as_the_policy_states() {
 }
 
 #[test]
+fn volumes_outlive_their_containers() {
+    let host = Host::new();
+    if is_bare() {
+        host.line("run --rm -v data:/etc busybox true").fails(125, &["a volume cannot be writable"]);
+        return;
+    }
+    assert_eq!(host.line("volume create --label a=b data").ok().stdout, "data\n");
+    // A new volume has the files of the image, with their owners.
+    host.0.build("FROM busybox\nRUN mkdir -m 750 /d && echo one > /d/f && chown -R 7:8 /d\n", &["-t", "made"]).ok();
+    let run = |flags: &str, script: &str| {
+        let words = ["run", "--rm"].into_iter().chain(flags.split_whitespace()).chain(["made", "sh", "-c", script]);
+        host.rbuild(words)
+    };
+    let shown = run("-v data:/d", "cat /d/f; stat -c '%u:%g %a' /d /d/f; echo two > /d/f; chown 9 /d/f").ok().stdout;
+    assert_eq!(shown, "one\n7:8 750\n7:8 644\n");
+    assert_eq!(
+        run("--mount source=data,target=/e,readonly", "cat /e/f; stat -c %u /e/f; touch /e/g || echo no").stdout,
+        "two\n9\nno\n"
+    );
+    host.line("run -d --name a -v data:/e -v /anon busybox sleep 1000").ok();
+    let volumes = host.line("volume ls -q").ok().stdout;
+    assert_eq!(volumes.lines().map(str::len).collect::<Vec<_>>(), [64, 4], "{volumes}");
+    assert_eq!(host.state("a", "{{(index .Mounts 0).Name}} {{(index .Mounts 0).Type}}"), "data volume");
+    assert_eq!(host.line("volume ls -q -f dangling=true").ok().stdout, "");
+    host.line("volume rm data").fails(1, &["volume `data` is in use", "rbuild ps -a"]);
+    assert!(host.line("volume prune -a").ok().stdout.contains("space: 0B"));
+    host.line("rm -fv a").ok();
+    assert_eq!(host.line("volume ls -q").ok().stdout, "data\n");
+    run("-v /anon", "touch /anon/x").ok();
+    assert_eq!(host.line("volume ls -q").ok().stdout, "data\n");
+    assert!(host.line("volume inspect data").ok().stdout.contains("\"a\": \"b\""));
+    host.line("volume rm dta").fails(1, &["volume `dta` not found", "did you mean `data`"]);
+    assert_eq!(host.line("volume rm data").ok().stdout, "data\n");
+    host.line("run -d --name b -v /anon busybox true").ok();
+    host.line("wait b").ok();
+    host.line("rm b").ok();
+    assert!(host.line("volume prune").ok().stdout.starts_with("Deleted Volumes:\n"));
+    assert_eq!(host.line("volume ls").ok().stdout, "DRIVER   VOLUME NAME\n");
+}
+
+#[test]
 fn a_first_process_forwards_signals_and_reaps_processes() {
     let host = Host::new();
     if is_bare() {
@@ -525,7 +566,20 @@ fn commands_are_executed_in_a_running_container() {
     let script = "touch /f && chown 33:50 /f && stat -c '%u %g' /f";
     assert_eq!(host.rbuild(["exec", "a", "sh", "-c", script]).ok().stdout, "33 50\n");
     assert_eq!(host.line("exec a stat -c %u /f").ok().stdout, "33\n");
-    host.line("cp a:/f here").fails(1, &["cannot read the files that container `a` changed", "rbuild exec a cat /f"]);
+    // Files are copied out of and into the container.
+    let (file, out) = (host.0.ctx().join("in"), host.0.path("out"));
+    host.0.write("in", "sent\n").write("sub/deep", "deep\n");
+    let copy = |from: &str, to: &str| host.rbuild(["cp", from, to]);
+    copy(&file.to_string_lossy(), "a:/g").ok();
+    copy(&file.to_string_lossy(), "a:/dev/nosuch/g").fails(1, &["the directory `/dev/nosuch` does not exist"]);
+    copy(&format!("{}/", host.0.ctx().join("sub").display()), "a:/sub").ok();
+    let script = "cat /g /sub/deep; stat -c '%u %g' /g; chown 33 /g; echo changed >> /g";
+    assert_eq!(host.rbuild(["exec", "a", "sh", "-c", script]).ok().stdout, "sent\ndeep\n0 0\n");
+    copy("a:/g", &out.to_string_lossy()).ok();
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "sent\nchanged\n");
+    copy("/nosuch", "a:/g").fails(1, &["`/nosuch` does not exist"]);
+    copy("a:/h", &out.to_string_lossy()).fails(1, &["`/h` does not exist"]);
+    copy("-", "a:/").fails(2, &["rbuild exec -i CONTAINER tar -x -C DIR"]);
     let piped = host.0.sh("echo through | $RB exec -i a cat");
     assert_eq!(piped.ok().stdout, "through\n");
     host.line("exec -it a sh").fails(2, &["-it: standard input is not a terminal"]);

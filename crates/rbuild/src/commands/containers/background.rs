@@ -23,6 +23,7 @@ use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::launch::{Launch, send_start, started};
 use crate::commands::containers::restarts::{Restarts, record_restart};
 use crate::commands::in_builder::{killed, store_in};
+use crate::commands::volumes;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::hints::UsageRemedy;
@@ -130,6 +131,7 @@ fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &U
         && let Ok(store) = settings.open()
     {
         launch.clean_up(&store, is_recorded);
+        volumes::remove_anonymous(settings, &store, &invocation.settings);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::launch::{Launch, received_start, send_start};
 use crate::commands::containers::limits;
 use crate::commands::in_builder::{exit_code, store_in};
+use crate::commands::volumes;
 use crate::exit::{Failure, interrupted};
 use crate::input::output;
 use crate::input::settings::Settings;
@@ -98,6 +99,7 @@ pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>, id_file: Opt
     // that has exited.
     if (!is_started || launch.invocation.settings.remove) && store.lock_again().is_ok() {
         launch.clean_up(store, is_started);
+        volumes::remove_anonymous(settings, store, &launch.invocation.settings);
     }
     drop(signals);
     ended?;

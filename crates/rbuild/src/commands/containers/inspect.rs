@@ -1,7 +1,7 @@
 //! Properties of containers, which the verb `inspect` shows in docker's form.
 
 use rbuild_engine::DEFAULT_SHM;
-use rbuild_plan::{Capabilities, ContainerMount, TmpfsMount, Volume};
+use rbuild_plan::{Capabilities, ContainerMount, NamedVolume, TmpfsMount, Volume};
 use rbuild_store::{Container, ContainerState, Ended, RestartPolicy, RunSettings, Started, Store};
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,7 @@ pub fn inspected(store: &Store, container: &Container) -> Result<Value, Failure>
         "RestartCount": store.containers().restart_files(&container.id).last_end().map_or(0, |end| end.restarts),
         "Platform": "linux",
         "HostConfig": host_config(settings.as_ref()),
-        "Mounts": mounts(settings.as_ref()),
+        "Mounts": mounts(store, settings.as_ref()),
         "Config": config(settings.as_ref(), &command, &name, image.as_ref().map(|image| &image.config.config)),
         "NetworkSettings": network(settings.as_ref(), state.is_running()),
     }))
@@ -108,15 +108,24 @@ fn retries(policy: RestartPolicy) -> u32 {
 
 /// Formats a bind mount as docker's `--volume` does.
 fn bind(mount: &ContainerMount) -> Option<String> {
-    let ContainerMount::Bind(Volume { source, target, read_only }) = mount else { return None };
-    Some(format!("{}:{target}{}", source.display(), if *read_only { ":ro" } else { "" }))
+    let (source, target, read_only) = match mount {
+        ContainerMount::Bind(Volume { source, target, read_only }) => (source.display().to_string(), target, read_only),
+        ContainerMount::Named(volume) => (volume.name.clone(), &volume.target, &volume.read_only),
+        ContainerMount::Tmpfs(_) => return None,
+    };
+    Some(format!("{source}:{target}{}", if *read_only { ":ro" } else { "" }))
 }
 
-fn mounts(settings: Option<&RunSettings>) -> Vec<Value> {
+fn mounts(store: &Store, settings: Option<&RunSettings>) -> Vec<Value> {
     let mount = |mount: &ContainerMount| match mount {
         ContainerMount::Bind(Volume { source, target, read_only }) => json!({
             "Type": "bind", "Source": source.display().to_string(), "Destination": target,
             "Mode": if *read_only { "ro" } else { "" }, "RW": !read_only, "Propagation": "rprivate",
+        }),
+        ContainerMount::Named(NamedVolume { name, target, read_only, .. }) => json!({
+            "Type": "volume", "Name": name, "Source": store.volumes().path(name).display().to_string(),
+            "Destination": target, "Driver": "local", "Mode": if *read_only { "ro" } else { "z" }, "RW": !read_only,
+            "Propagation": "",
         }),
         ContainerMount::Tmpfs(TmpfsMount { target, read_only, .. }) => json!({
             "Type": "tmpfs", "Source": "", "Destination": target,

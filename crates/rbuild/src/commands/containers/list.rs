@@ -69,8 +69,10 @@ fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) ->
     let ports = settings.as_ref().filter(|_| state.is_running()).map(|settings| shown_ports(&settings.ports));
     let mounted = settings.iter().flat_map(|settings| &settings.mounts).filter_map(|mount| match mount {
         ContainerMount::Bind(volume) => Some(volume.source.display().to_string()),
+        ContainerMount::Named(volume) => Some(volume.name.clone()),
         ContainerMount::Tmpfs(_) => None,
     });
+    let volumes = settings.iter().flat_map(|settings| &settings.mounts).filter(|mount| mount.volume().is_some());
     let labels = settings.iter().flat_map(|settings| &settings.labels).map(|(name, value)| format!("{name}={value}"));
     json!({
         "ID": if whole { container.id.hex() } else { container.id.short() },
@@ -85,7 +87,7 @@ fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) ->
         "Labels": labels.collect::<Vec<_>>().join(","),
         "Networks": settings.as_ref().map_or("", |settings| settings.network.as_str()),
         "Mounts": mounted.collect::<Vec<_>>().join(","),
-        "LocalVolumes": "0",
+        "LocalVolumes": volumes.count().to_string(),
     })
 }
 

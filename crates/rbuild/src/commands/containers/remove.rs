@@ -4,6 +4,7 @@ use crate::args::RmArgs;
 use crate::commands::containers::lookup;
 use crate::commands::containers::signals::kill_and_wait;
 use crate::commands::removing::{DELETED, remove_stopped, removed_text};
+use crate::commands::volumes;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::hints::VerbRemedy;
@@ -15,7 +16,7 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
     let mut worst = code::OK;
     for wanted in &args.targets.containers {
         match store.containers().find_container(wanted)? {
-            Some(container) => match remove(&store, &container, args.force) {
+            Some(container) => match remove(settings, &store, &container, &args) {
                 Ok(()) => terminal::out(&format!("{wanted}\n")),
                 Err(failure) => worst = worst.max(failure.report()),
             },
@@ -27,15 +28,19 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
     Ok(worst)
 }
 
-/// Removes a container; with `force`, kills it first.
-fn remove(store: &Store, container: &Container, force: bool) -> Result<(), Failure> {
-    if force {
+/// Removes a container; with `force`, kills it first, and with `volumes`, removes its anonymous
+/// volumes.
+fn remove(settings: &Settings, store: &Store, container: &Container, args: &RmArgs) -> Result<(), Failure> {
+    if args.force {
         kill_and_wait(store, container)?;
     } else if store.containers().state(&container.id)?.is_running() {
         let name = container.name.clone();
         return Err(Failure::new(format!("container `{name}` is running")).help(VerbRemedy::StopFirst { name }));
     }
-    Ok(store.containers().remove_container(&container.id)?)
+    let run = if args.volumes { store.containers().settings(&container.id)? } else { None };
+    store.containers().remove_container(&container.id)?;
+    run.iter().for_each(|run| volumes::remove_anonymous(settings, store, run));
+    Ok(())
 }
 
 /// Removes all containers that are not running.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rbuild_engine::command_line;
 use rbuild_image::Platform;
 use rbuild_linux::process::signal_number;
-use rbuild_plan::{ContainerMount, ContainerPort, NetworkMode, PublishedPort};
+use rbuild_plan::{ContainerPort, NetworkMode, PublishedPort};
 use rbuild_store::{ContainerId, DnsSettings, Image, RestartPolicy, RunSettings};
 
 use crate::args::ContainerFlags;
@@ -34,9 +34,11 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
     let exposed = ports::exposed(image.config.config.exposed_ports.keys().chain(&flags.expose))?;
     let (network, ports) = published_ports(flags, &exposed)?;
     let config = &image.config.config;
-    let binds = flags.volume.iter().map(|text| mounts::volume(text).map(ContainerMount::Bind));
-    let mounted = flags.mount.iter().map(|text| mounts::mount(text));
+    let id_text = id.hex();
+    let binds = flags.volume.iter().map(|text| mounts::container_volume(text, &id_text));
+    let mounted = flags.mount.iter().map(|text| mounts::mount(text, &id_text));
     let in_memory = flags.tmpfs.iter().map(|text| mounts::tmpfs(text));
+    let devices = flags.device.iter().filter_map(|text| mounts::device(text).transpose());
     let absolute = |dir: &String| if dir.starts_with('/') { dir.clone() } else { format!("/{dir}") };
     let of_image = || signal_number(&config.stop_signal);
     Ok(RunSettings {
@@ -60,7 +62,7 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
         network: network.name().into(),
         ports,
         exposed: exposed.into_iter().collect(),
-        mounts: binds.chain(mounted).chain(in_memory).collect::<Result<_, _>>()?,
+        mounts: binds.chain(mounted).chain(in_memory).chain(devices).collect::<Result<_, _>>()?,
         shm_size: flags.shm_size.as_deref().map(|s| values::size("--shm-size", s)).transpose()?,
         limits: limits(flags),
         ulimits: flags.ulimit.iter().map(|u| values::ulimit(u)).collect::<Result<_, _>>()?,

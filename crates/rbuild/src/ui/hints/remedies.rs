@@ -88,6 +88,9 @@ fn store_words(remedy: &StoreRemedy) -> String {
         StoreRemedy::RelaxAccessTimes => {
             "mount the file system with relatime or noatime, or move the store to another one".into()
         }
+        StoreRemedy::ListVolumes => "run `rbuild volume ls` to list the volumes".into(),
+        StoreRemedy::RemoveUsers => "run `rbuild ps -a`, and remove the containers that mount it".into(),
+        StoreRemedy::UseIsolation { mode } => format!("pass --isolation {mode}, or use another volume"),
     }
 }
 

@@ -387,7 +387,10 @@ fn hints_about_the_store_are_as_recorded() {
             RepairStore,
             EndLockHolder,
             AwaitBuilds,
-            RelaxAccessTimes
+            RelaxAccessTimes,
+            ListVolumes,
+            RemoveUsers,
+            UseIsolation
         },
         [
             StoreRemedy::OtherStore,
@@ -401,7 +404,10 @@ fn hints_about_the_store_are_as_recorded() {
             StoreRemedy::RepairStore,
             StoreRemedy::EndLockHolder { lock: "lock".into() },
             StoreRemedy::AwaitBuilds,
-            StoreRemedy::RelaxAccessTimes
+            StoreRemedy::RelaxAccessTimes,
+            StoreRemedy::ListVolumes,
+            StoreRemedy::RemoveUsers,
+            StoreRemedy::UseIsolation { mode: "userns".into() }
         ],
         as Remedy
     );

@@ -76,9 +76,9 @@ const BUILD: [Unsupported; 24] = [
 /// Flags of `docker run` and `podman run`.
 const RUN: [Unsupported; 5] = [
     (
-        &["--device", "--gpus"],
-        "devices of this machine are not passed to containers",
-        "remove the flag, or use podman run",
+        &["--gpus"],
+        "the libraries of a GPU are not found and mounted",
+        "pass its device nodes with --device, and its libraries with -v",
     ),
     (
         &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
@@ -254,7 +254,7 @@ const GLOBAL: [Unsupported; 5] = [
 ];
 
 /// Commands of docker and podman.
-const COMMANDS: [Unsupported; 20] = [
+const COMMANDS: [Unsupported; 19] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["attach"],
@@ -295,7 +295,6 @@ const COMMANDS: [Unsupported; 20] = [
         "add the instruction to a Dockerfile",
     ),
     (&["imagetools", "manifest"], "rbuild does not edit manifests", "use skopeo or crane"),
-    (&["volume"], "rbuild has no volumes", "mount a directory: rbuild run -v DIR:PATH IMAGE"),
     (&["network"], "rbuild has no networks", "use --network host, isolated or none"),
     (&["unshare"], "rbuild enters its namespaces itself", "run `rbuild doctor` to check this machine"),
     (

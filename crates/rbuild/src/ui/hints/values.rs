@@ -27,7 +27,15 @@ pub enum ValueRemedy {
     CreateSource,
     /// Pass a directory instead of the name of a volume.
     PassDirectory { name: String },
-    /// Mount a directory.
+    /// Use the form of a device.
+    DeviceForm,
+    /// Mount a file with another flag.
+    MountFile,
+    /// Let containers share the network of this machine.
+    ShareNetwork,
+    /// Use a valid name for a volume.
+    VolumeName,
+    /// Mount a directory or a volume.
     BindDirectory,
     /// Use the form of a mount.
     MountForm,
@@ -150,9 +158,15 @@ impl ValueRemedy {
             }
             ValueRemedy::CreateSource => "create it, or correct the path".into(),
             ValueRemedy::PassDirectory { name } => {
-                format!("pass a directory such as ./{name}; named volumes are not supported").into()
+                format!("pass a directory such as ./{name}; only containers have volumes with names").into()
             }
-            ValueRemedy::BindDirectory => "use type=bind with a directory, or type=tmpfs".into(),
+            ValueRemedy::DeviceForm => "use a form such as /dev/fuse or /dev/ttyUSB0:/dev/modem:rw".into(),
+            ValueRemedy::MountFile => "mount it with -v".into(),
+            ValueRemedy::ShareNetwork => "run both with --network host; they reach each other at localhost".into(),
+            ValueRemedy::VolumeName => {
+                "use at least two letters, digits, `_`, `.` and `-`, and begin with a letter or a digit".into()
+            }
+            ValueRemedy::BindDirectory => "use type=bind with a directory, type=volume or type=tmpfs".into(),
             ValueRemedy::MountForm => "use the form type=bind,source=PATH,target=PATH".into(),
             ValueRemedy::AnnotationForm => "add a value, such as org.example.team=web".into(),
             ValueRemedy::OmitType => "omit the type".into(),

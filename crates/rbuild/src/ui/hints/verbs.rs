@@ -45,8 +45,6 @@ pub enum VerbRemedy {
     RaiseMemory,
     /// Show the output of a container.
     ShowOutput { name: String },
-    /// Read a file of a container, or copy one of its image.
-    ReadInContainer { container: String, path: String },
     /// Start another container.
     StartAnother,
     /// Attach to one container at a time.
@@ -59,6 +57,14 @@ pub enum VerbRemedy {
     StopFirst { name: String },
     /// Use a valid name for a container.
     ContainerName,
+    /// Copy files while the container runs.
+    CopyWhileRunning,
+    /// Unpack an archive by a command in the container.
+    UnpackInContainer,
+    /// List volumes.
+    ListVolumes,
+    /// Repeat a removal in another isolation mode.
+    RemoveByUserns,
     /// List images.
     ListImages,
     /// List images, or pull one.
@@ -118,9 +124,6 @@ impl VerbRemedy {
             }
             VerbRemedy::PassBuildId => "pass the complete ID of the build to see its output".into(),
             VerbRemedy::ListRunning => "run `rbuild ps` to list the running containers".into(),
-            VerbRemedy::ReadInContainer { container, path } => {
-                format!("run `rbuild exec {container} cat {path}` while it runs, or copy from its image").into()
-            }
             VerbRemedy::ShowOutput { name } => format!("run `rbuild logs {name}` for its output").into(),
             VerbRemedy::StartAnother => "start another one: rbuild run -d --name NAME IMAGE".into(),
             VerbRemedy::StartEach => "run `rbuild start -a` for each container".into(),
@@ -135,6 +138,10 @@ impl VerbRemedy {
                 "with systemd, run it in a group of yours: systemd-run --user --scope rbuild run …".into()
             }
             VerbRemedy::RaiseMemory => "raise the limit: --memory SIZE".into(),
+            VerbRemedy::CopyWhileRunning => "copy them while it runs, or write them to a volume: -v NAME:PATH".into(),
+            VerbRemedy::UnpackInContainer => "pass it to tar: rbuild exec -i CONTAINER tar -x -C DIR".into(),
+            VerbRemedy::ListVolumes => "run `rbuild volume ls` to list the volumes".into(),
+            VerbRemedy::RemoveByUserns => "repeat this with `--isolation=userns`".into(),
             VerbRemedy::ListImages => "run `rbuild images` to list the images".into(),
             VerbRemedy::ListOrPull { image } => {
                 format!("run `rbuild images` to list the images, or `rbuild pull {image}`").into()
