@@ -327,6 +327,20 @@ impl<'s> Layers<'s> {
         Ok(layer)
     }
 
+    /// Packs changes in the form of an overlay into one layer, and stores its blob.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file cannot be read or the blob cannot be written.
+    pub fn pack_changes(&self, work: &Workspace, changes: &RootDir, variant: LayerVariant) -> Result<PackedLayer> {
+        let mut blob = self.new_blob(work)?;
+        let packed = pack_layer(changes, variant.form, variant.times(), &mut blob).map_err(|e| self.of_blob(e))?;
+        let layer = PackedLayer::new(&packed, variant.form);
+        blob.publish(self.store, &layer.digest, layer.size)?;
+        self.note_made_layer(&layer)?;
+        Ok(layer)
+    }
+
     /// Returns a layer of an image in another form, repacking it if necessary.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ mod volumes;
 
 pub use build::{BuildArgs, ProgressMode};
 pub use containers::{
-    ContainerFlags, ContainerPruneArgs, ContainersArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, PortArgs, RmArgs,
-    RunArgs, StartArgs, StopArgs, WaitArgs,
+    CommitArgs, ContainerFlags, ContainerPruneArgs, ContainersArgs, CreateArgs, DiffArgs, ExecArgs, KillArgs, LogsArgs,
+    PortArgs, RmArgs, RunArgs, StartArgs, StopArgs, WaitArgs,
 };
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
 pub use volumes::{VolumeCreateArgs, VolumeInspectArgs, VolumeListArgs, VolumePruneArgs, VolumeRemoveArgs};
@@ -94,6 +94,10 @@ pub enum Verb {
     Wait(WaitArgs),
     /// List the published ports of a container
     Port(PortArgs),
+    /// List the files that a running container has changed
+    Diff(DiffArgs),
+    /// Create an image from the files of a running container
+    Commit(CommitArgs),
     /// List images
     Images(ImagesArgs),
     /// Show the history of an image

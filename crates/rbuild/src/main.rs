@@ -153,6 +153,8 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Kill(args) => containers::signals::kill(settings, args),
         Verb::Wait(args) => containers::signals::wait(settings, args),
         Verb::Port(args) => containers::ports::port(settings, args),
+        Verb::Diff(args) => containers::changes::diff(settings, args),
+        Verb::Commit(args) => containers::changes::commit(settings, args),
         Verb::Images(args) => images::images(settings, args),
         Verb::History(args) => images::history(settings, args),
         Verb::Inspect(args) => inspect::inspect(settings, args),

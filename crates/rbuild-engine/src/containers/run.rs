@@ -103,8 +103,9 @@ pub(super) fn prepared(
     let place = place(store, work, image, builder, invocation.now)?;
     let volumes = named_volumes(store, work, &invocation.settings.mounts, &place.view, builder)?;
     let request = request(place, image, invocation, &volumes, builder)?;
-    if let RootFiles::Overlay { lowers, .. } = &request.files {
+    if let RootFiles::Overlay { lowers, upper, .. } = &request.files {
         store.containers().pin_trees(container, lowers)?;
+        store.containers().record_changes(container, upper)?;
     }
     Ok(request)
 }

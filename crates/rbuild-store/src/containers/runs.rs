@@ -29,6 +29,7 @@ const DIR: &str = "runs";
 const SETTINGS: &str = "settings.json";
 const STARTED: &str = "started.json";
 const TREES: &str = "trees.json";
+const CHANGES: &str = "changes.json";
 const LOCK: &str = "lock";
 
 /// Bytes that are reserved for the description of an end: it must be written even if the disk is
@@ -312,7 +313,9 @@ impl Containers<'_> {
     ///
     /// Fails if its files cannot be removed.
     pub fn revert_start(&self, id: &ContainerId) -> Result<()> {
-        [LOCK, TREES, STARTED].into_iter().try_for_each(|file| self.store.remove_note(&place(id), OsStr::new(file)))
+        [LOCK, TREES, CHANGES, STARTED]
+            .into_iter()
+            .try_for_each(|file| self.store.remove_note(&place(id), OsStr::new(file)))
     }
 
     fn write_settings(&self, new: &NewContainer<'_>, id: &ContainerId, settings: &RunSettings) -> Result<()> {
@@ -373,6 +376,26 @@ impl Containers<'_> {
         };
         let pinned: Vec<TreeId> = lowers.iter().filter_map(name).collect();
         self.store.write(&place(id), TREES, &pinned)
+    }
+
+    /// Records the directory below the store that contains the changes of a container to its files.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be written.
+    pub fn record_changes(&self, id: &ContainerId, upper: &Path) -> Result<()> {
+        let path = upper.strip_prefix(self.store.path()).unwrap_or(upper);
+        self.store.write(&place(id), CHANGES, &path)
+    }
+
+    /// Returns that directory, relative to the store; `None` if the changes are in no directory of
+    /// their own.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be read.
+    pub fn changes(&self, id: &ContainerId) -> Result<Option<PathBuf>> {
+        self.store.read_if_whole(&format!("{}/{CHANGES}", place(id)))
     }
 
     /// Returns the state of a container.

@@ -362,6 +362,34 @@ pub struct WaitArgs {
 }
 
 #[derive(Args)]
+pub struct DiffArgs {
+    /// Running container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+#[derive(Args)]
+pub struct CommitArgs {
+    /// Running container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Name of the image
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Comment for the history
+    #[arg(short, long)]
+    pub message: Option<String>,
+    /// Author, for the history
+    #[arg(short, long)]
+    pub author: Option<String>,
+    /// Accepted for compatibility; the container is never paused
+    #[arg(short, long, hide = true)]
+    pub pause: bool,
+    #[arg(short, long, hide = true)]
+    pub quiet: bool,
+}
+
+#[derive(Args)]
 pub struct PortArgs {
     /// Container with published ports
     #[arg(value_name = "CONTAINER")]

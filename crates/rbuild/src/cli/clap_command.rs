@@ -14,7 +14,10 @@ const VERBS: [(&str, &[&str]); 4] = [
     ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
     (
         "Containers",
-        &["run", "ps", "logs", "exec", "stop", "restart", "kill", "wait", "port", "rm", "create", "start", "cp"],
+        &[
+            "run", "ps", "logs", "exec", "stop", "restart", "kill", "wait", "port", "rm", "create", "start", "cp",
+            "diff", "commit",
+        ],
     ),
     ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "man", "debug"]),
 ];
@@ -48,7 +51,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
 /// Verbs that unpack archives, and verbs that enter a builder process. Only their help pages show
 /// the flags for that.
 const UNPACK: [&str; 5] = ["build", "import", "load", "pull", "cache-import"];
-const ENTER: [&str; 12] = [
+const ENTER: [&str; 14] = [
     "build",
     "run",
     "start",
@@ -58,6 +61,8 @@ const ENTER: [&str; 12] = [
     "builder-prune",
     "volume-rm",
     "volume-prune",
+    "diff",
+    "commit",
     "doctor",
     "cache-export",
     "cache-import",

@@ -8,7 +8,9 @@ use crate::cli::{description, substitutes, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 45] = [
+const VERBS: [&str; 47] = [
+    "diff",
+    "commit",
     "volume-ls",
     "volume-create",
     "volume-rm",
@@ -121,6 +123,8 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 7] = [
             ("kill", GroupWord::Verb("kill")),
             ("wait", GroupWord::Verb("wait")),
             ("port", GroupWord::Verb("port")),
+            ("diff", GroupWord::Verb("diff")),
+            ("commit", GroupWord::Verb("commit")),
             ("logs", GroupWord::Verb("logs")),
             ("inspect", GroupWord::VerbWith("inspect", "--type=container")),
         ],

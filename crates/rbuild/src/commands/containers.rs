@@ -1,6 +1,7 @@
 //! Verbs on containers.
 
 pub mod background;
+pub mod changes;
 pub mod command;
 pub mod create;
 pub mod exec;

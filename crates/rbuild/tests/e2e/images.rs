@@ -170,7 +170,7 @@ fn cp_copies_files_out_of_images() {
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
     cp("y:/d", "n").fails(1, &["image or container `y` not found", "rbuild pull y"]);
     cp("x:1:d", "n").fails(2, &["is not IMAGE:/path", "write x:1:/d"]);
-    lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["copies files out of images, not into them"]);
+    lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["files are copied into running containers only, not into images"]);
     // A container keeps its image alive until it is removed.
     let id = lab.rbuild(["create", "--name", "c", "x:1", "sleep", "1"]).ok().stdout;
     lab.rbuild(["create", "--name", "c", "x:1"]).fails(1, &["container name `c` is already in use"]);

@@ -207,7 +207,7 @@ const RUN_OUTPUT: [Unsupported; 2] = [
 ];
 
 /// Flags of other verbs, with the verb.
-const OTHER: [(&str, &[&str], &str, &str); 11] = [
+const OTHER: [(&str, &[&str], &str, &str); 12] = [
     ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
     ("import", &["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH"),
     ("save", &["--compress", "-m", "--multi-image-archive"], "one archive holds all the images", "remove the flag"),
@@ -229,6 +229,12 @@ const OTHER: [(&str, &[&str], &str, &str); 11] = [
         &["-d", "--detach"],
         "a command in a container ends with `rbuild exec`",
         "run it in the shell's background: rbuild exec CONTAINER COMMAND &",
+    ),
+    (
+        "commit",
+        &["-c", "--change"],
+        "the configuration is that of the container",
+        "change it with a Dockerfile: FROM the image, and the instructions",
     ),
     ("exec", &["--privileged"], "privileges are fixed", "remove the flag"),
     ("logs", &["--since", "--until", "--details"], "output is selected by lines", "pass --tail LINES"),
@@ -254,7 +260,7 @@ const GLOBAL: [Unsupported; 5] = [
 ];
 
 /// Commands of docker and podman.
-const COMMANDS: [Unsupported; 19] = [
+const COMMANDS: [Unsupported; 17] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["attach"],
@@ -276,16 +282,10 @@ const COMMANDS: [Unsupported; 19] = [
     (&["healthcheck"], "no process checks the health of containers", "run the check: rbuild exec CONTAINER COMMAND"),
     (&["init"], "rbuild has no state to prepare", "run `rbuild doctor` to check this machine"),
     (&["untag"], "a name is removed with `rmi`", "run `rbuild rmi NAME`"),
-    (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
     (
         &["export", "mount", "umount", "unmount"],
         "changes to the files of containers are not kept",
         "write the files of an image as a tar archive: rbuild cp IMAGE:/ -",
-    ),
-    (
-        &["diff"],
-        "changes to the files of containers are not kept",
-        "compare the layers of images with `rbuild history IMAGE`",
     ),
     (&["events", "monitor"], "rbuild has no daemon", "follow a build with --progress rawjson or --debug-log FILE"),
     (&["history"], "builds are listed by `logs`", "run `rbuild logs`"),
