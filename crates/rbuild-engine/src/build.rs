@@ -245,12 +245,24 @@ impl<'a> Platforms<'a> {
             }
         }
         let written = self.export_files(cancel)?;
-        let kept = outputs::publish(request, &request.requirements(), self.store, &images, self.events)?;
+        let kept = self.publish(&images)?;
         let cached = cache_steps::made(&self.envs)?;
         let (steps, duration) = (self.events.journal().counts(), self.events.journal().duration());
         let epoch = platforms.first().and_then(|prepared| prepared.graph.epoch);
         let base = platforms.first().and_then(base_image);
         Ok(BuildReport { image: kept.image.or(direct), cached, steps, duration, epoch, base, written, ..kept })
+    }
+
+    /// Writes the archives and names the result; not if its base was left in a registry.
+    fn publish(&self, images: &[Vec<(ImageForm, ManifestDigest)>]) -> Result<BuildReport> {
+        let PreparedBuild { request, platforms } = self.build;
+        match (platforms, images) {
+            ([only], [made]) if !only.lent_base().is_empty() => match made.first() {
+                Some((_, manifest)) => lent_image::report(self.store, *manifest),
+                None => Ok(BuildReport::default()),
+            },
+            _ => outputs::publish(request, &request.requirements(), self.store, images, self.events),
+        }
     }
 
     /// Writes the outputs that consist of the result's files. Returns the number of entries in each

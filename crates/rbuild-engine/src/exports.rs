@@ -22,7 +22,9 @@ pub struct BuildReport {
     /// The steps for the caches that the build writes.
     pub cached: ReportedSteps,
     /// The layers of the image that the store lacks. The image is only pushed. A builder process
-    /// never makes such an image.
+    /// does not report them; they are those of the base ([`Prepared::lent_base`]).
+    ///
+    /// [`Prepared::lent_base`]: crate::Prepared::lent_base
     #[serde(skip)]
     pub lent: Vec<LentLayer>,
     pub steps: StepCounts,

@@ -6,6 +6,7 @@ pub(crate) mod downloads;
 pub(crate) mod image_key;
 pub(crate) mod lent_layers;
 pub(crate) mod lookup;
+pub(crate) mod needed_images;
 pub(crate) mod network_access;
 pub(crate) mod resolve;
 pub(crate) mod vertex_state;
@@ -15,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_dockerfile::ast::Dockerfile;
-use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
+use rbuild_image::{Hasher, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, VertexId, plan};
 use rbuild_source::HashCache;
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Store};
-use rbuild_transport::ImportedCaches;
+use rbuild_transport::{ImportedCaches, LentLayer};
 
 use crate::builder_paths::context_dirs;
 use crate::cache::explain;
@@ -31,6 +32,7 @@ use crate::export::secret_scan;
 use crate::ops::copy_warnings::CopyWarnings;
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
+use crate::prepare::needed_images::NeededImages;
 use crate::prepare::network_access::NetworkAccess;
 use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
 use crate::prepare::vertex_state::VertexState;
@@ -50,10 +52,12 @@ pub struct Prepared {
     pub(crate) secret_hashes: Vec<SecretHash>,
     /// Images by manifest digest.
     pub(crate) images: HashMap<ManifestDigest, Image>,
-    /// For each image whose layers are not in the store yet, the name that it is pulled by.
-    pub(crate) origins: HashMap<ManifestDigest, Reference>,
+    /// The layers of the target's base that the store lacks, with the name that it is pulled by.
+    pub(crate) missing_base: Vec<LentLayer>,
     /// True if the layers of the image stay where they are, because it is only pushed.
     pub(crate) is_lent: bool,
+    /// The images whose layers the build needs.
+    needed_images: NeededImages,
     /// The downloaded files of the steps.
     pub(crate) downloads: DownloadedFiles,
     /// Hashes of context files. The builder is a separate process and has its own copy.
@@ -114,6 +118,7 @@ pub fn prepare(
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store)?;
     let secret_hashes =
         store.secrets().secret_hashes(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
+    let missing_base = lent_layers::missing_base(&graph, &images, network, store)?;
     let lookup = Lookup {
         graph: &graph,
         store,
@@ -122,6 +127,7 @@ pub fn prepare(
         request,
         secret_hashes: &secret_hashes,
         events,
+        lends_base: !missing_base.is_empty(),
     };
     let LookedUp { vertices, will_run, is_lent } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;
@@ -132,15 +138,17 @@ pub fn prepare(
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
     let skipped_store = contexts.skipped_store().map(Path::to_path_buf);
-    let origins = images.keys().filter_map(|image| Some((*image, network.origin(image)?))).collect();
+    let may_lend = !missing_base.is_empty() && secret_hashes.is_empty();
+    let needed_images = NeededImages::of(&graph, &vertices, request, may_lend);
     Ok(Prepared {
         platform,
         graph,
         vertices,
         secret_hashes,
         images,
-        origins,
+        missing_base,
         is_lent,
+        needed_images,
         downloads,
         hashes,
         build_index,
@@ -201,6 +209,17 @@ impl Prepared {
     /// Returns true if some steps are not known to be cached.
     pub fn has_open_steps(&self) -> bool {
         self.vertices.iter().any(|vertex| matches!(vertex.state, VertexState::Open))
+    }
+
+    /// Returns true if the build needs the layers of an image.
+    pub fn needs_image(&self, image: &ManifestDigest) -> bool {
+        self.needed_images.images.contains(image)
+    }
+
+    /// Returns the layers of its base that the image is made without; none unless the image is only
+    /// pushed.
+    pub fn lent_base(&self) -> &[LentLayer] {
+        if self.needed_images.lends_base { &self.missing_base } else { &[] }
     }
 
     /// Returns true if the image is made without its layers, or else has to be prepared again.

@@ -41,6 +41,9 @@ pub struct UploadBlob<'a> {
     pub open: OpenAt<'a>,
     /// Path of a repository on the same registry that may contain it.
     pub mount_from: Option<&'a str>,
+    /// True if the bytes have to be downloaded first. The registry is then asked for a small blob,
+    /// too.
+    pub is_remote: bool,
 }
 
 /// A blob to upload while it is being written.
@@ -188,7 +191,7 @@ impl Repository {
 
 impl EndpointSession {
     fn push_blob(&self, blob: &UploadBlob<'_>) -> ProblemResult<PushOutcome> {
-        if blob.size >= SMALL && self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
+        if (blob.size >= SMALL || blob.is_remote) && self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
             return Ok(PushOutcome::AlreadyPresent);
         }
         let reply = self.start(Some(blob))?;
@@ -228,7 +231,7 @@ impl EndpointSession {
         let sent = self.send_part(&location, blob.open, None, None);
         let local = |source| RegistryProblem::Local { data: "the data to send", source };
         let finished = (blob.complete)().map_err(local).and_then(|(digest, size)| {
-            let whole = UploadBlob { digest, size, open: blob.open, mount_from: None };
+            let whole = UploadBlob { digest, size, open: blob.open, mount_from: None, is_remote: false };
             match sent {
                 Ok(next) => self.close(&next, &whole)?,
                 Err(problem) if is_too_large(&problem) || may_be_temporary(&problem) => {

@@ -265,7 +265,8 @@ fn send(
     if repository.may_mount_from(name.registry()) {
         elsewhere.extend(mountable(&image.lent, name));
     }
-    let upload = Upload { repository: &repository, elsewhere };
+    let remote = image.lent.iter().map(|layer| layer.part.digest).collect();
+    let upload = Upload { repository: &repository, elsewhere, remote };
     let early = image.early.as_ref().filter(|early| early.place == *repository.place());
     let (uploaded, others): (Vec<BlobInfo>, Vec<BlobInfo>) =
         image.blobs.iter().partition(|blob| early.is_some_and(|early| early.blobs.contains(&blob.digest)));

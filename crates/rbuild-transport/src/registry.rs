@@ -1,6 +1,6 @@
 //! Repositories of registries as sources and sinks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,6 +112,8 @@ pub(crate) struct Upload<'a> {
     pub repository: &'a Repository,
     /// Blobs that other repositories of the registry have, with the paths of these.
     pub elsewhere: HashMap<BlobDigest, String>,
+    /// Blobs that have to be downloaded before they can be uploaded.
+    pub remote: HashSet<BlobDigest>,
 }
 
 impl BlobSink for Upload<'_> {
@@ -130,7 +132,8 @@ impl BlobSink for Upload<'_> {
             Ok(Box::new(Counting::new(verifying, moved.clone())) as Box<dyn Read + '_>)
         };
         let mount_from = self.elsewhere.get(&digest).map(String::as_str);
-        let pushed = self.repository.push_blob(&UploadBlob { digest, size, open: &open, mount_from });
+        let is_remote = self.remote.contains(&digest);
+        let pushed = self.repository.push_blob(&UploadBlob { digest, size, open: &open, mount_from, is_remote });
         let pushed = pushed.map_err(TransportError::pushing)?;
         if pushed != PushOutcome::Uploaded {
             moved.fetch_add(size, Ordering::Relaxed);

@@ -38,7 +38,10 @@ pub(crate) fn image(env: &StepEnv<'_>, form: &ImageForm) -> Result<ManifestDiges
     let packed = new_layers(env, form, &phase.meter.moved)?;
     phase.end();
     let manifest = documents(env, form, &packed)?;
-    env.store.records().put_result(&key, &manifest, &env.request.build_id)?;
+    // Other builds could not use an image without its layers.
+    if env.prepared.lent_base().is_empty() {
+        env.store.records().put_result(&key, &manifest, &env.request.build_id)?;
+    }
     Ok(manifest)
 }
 
@@ -63,7 +66,7 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
     if let Step::Image { manifest, .. } = &graph.vertices[base].step {
         let image = env.image(manifest)?;
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
-        if !form.force {
+        if !form.force && env.prepared.lent_base().is_empty() {
             // If all steps were cached on top of another image with equal diffIDs, the layers of
             // this image have not been unpacked, so they have not been verified yet.
             check_base(env, base, &kept)?;

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use rbuild_image::{ManifestDigest, digest_of};
+use rbuild_image::ManifestDigest;
 use rbuild_plan::{Step, VertexId};
 use rbuild_store::{Store, Workspace};
-use rbuild_transport::{BlobInfo, LentLayer, layer_pairs};
+use rbuild_transport::layer_pairs;
 
 use crate::error::{BuildError, Result};
 use crate::export::image::{ImageLayers, ImageParts, time_of_state};
@@ -25,24 +25,15 @@ pub(crate) fn lent_image(prepared: &Prepared, request: &BuildRequest, store: &St
     else {
         return Ok(None);
     };
-    let mut lent = Vec::new();
+    let mut lent = prepared.missing_base.clone();
     let mut below = Vec::new();
     let base = graph.chain(graph.target).last();
     if let Some(Step::Image { manifest, .. }) = base.map(|id| &graph.vertices[id].step) {
         let image = prepared.images.get(manifest);
         let image = image.ok_or_else(|| BuildError::other("an image of the plan was never resolved"))?;
         below = image.layers()?;
-        match prepared.origins.get(manifest) {
-            Some(name) => {
-                for (layer, _) in &below {
-                    let digest = digest_of(layer).map_err(|e| BuildError::other(e.to_string()))?;
-                    let part = BlobInfo { digest, size: layer.size() };
-                    if !store.blobs().has_complete_blob(&digest, part.size)? {
-                        lent.push(LentLayer { part, name: name.clone() });
-                    }
-                }
-            }
-            None => store.blobs().check_layers(&layer_pairs(below.iter())?)?,
+        if lent.is_empty() {
+            store.blobs().check_layers(&layer_pairs(below.iter())?)?;
         }
     }
     let mut own = Vec::new();
@@ -55,7 +46,12 @@ pub(crate) fn lent_image(prepared: &Prepared, request: &BuildRequest, store: &St
     let work = Workspace::open(store)?;
     let parts = ImageParts { graph, request, images: &prepared.images, created: &|id| created[&id] };
     let manifest: ManifestDigest = parts.put(store, &work, &form, ImageLayers { below, own }, None)?;
+    Ok(Some(BuildReport { lent, ..report(store, manifest)? }))
+}
+
+/// Returns the report about an image that the store has without some of its layers.
+pub(crate) fn report(store: &Store, manifest: ManifestDigest) -> Result<BuildReport> {
     let image = store.images().image(&manifest)?;
     let finished = FinishedImage { is_stored: false, ..FinishedImage::stored(&image) };
-    Ok(Some(BuildReport { image: Some(finished), platforms: vec![manifest], lent, ..BuildReport::default() }))
+    Ok(BuildReport { image: Some(finished), platforms: vec![manifest], ..BuildReport::default() })
 }

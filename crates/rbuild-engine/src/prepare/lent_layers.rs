@@ -1,13 +1,16 @@
-//! Layers of an image that is only pushed and whose steps are hits in caches of registries. Such an
-//! image is made without its layers.
+//! Layers of an image that is only pushed, and that are in registries: those of steps that are hits
+//! in caches, and those of the base. The image is made without them.
 
-use rbuild_image::{Descriptor, DiffId};
-use rbuild_plan::{BuildGraph, NoCache, VertexId};
-use rbuild_store::Store;
+use std::collections::HashMap;
+
+use rbuild_image::{Descriptor, DiffId, ManifestDigest, digest_of};
+use rbuild_plan::{BuildGraph, NoCache, Step, VertexId};
+use rbuild_store::{Image, Store};
 use rbuild_transport::{BlobInfo, LentLayer};
 
-use crate::error::Result;
+use crate::error::{BuildError, Result};
 use crate::exports::{ImageForm, Squash};
+use crate::prepare::network_access::NetworkAccess;
 use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
 
@@ -18,14 +21,38 @@ pub(crate) struct KnownLayer {
     pub lent: Option<LentLayer>,
 }
 
-/// Returns true if the image of the target can be made and pushed without its layers.
+/// Returns true if the image of the target can be made and pushed without some of its layers: those
+/// of steps, or with `lends_base`, those of the base.
 pub(crate) fn is_possible<'a>(
     graph: &BuildGraph,
     state: impl Fn(VertexId) -> &'a VertexState,
     request: &BuildRequest,
     store: &Store,
+    lends_base: bool,
 ) -> Result<bool> {
-    Ok(layers_of_steps(graph, state, request, store)?.is_some())
+    let layers = layers_of_steps(graph, state, request, store)?;
+    Ok(layers.is_some_and(|layers| lends_base || layers.iter().any(|layer| layer.lent.is_some())))
+}
+
+/// Returns the layers of the target's base that the store lacks, if the base can be pulled.
+pub(crate) fn missing_base(
+    graph: &BuildGraph,
+    images: &HashMap<ManifestDigest, Image>,
+    network: &NetworkAccess<'_>,
+    store: &Store,
+) -> Result<Vec<LentLayer>> {
+    let base = graph.chain(graph.target).last().map(|id| &graph.vertices[id].step);
+    let Some(Step::Image { manifest, .. }) = base else { return Ok(Vec::new()) };
+    let (Some(name), Some(image)) = (network.origin(manifest), images.get(manifest)) else { return Ok(Vec::new()) };
+    let mut missing = Vec::new();
+    for (layer, _) in image.layers()? {
+        let digest = digest_of(&layer).map_err(|e| BuildError::other(e.to_string()))?;
+        let part = BlobInfo { digest, size: layer.size() };
+        if !store.blobs().has_complete_blob(&digest, part.size)? {
+            missing.push(LentLayer { part, name: name.clone() });
+        }
+    }
+    Ok(missing)
 }
 
 /// Returns the form of the image, if it is the only output, is only pushed, and has the layers of
@@ -46,8 +73,7 @@ pub(crate) fn form(graph: &BuildGraph, request: &BuildRequest) -> Option<ImageFo
     is_allowed.then_some(form)
 }
 
-/// Returns the layers of the target's own steps, lowest first; `None` if one of them is not known,
-/// or if the store has all of them.
+/// Returns the layers of the target's own steps, lowest first; `None` if one of them is not known.
 pub(crate) fn layers_of_steps<'a>(
     graph: &BuildGraph,
     state: impl Fn(VertexId) -> &'a VertexState,
@@ -84,5 +110,5 @@ pub(crate) fn layers_of_steps<'a>(
         layers.push(found);
     }
     layers.reverse();
-    Ok(layers.iter().any(|layer| layer.lent.is_some()).then_some(layers))
+    Ok(Some(layers))
 }

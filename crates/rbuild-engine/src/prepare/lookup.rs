@@ -41,6 +41,8 @@ pub(crate) struct Lookup<'a> {
     pub request: &'a BuildRequest,
     pub secret_hashes: &'a [SecretHash],
     pub events: &'a Events,
+    /// True if the store lacks layers of the target's base, which can be pulled.
+    pub lends_base: bool,
 }
 
 /// A vertex after the lookup.
@@ -370,7 +372,7 @@ impl Lookup<'_> {
         Ok(self.secret_hashes.is_empty()
             && lent_layers::form(self.graph, self.request).is_some()
             && !self.has_images(&result, &self.request.requirements())?
-            && lent_layers::is_possible(self.graph, |id| &found[id].state, self.request, self.store)?)
+            && lent_layers::is_possible(self.graph, |id| &found[id].state, self.request, self.store, self.lends_base)?)
     }
 }
 

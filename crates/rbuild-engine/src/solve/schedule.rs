@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
+use rbuild_image::ManifestDigest;
 use rbuild_plan::{BuildGraph, FileSource, Step, VertexId};
 
 /// The vertices to run.
@@ -25,17 +26,16 @@ impl Schedule {
         let dependants = vec![Vec::new(); open.len()];
         let mut schedule = Schedule { open, exports_files, inputs: BTreeMap::new(), dependants };
         let mut queue = VecDeque::new();
-        if schedule.open[graph.target] {
+        if exports_files {
+            queue.extend(schedule.with_files(graph, graph.target));
+        } else if schedule.open[graph.target] {
             queue.push_back(graph.target);
-        } else if exports_files {
-            queue.extend(schedule.bottom(graph, graph.target));
         }
         while let Some(id) = queue.pop_front() {
             if schedule.inputs.contains_key(&id) {
                 continue;
             }
-            let below = graph.vertices[id].inputs().into_iter();
-            let inputs: BTreeSet<VertexId> = below.filter_map(|input| schedule.bottom(graph, input)).collect();
+            let inputs = schedule.inputs_of(graph, id);
             for input in &inputs {
                 schedule.dependants[*input].push(id);
                 queue.push_back(*input);
@@ -61,11 +61,43 @@ impl Schedule {
         id == graph.target && self.dependants[id].is_empty() && !self.exports_files
     }
 
-    /// Returns the vertex that must run before the files of `id` are available: `id` itself if it
-    /// is open, the image below it if it is a cache hit, `None` if it is based on scratch.
-    fn bottom(&self, graph: &BuildGraph, id: VertexId) -> Option<VertexId> {
-        let is_bottom = |id: &VertexId| self.open[*id] || matches!(graph.vertices[*id].step, Step::Image { .. });
-        graph.chain(id).find(is_bottom)
+    /// Returns the images whose files are needed.
+    pub fn images(&self, graph: &BuildGraph) -> impl Iterator<Item = ManifestDigest> {
+        self.inputs.keys().filter_map(|id| match &graph.vertices[*id].step {
+            Step::Image { manifest, .. } => Some(*manifest),
+            _ => None,
+        })
+    }
+
+    /// Returns the vertices that must be done before `id`. A linked copy needs the result of its
+    /// parent, but none of the files below it.
+    fn inputs_of(&self, graph: &BuildGraph, id: VertexId) -> BTreeSet<VertexId> {
+        let vertex = &graph.vertices[id];
+        let is_read = |input: &VertexId| match &vertex.step {
+            Step::Copy(copy) if copy.link => copy.from == FileSource::Vertex(*input),
+            _ => true,
+        };
+        let (read, known): (Vec<_>, Vec<_>) = vertex.inputs().into_iter().partition(is_read);
+        let files = read.into_iter().flat_map(|input| self.with_files(graph, input));
+        files.chain(known.into_iter().filter(|input| self.open[*input])).collect()
+    }
+
+    /// Returns the vertices that must be done before the files of `id` are available: `id` itself
+    /// if it is open, which implies the vertices below it unless it is a linked copy; the image
+    /// below cached steps.
+    fn with_files(&self, graph: &BuildGraph, id: VertexId) -> Vec<VertexId> {
+        let mut found = Vec::new();
+        for id in graph.chain(id) {
+            let step = &graph.vertices[id].step;
+            let is_image = matches!(step, Step::Image { .. });
+            if self.open[id] || is_image {
+                found.push(id);
+            }
+            if is_image || (self.open[id] && !matches!(step, Step::Copy(copy) if copy.link)) {
+                break;
+            }
+        }
+        found
     }
 
     /// Returns the paths that copies read from an image, if nothing else needs the image. Returns
@@ -84,7 +116,8 @@ impl Schedule {
         for dependant in &self.dependants[id] {
             let vertex = &graph.vertices[*dependant];
             let Step::Copy(copy) = &vertex.step else { return None };
-            let stands_on_it = vertex.parent.and_then(|parent| self.bottom(graph, parent)) == Some(id);
+            let below = vertex.parent.filter(|_| !copy.link);
+            let stands_on_it = below.is_some_and(|parent| self.with_files(graph, parent).contains(&id));
             if copy.from != FileSource::Vertex(id) || stands_on_it {
                 return None;
             }

@@ -20,6 +20,7 @@ fn push(repository: &Repository, data: &[u8], mount_from: Option<&str>) -> Resul
         size: data.len() as u64,
         open: &open,
         mount_from,
+        is_remote: false,
     })
 }
 
@@ -65,7 +66,7 @@ fn data_that_cannot_be_read_fails_the_push_at_once() {
             opened.fetch_add(1, Ordering::Relaxed);
             Ok(Box::new(Failing(if pieces { 8_900_000 - at } else { 100_000 })) as Box<dyn Read>)
         };
-        let blob = UploadBlob { digest: BlobDigest::of(b"x"), size, open: &open, mount_from: None };
+        let blob = UploadBlob { digest: BlobDigest::of(b"x"), size, open: &open, mount_from: None, is_remote: false };
         let e = repository.push_blob(&blob).unwrap_err();
         assert!(
             matches!(&*e.problem, RegistryProblem::Local { source, .. } if source.raw_os_error() == Some(5)),

@@ -335,7 +335,7 @@ pub fn write_remote_cache(
 /// Adds steps to one tag.
 fn write_shard(store: &Store, client: &Client, name: &Reference, ours: &OwnSteps<'_>) -> Result<WrittenCache> {
     let repository = client.repository(name)?;
-    let upload = Upload { repository: &repository, elsewhere: HashMap::new() };
+    let upload = Upload { repository: &repository, elsewhere: HashMap::new(), remote: Default::default() };
     let (mut written, mut there) = (WrittenCache::default(), BTreeSet::new());
     let (mut uploaded, mut failed) = (BTreeSet::new(), BTreeSet::new());
     let mut known = known_steps(store, &repository, name)?;

@@ -137,20 +137,7 @@ impl BuildOnce<'_> {
             Ok(Some(finished)) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);
-                if finished.lent.is_empty() {
-                    return Ok(Some(BuildOutcome::Made(finished)));
-                }
-                match (self.push_lent)(&finished) {
-                    Ok(()) => Ok(Some(BuildOutcome::Made(finished))),
-                    Err(failure) if failure.code == code::INTERRUPTED => Err(failure),
-                    Err(failure) => {
-                        let cause = failure.message;
-                        terminal::err(&format!(
-                            "note: the cached layers are downloaded, because the push failed: {cause}\n"
-                        ));
-                        Ok(None)
-                    }
-                }
+                self.made(finished)
             }
             Err(e) => {
                 self.draw_failed(sender, &events);
@@ -164,6 +151,25 @@ impl BuildOnce<'_> {
     fn fail(&self, e: &BuildError) -> u8 {
         self.lint.show(self.mode);
         (self.report)(e)
+    }
+
+    /// Pushes the image of a build if it was made without some of its layers. Returns `None` if the
+    /// push fails.
+    fn made(&self, finished: BuildReport) -> Result<Option<BuildOutcome>, Failure> {
+        if finished.lent.is_empty() {
+            return Ok(Some(BuildOutcome::Made(finished)));
+        }
+        match (self.push_lent)(&finished) {
+            Ok(()) => Ok(Some(BuildOutcome::Made(finished))),
+            Err(failure) if failure.code == code::INTERRUPTED => Err(failure),
+            Err(failure) => {
+                let cause = failure.message;
+                terminal::err(&format!(
+                    "note: the layers in registries are downloaded, because the push failed: {cause}\n"
+                ));
+                Ok(None)
+            }
+        }
     }
 
     /// Draws the events of a build that fails before it needs a builder process.
@@ -181,7 +187,11 @@ impl BuildOnce<'_> {
         events: Receiver<Event>,
     ) -> Result<Option<BuildOutcome>, Failure> {
         let request = build.request;
-        self.early.start(|| self.pulls.close());
+        let lent = build.platforms.first().map_or(&[][..], Prepared::lent_base);
+        // An image without the layers of its base is pushed as a whole.
+        if lent.is_empty() {
+            self.early.start(|| self.pulls.close());
+        }
         let layers = self.layer_server(request, build.platforms);
         let config = BuilderConfig {
             store: self.settings.root.clone(),
@@ -195,7 +205,7 @@ impl BuildOnce<'_> {
             expendable: self.pulls.processes(),
             kept: self.early.process().into_iter().chain(layers.as_ref().map(LayerServer::process)).collect(),
         };
-        self.pulls.order();
+        self.pulls.order(|image| build.platforms.iter().any(|platform| platform.needs_image(image)));
         let _restore = request.shell_on_error.then(Restore::of_stdin);
         let gave_up_layers = Cell::new(false);
         let (answer, mut answer_writer) = std::io::pipe().map_err(unread)?;
@@ -241,7 +251,10 @@ impl BuildOnce<'_> {
         // The reader sees the end of the answer only after this process has closed its copy of the
         // writer.
         drop(answer_writer);
-        Ok(Some(BuildOutcome::Made(read_answer(answer)?)))
+        let finished: BuildReport = read_answer(answer)?;
+        let is_lent = finished.image.is_some_and(|image| !image.is_stored);
+        let lent = if is_lent { lent.to_vec() } else { Vec::new() };
+        self.made(BuildReport { lent, ..finished })
     }
 
     /// Starts the fetcher that downloads layers of caches for the builder, if it may need any.

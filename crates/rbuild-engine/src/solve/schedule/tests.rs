@@ -90,6 +90,49 @@ fn needed_uncached_vertices_run_after_their_inputs() {
     }
 }
 
+/// 0 image, 1 and 2 linked copies of which one is from the context and one from another image (3),
+/// 4 a copy that is not linked.
+fn linked() -> BuildGraph {
+    let link = |parent: usize, from| {
+        let mut vertex = copy(parent, from, &["/a"]);
+        if let Step::Copy(copy) = &mut vertex.step {
+            copy.link = true;
+        }
+        vertex
+    };
+    graph(vec![
+        image("base"),
+        link(0, FileSource::Context),
+        image("tools"),
+        link(1, FileSource::Vertex(v(2))),
+        copy(3, FileSource::Context, &["x"]),
+    ])
+}
+
+#[test]
+fn linked_copies_need_no_files_of_their_base() {
+    for (target, open, exports_files, want) in [
+        (3, &[1, 3][..], false, "1 2 3<1,2>"),
+        (3, &[3], false, "2 3<2>"),
+        (3, &[1, 3], true, "0 1 2 3<1,2>"),
+        (3, &[], true, "0"),
+        // Its base is needed as soon as a step reads the files.
+        (4, &[1, 3, 4], false, "0 1 2 3<1,2> 4<0,1,3>"),
+        (4, &[4], false, "0 4<0>"),
+    ] {
+        let graph = BuildGraph { target: v(target), ..linked() };
+        let open: Vec<bool> = (0..graph.vertices.len()).map(|id| open.contains(&id)).collect();
+        let schedule = Schedule::of(&graph, open.clone(), exports_files);
+        assert_eq!(shown(&schedule), want, "{target} {open:?} {exports_files}");
+        let of = |name: &str| ManifestDigest::of(name.as_bytes());
+        let images: Vec<_> = schedule.images(&graph).collect();
+        assert_eq!(images.contains(&of("base")), want.starts_with('0'));
+        assert_eq!(images.contains(&of("tools")), want.contains('2'));
+        let parts = schedule.parts_wanted(&graph, v(2));
+        assert_eq!(parts.is_some(), want.contains('2'), "a path of an image that is no base");
+    }
+}
+
 #[test]
 fn a_cached_target_needs_its_image_only_for_an_export_of_files() {
     let graph = graph(vec![image("base"), copy(0, FileSource::Context, &["x"])]);

@@ -2,16 +2,16 @@
 //!
 //! A pull has two phases. In the first, while the build is being prepared, a fetcher downloads the
 //! documents of the images that the store lacks. It then waits. If the build is executed, the
-//! launcher orders the layers. The fetcher downloads them into the store and sends the open files
-//! and their current sizes through a socket to the builder, which unpacks them during the download.
-//! Otherwise, the fetcher ends.
+//! launcher orders the layers of the images that it needs. The fetcher downloads them into the
+//! store and sends the open files and their current sizes through a socket to the builder, which
+//! unpacks them during the download. Otherwise, the fetcher ends.
 
 use std::cell::RefCell;
 use std::io::Read;
 
 use rbuild_engine::{BuildError, Events, ImageRequest};
-use rbuild_image::Reference;
-use rbuild_linux::fd_passing::{message_sockets, send_with_byte};
+use rbuild_image::{ManifestDigest, Reference};
+use rbuild_linux::fd_passing::message_sockets;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_remedy::ReportedError;
 use rbuild_store::{Image, Store, Workspace};
@@ -97,17 +97,20 @@ impl<'a> Pulls<'a> {
         }
     }
 
-    /// Orders the layers of all images.
-    pub fn order(&self) {
-        // A fetcher that has ended is reported by the builder, which waits for its images.
-        for fetcher in self.fetchers.borrow().iter().filter(|fetcher| !fetcher.images.is_empty()) {
-            let _ = send_with_byte(&fetcher.socket, b'g', &[]);
+    /// Orders the layers of the images that are needed.
+    pub fn order(&self, is_needed: impl Fn(&ManifestDigest) -> bool) {
+        for fetcher in self.fetchers.borrow_mut().iter_mut() {
+            fetcher.images.iter_mut().for_each(|image| image.is_ordered = is_needed(&image.manifest));
+            if fetcher.downloads() {
+                // A fetcher that has ended is reported by the builder, which waits for its images.
+                let _ = messages::order(&fetcher.socket, fetcher.images.iter().map(|image| image.is_ordered));
+            }
         }
     }
 
     /// Starts to receive the progress of the layers that were ordered. Called by the builder.
     pub fn receive(&self, events: &Events) -> std::io::Result<IncomingImages> {
-        let fetchers = self.fetchers.take().into_iter().filter(|fetcher| !fetcher.images.is_empty());
+        let fetchers = self.fetchers.take().into_iter().filter(FetcherProcess::downloads);
         IncomingImages::receive(fetchers, events)
     }
 
@@ -126,7 +129,7 @@ impl<'a> Pulls<'a> {
     pub fn end(&self, succeeded: bool) {
         let mut was_killed = false;
         for fetcher in self.fetchers.take() {
-            was_killed |= if succeeded || fetcher.images.is_empty() { fetcher.end() } else { fetcher.kill() };
+            was_killed |= if succeeded || !fetcher.downloads() { fetcher.end() } else { fetcher.kill() };
         }
         if was_killed {
             // Opening a workspace removes those of killed processes.

@@ -29,6 +29,8 @@ pub struct PendingImage {
     pub layers: Vec<BlobDigest>,
     /// Size of all layers in bytes.
     pub total: u64,
+    /// True once the download of the layers was ordered.
+    pub is_ordered: bool,
 }
 
 impl PendingImage {
@@ -37,11 +39,16 @@ impl PendingImage {
         let layers = layers.map_err(|e| Failure::new(e.to_string()))?;
         let total = image.manifest.layers().iter().fold(0u64, |total, layer| total.saturating_add(layer.size()));
         let name = shown_name(&request.name, &request.platform);
-        Ok(PendingImage { name, manifest: image.manifest_digest, layers, total })
+        Ok(PendingImage { name, manifest: image.manifest_digest, layers, total, is_ordered: false })
     }
 }
 
 impl FetcherProcess {
+    /// Returns true if the download of layers was ordered.
+    pub fn downloads(&self) -> bool {
+        self.images.iter().any(|image| image.is_ordered)
+    }
+
     /// Waits for the end of a fetcher that has nothing more to do. Returns true if it was killed.
     pub fn end(self) -> bool {
         // Without an order, it ends when the socket is closed.

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_engine::ImageRequest;
 use rbuild_image::{BlobDigest, Reference};
-use rbuild_linux::fd_passing::receive_with_byte;
 use rbuild_linux::parallel::try_map;
 use rbuild_linux::process;
 use rbuild_registry::{Client, Notice};
@@ -18,7 +17,7 @@ use rbuild_store::{LostPlatforms, OwnerMode, Store, StoreError};
 use rbuild_transport::{PendingPull, PullStart, PulledImage, TransferProgress, TransportError, begin_pull};
 
 use crate::args::RegistryFlags;
-use crate::commands::fetcher::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender};
+use crate::commands::fetcher::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender, receive_order};
 use crate::commands::transfer::{TransferDisplay, shown_name};
 use crate::exit::{code, reported};
 use crate::input::registry;
@@ -70,15 +69,16 @@ impl Fetching<'_> {
         let text = serde_json::to_vec(&answers).map_err(|_| code::BUG)?;
         answer.write_all(&text).map_err(|_| code::FAILED)?;
         drop(answer);
-        if open.is_empty() || receive_with_byte(&sender.0).is_err() {
+        if open.is_empty() {
             return Ok(());
         }
+        let Some(needed) = receive_order(&sender.0, open.len()) else { return Ok(()) };
         is_ordered.store(true, Ordering::Relaxed);
         // The launcher ends this process.
         let _ = process::block_ending_signals();
         match notifying(self.store, &sender) {
-            Ok(store) => complete(&store, &open, &sender, self.display),
-            Err(e) => (0..open.len()).for_each(|at| sender.end(at, Some(reported(&e, e.remedy())))),
+            Ok(store) => complete(&store, &open, &needed, &sender, self.display),
+            Err(e) => needed.into_iter().for_each(|at| sender.end(at, Some(reported(&e, e.remedy())))),
         }
         Ok(())
     }
@@ -111,12 +111,12 @@ fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
 /// Maximum number of images that are downloaded at once.
 const MAX_PARALLEL_IMAGES: usize = 8;
 
-/// Downloads the layers of all images concurrently. Images with a common layer are downloaded one
-/// after another, so each layer is downloaded only once.
-fn complete(store: &Store, open: &[PendingPull], sender: &Sender, display: TransferDisplay) {
-    let layers: Vec<HashSet<BlobDigest>> = open.iter().map(|pull| pull.layers().collect()).collect();
+/// Downloads the layers of the `needed` images concurrently. Images with a common layer are
+/// downloaded one after another, so each layer is downloaded only once.
+fn complete(store: &Store, open: &[PendingPull], needed: &[usize], sender: &Sender, display: TransferDisplay) {
+    let layers: Vec<HashSet<BlobDigest>> = needed.iter().map(|at| open[*at].layers().collect()).collect();
     let download = |group: &Vec<usize>| {
-        for at in group.iter().copied() {
+        for at in group.iter().map(|at| needed[*at]) {
             let (total, done) = (|_| {}, |_: &_, _, _| {});
             let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
             let pulled = open[at].complete(store, &progress, &ImageSender { sender, at });

@@ -27,12 +27,12 @@ pub struct IncomingImages {
 }
 
 impl IncomingImages {
-    /// Starts to receive the messages of fetchers.
+    /// Starts to receive the messages of fetchers about the images that were ordered.
     pub fn receive(fetchers: impl Iterator<Item = FetcherProcess>, events: &Events) -> std::io::Result<IncomingImages> {
         let mut images = IncomingImages { incoming: Arc::default(), receivers: Vec::new() };
         let mut first = 0;
         for fetcher in fetchers {
-            for (at, image) in fetcher.images.iter().enumerate() {
+            for (at, image) in fetcher.images.iter().enumerate().filter(|(_, image)| image.is_ordered) {
                 images.incoming.request(PullId(first + at), &image.manifest, image.layers.clone());
             }
             let socket = fetcher.socket.try_clone()?;
@@ -120,7 +120,7 @@ impl Receiver {
             return;
         }
         self.shown = Instant::now();
-        for image in &self.images {
+        for image in self.images.iter().filter(|image| image.is_ordered) {
             let (moved, total) = (self.moved(image), image.total);
             self.events.send(Event::Pulling { image: image.name.clone(), moved, total });
         }

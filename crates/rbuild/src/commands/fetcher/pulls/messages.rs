@@ -81,6 +81,19 @@ pub enum Message {
     Notice(String),
 }
 
+/// Orders the layers of those images for which `is_ordered` has true, at their positions.
+pub fn order(socket: impl AsFd, is_ordered: impl Iterator<Item = bool>) -> std::io::Result<()> {
+    let bytes: Vec<u8> = is_ordered.map(u8::from).collect();
+    send_with_bytes(socket, &bytes, &[]).map_err(std::io::Error::from)
+}
+
+/// Receives the order; returns the positions of the images. Returns `None` if the sender is gone.
+pub fn receive_order(socket: impl AsFd, images: usize) -> Option<Vec<usize>> {
+    let mut bytes = vec![0; images];
+    let (_, size) = receive_with_bytes(socket, &mut bytes).ok()?;
+    Some((0..size).filter(|at| bytes[*at] != 0).collect())
+}
+
 /// The sending end.
 pub struct Sender(pub OwnedFd);
 
@@ -159,6 +172,15 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         let text = serde_json::to_vec(&Bytes(bytes.clone())).unwrap();
         assert_eq!(serde_json::from_slice::<Bytes>(&text).unwrap().0, bytes);
+    }
+
+    #[test]
+    fn an_order_names_some_of_the_images() {
+        let (ours, theirs) = message_sockets().unwrap();
+        order(&ours, [false, true, false, true].into_iter()).unwrap();
+        assert_eq!(receive_order(&theirs, 4), Some(vec![1, 3]));
+        drop(ours);
+        assert_eq!(receive_order(&theirs, 4), None, "the end");
     }
 
     #[test]
