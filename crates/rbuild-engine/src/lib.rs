@@ -28,6 +28,7 @@ mod warning;
 pub use build::{answer, execute};
 pub use builder_paths::{binds, volume_binds};
 pub use cache::whole_store::{ImportReport, StoreChoice, StoreContent, import_steps, pack_store};
+pub use containers::arriving::unpack_arriving;
 pub use containers::changes::{ChangeKind, ChangedFiles, Commit};
 pub use containers::detached::invoke_detached;
 pub use containers::inside::{InnerCommand, invoke_inside};

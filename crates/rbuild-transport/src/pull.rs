@@ -86,16 +86,23 @@ pub fn pull(
     remote.once(store, download)
 }
 
-/// Begins a pull for a build: resolves the name, and downloads the documents of the image unless
-/// the store has the image. If the name resolves to images of several platforms, and several are in
-/// the store, it refers to that of this machine's platform.
+/// Begins a pull for a build or a container: resolves the name, and downloads the documents of the
+/// image unless the store has the image. If the name resolves to images of several platforms, and
+/// several are in the store, it refers to that of this machine's platform.
 ///
 /// # Errors
 ///
 /// Fails as [`pull`] does.
 #[tracing::instrument(target = "transport", name = "begin_pull", level = "debug", skip_all, fields(%name))]
-pub fn begin_pull(store: &Store, client: &Client, name: &Reference, platform: &Platform) -> Result<PullStart> {
+pub fn begin_pull(
+    store: &Store,
+    client: &Client,
+    name: &Reference,
+    platform: &Platform,
+    other: OtherPlatform,
+) -> Result<PullStart> {
     let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::PreferredImage)?;
+    let remote = RemoteImage { other, ..remote };
     match remote.find(store)? {
         Some(found) => Ok(PullStart::Found(found)),
         None => {

@@ -13,3 +13,4 @@ pub mod pulls;
 pub mod pushes;
 pub mod single_pull;
 mod task;
+pub mod unpacking_pull;

@@ -19,7 +19,7 @@ use crate::ui::terminal;
 pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let flags = &args.container;
-    let image = image(&store, flags)?;
+    let image = image(&store, flags, Some(settings))?;
     let input =
         if args.detach { detached_input(flags.tty, flags.interactive) } else { input(flags.interactive, flags.tty)? };
     let id_file = flags.cidfile.as_ref().map(IdFile::open).transpose()?;

@@ -47,7 +47,11 @@ fn copy_all(name: &str) -> String {
 fn start(scene: &Scene, name: &str) -> Child {
     scene.lab.write("Dockerfile", copy_all(name));
     let out = format!("type=local,dest={}", scene.lab.path("out").display());
-    let mut command = scene.lab.command(["build", "-o", &out, "."]);
+    start_command(scene, &["build", "-o", &out, "."])
+}
+
+fn start_command(scene: &Scene, args: &[&str]) -> Child {
+    let mut command = scene.lab.command(args.iter().copied());
     command.env("RBUILD_PULL", "missing").env("HOME", scene.lab.path("home"));
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -109,6 +113,38 @@ fn layers_are_unpacked_before_their_last_byte_has_arrived() {
     scene.registry.requests();
     scene.build(&copy_all(&name), &["--no-cache", "."]).ok();
     assert!(scene.registry.requests().is_empty(), "the image is in the store");
+}
+
+#[test]
+fn run_unpacks_layers_before_their_last_byte_has_arrived() {
+    let (scene, name) = scene();
+    let layers: Vec<String> = [0, 1].map(|at| digest_of_layer(&scene, at)).into();
+    for is_interrupted in [true, false] {
+        hold(&scene, 1);
+        let child = start_command(&scene, &["run", &name, "/program"]);
+        wait_until("the large layer is being unpacked", || is_unpacked(&scene, "first"));
+        let processes = family(child.id());
+        assert_eq!(scene.rbuild(&["images", "-q"]).ok().stdout, "", "the image has no name yet");
+        if is_interrupted {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+        } else {
+            std::fs::write(release(&scene), "").unwrap();
+        }
+        let (code, text) = ended(child);
+        wait_until("all processes end", || processes.iter().all(is_gone));
+        if is_interrupted {
+            assert_eq!(code, Some(130), "{text}");
+            assert_nothing_is_left(&scene);
+            scene.registry.behave();
+        } else {
+            // The image has no programs.
+            assert!(code == Some(127) && text.contains("cannot start the command"), "{code:?} {text}");
+            scene.rbuild(&["fsck"]).ok();
+        }
+    }
+    layers.iter().for_each(|layer| scene.registry.fault("GET", layer, Fault::Status(404, None), 9));
+    scene.forget(&name);
+    scene.rbuild(&["run", &name, "/program"]).fails(125, &["not found in the local store, and pulling it failed"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::ui::terminal;
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let flags = &args.container;
-    let image = image(&store, flags)?;
+    let image = image(&store, flags, None)?;
     let id_file = flags.cidfile.as_ref().map(IdFile::open).transpose()?;
     let salt = salt(Timestamp::now());
     let new = new_container(flags, &image, &[], &salt);
@@ -26,14 +26,16 @@ pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Returns the image of a container, which is pulled if that is necessary.
-pub fn image(store: &Store, flags: &ContainerFlags) -> Result<Image, Failure> {
+/// Returns the image of a container, which is pulled if that is necessary. With settings of a
+/// builder, it is unpacked meanwhile.
+pub fn image(store: &Store, flags: &ContainerFlags, unpack: Option<&Settings>) -> Result<Image, Failure> {
     let image = ContainerImage {
         name: &flags.words[0],
         platform: flags.platform.as_deref(),
         policy: flags.pull,
         quiet: flags.quiet,
         registry: &flags.registry,
+        unpack,
     };
     image.obtain(store)
 }

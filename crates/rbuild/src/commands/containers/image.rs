@@ -7,9 +7,11 @@ use rbuild_store::{Image, Store};
 use rbuild_transport::{NameUse, OtherPlatform, WantedImage};
 
 use crate::args::RegistryFlags;
-use crate::commands::fetcher::single_pull;
+use crate::commands::fetcher::{single_pull, unpacking_pull};
 use crate::commands::named::{self, Purpose, StoredImage};
+use crate::commands::transfer::TransferDisplay;
 use crate::exit::Failure;
+use crate::input::settings::Settings;
 use crate::input::{flags, registry};
 use crate::ui::hints::Hint;
 
@@ -21,6 +23,9 @@ pub struct ContainerImage<'a> {
     /// True if a pull shows no progress.
     pub quiet: bool,
     pub registry: &'a RegistryFlags,
+    /// The settings of the builder that unpacks the image while it is pulled; `None` if the
+    /// container is not started now.
+    pub unpack: Option<&'a Settings>,
 }
 
 impl ContainerImage<'_> {
@@ -46,7 +51,14 @@ impl ContainerImage<'_> {
             other: if platform.is_some() { OtherPlatform::Refuse } else { OtherPlatform::Accept },
             name_use: NameUse::PreferredImage,
         };
-        match single_pull::pull(store, self.registry, &image, self.quiet)? {
+        let pulled = match self.unpack {
+            Some(settings) => {
+                let display = TransferDisplay::new(self.quiet);
+                unpacking_pull::pull(settings, store, self.registry, &image, display)?
+            }
+            None => single_pull::pull(store, self.registry, &image, self.quiet)?,
+        };
+        match pulled {
             Ok(manifest) => Ok(store.images().image(&manifest)?),
             Err(error) => Err(unpulled(self.name, &stored, error, image.platform, || named::similar(store, self.name))),
         }
@@ -145,8 +157,8 @@ mod tests {
     fn images_are_pulled_by_the_rules_of_docker() {
         use PullPolicy::{Always, Missing, Never};
         let pulled = |name: &str, policy, stored: &StoredImage| {
-            let image =
-                ContainerImage { name, platform: None, policy, quiet: false, registry: &RegistryFlags::default() };
+            let registry = &RegistryFlags::default();
+            let image = ContainerImage { name, platform: None, policy, quiet: false, registry, unpack: None };
             image.name_to_pull(stored).map(|name| name.unwrap().to_string())
         };
         let full = Some("docker.io/library/debian:latest".to_string());

@@ -15,6 +15,7 @@ use rbuild_linux::fd_passing::message_sockets;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_remedy::ReportedError;
 use rbuild_store::{Image, Store, Workspace};
+use rbuild_transport::OtherPlatform;
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::pulls::fetcher_process::{FetcherProcess, PendingImage};
@@ -30,20 +31,27 @@ mod messages;
 
 use incoming_images::IncomingImages;
 
-/// The pulls of a build.
+/// The pulls of a build or a container.
 pub struct Pulls<'a> {
     fetching: Fetching<'a>,
     fetchers: RefCell<Vec<FetcherProcess>>,
 }
 
 impl<'a> Pulls<'a> {
+    /// Prepares pulls. Credentials of the command line are sent only to the registries of `own`.
     pub fn new(
         store: &'a Store,
         flags: &'a RegistryFlags,
-        pushed: &'a [Reference],
+        own: &'a [Reference],
         display: TransferDisplay,
     ) -> Pulls<'a> {
-        Pulls { fetching: Fetching { store, flags, pushed, display }, fetchers: RefCell::default() }
+        let other = OtherPlatform::Accept;
+        Pulls { fetching: Fetching { store, flags, own, other, display }, fetchers: RefCell::default() }
+    }
+
+    /// Sets the handling of images for another platform than the requested one.
+    pub fn with_other_platforms(self, other: OtherPlatform) -> Pulls<'a> {
+        Pulls { fetching: Fetching { other, ..self.fetching }, ..self }
     }
 
     /// Runs the first phase for images. The caller must have one thread.

@@ -14,7 +14,9 @@ use rbuild_linux::parallel::try_map;
 use rbuild_linux::process;
 use rbuild_registry::{Client, Notice};
 use rbuild_store::{LostPlatforms, OwnerMode, Store, StoreError};
-use rbuild_transport::{PendingPull, PullStart, PulledImage, TransferProgress, TransportError, begin_pull};
+use rbuild_transport::{
+    OtherPlatform, PendingPull, PullStart, PulledImage, TransferProgress, TransportError, begin_pull,
+};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender, receive_order};
@@ -28,8 +30,10 @@ use crate::ui::terminal;
 pub struct Fetching<'a> {
     pub store: &'a Store,
     pub flags: &'a RegistryFlags,
-    /// The names under which the image of the build is pushed.
-    pub pushed: &'a [Reference],
+    /// The images of the registries that get the credentials of the command line.
+    pub own: &'a [Reference],
+    /// Handling of images for another platform than the requested one.
+    pub other: OtherPlatform,
     pub display: TransferDisplay,
 }
 
@@ -50,7 +54,7 @@ impl Fetching<'_> {
                 registry::show(&notice);
             }
         };
-        let client = registry::client_with(self.flags, self.pushed, notify);
+        let client = registry::client_with(self.flags, self.own, notify);
         rbuild_linux::drop_withheld();
         let mut open = Vec::new();
         let begun = client.map(|client| wanted.iter().map(|request| self.begin(&client, request)).collect::<Vec<_>>());
@@ -87,7 +91,7 @@ impl Fetching<'_> {
         if self.display != TransferDisplay::Nothing {
             terminal::err(&format!("pulling {}\n", shown_name(&request.name, &request.platform)));
         }
-        let begun = begin_pull(self.store, client, &request.name, &request.platform)?;
+        let begun = begin_pull(self.store, client, &request.name, &request.platform, self.other)?;
         match &begun {
             PullStart::Pending(pull) => pull.warnings().iter().for_each(|warning| terminal::warning(warning.as_str())),
             PullStart::Found(image) => lost(image, self.display).into_iter().for_each(terminal::warning),
