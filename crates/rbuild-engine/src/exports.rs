@@ -255,7 +255,7 @@ impl Export {
             Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } | Export::CacheOnly => false,
         };
         let plain = |form: ImageForm| {
-            let ImageForm { layers, force, late_times: _, squash } = form;
+            let ImageForm { layers, force, late_times: _, squash, distributes: _ } = form;
             layers == LayerForm::Uncompressed && !force && squash == Squash::None
         };
         to_disk && self.form().is_some_and(plain)
@@ -271,6 +271,9 @@ pub struct ImageForm {
     /// Keeps modification times in new layers that are later than SOURCE_DATE_EPOCH.
     pub late_times: bool,
     pub squash: Squash,
+    /// Gives layers of the base that must not be distributed the type of other layers, so that they
+    /// are pushed with the image.
+    pub distributes: bool,
 }
 
 impl ImageForm {
@@ -367,8 +370,13 @@ mod tests {
 
     use super::*;
 
-    const GZIP: ImageForm =
-        ImageForm { layers: LayerForm::GZIP, force: false, late_times: false, squash: Squash::None };
+    const GZIP: ImageForm = ImageForm {
+        layers: LayerForm::GZIP,
+        force: false,
+        late_times: false,
+        squash: Squash::None,
+        distributes: false,
+    };
 
     fn dir() -> Directory {
         Directory { base: RootDir::open("/").unwrap(), rest: "x".into() }

@@ -60,6 +60,7 @@ pub use layout::LayoutWriter;
 pub use lent::LentLayer;
 pub use load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};
 pub use manifest_format::ManifestFormat;
+pub use media_types::distributable;
 pub use pull::{NameUse, OtherPlatform, PendingPull, PullStart, PulledImage, WantedImage, begin_pull, pull};
 pub use pull_platforms::{PulledPlatforms, pull_platforms};
 pub use push::{Outgoing, OutgoingForm, PushFaults, check_name, check_push, outgoing, outgoing_lent, push};

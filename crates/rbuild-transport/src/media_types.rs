@@ -1,6 +1,6 @@
 //! Media types of images, in the versions of OCI and Docker.
 
-use rbuild_image::MediaType;
+use rbuild_image::{Descriptor, MediaType};
 
 /// Docker's media types for layers; those of OCI are variants of [`MediaType`].
 const DOCKER_LAYERS: [&str; 5] = [
@@ -25,6 +25,16 @@ pub(crate) fn is_nondistributable(media_type: &MediaType) -> bool {
         | MediaType::ImageLayerNonDistributableZstd => true,
         other => other.as_ref().starts_with("application/vnd.docker.image.rootfs.foreign."),
     }
+}
+
+/// Returns a layer with the type of one that may be distributed.
+pub fn distributable(mut layer: Descriptor) -> Descriptor {
+    if is_nondistributable(layer.media_type()) {
+        let plain = layer.media_type().to_string().replace(".nondistributable.", ".").replace(".foreign.", ".");
+        layer.set_media_type(MediaType::from(plain.as_str()));
+        layer.set_urls(None);
+    }
+    layer
 }
 
 pub(crate) fn is_layer(media_type: &MediaType) -> bool {
@@ -52,5 +62,32 @@ pub(crate) fn form_of(media_type: &str) -> Option<&'static str> {
             Some("zstd")
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_image::{BlobDigest, descriptor};
+
+    use super::*;
+
+    #[test]
+    fn layers_that_may_be_distributed_have_the_usual_types() {
+        let oci = "application/vnd.oci.image.layer";
+        let docker = "application/vnd.docker.image.rootfs";
+        for (given, want) in [
+            (format!("{oci}.nondistributable.v1.tar"), format!("{oci}.v1.tar")),
+            (format!("{oci}.nondistributable.v1.tar+gzip"), format!("{oci}.v1.tar+gzip")),
+            (format!("{oci}.nondistributable.v1.tar+zstd"), format!("{oci}.v1.tar+zstd")),
+            (format!("{docker}.foreign.diff.tar.gzip"), format!("{docker}.diff.tar.gzip")),
+            (format!("{oci}.v1.tar+gzip"), format!("{oci}.v1.tar+gzip")),
+        ] {
+            let mut layer = descriptor(MediaType::from(given.as_str()), &BlobDigest::of(b""), 0);
+            layer.set_urls(Some(vec!["https://a.io/".into()]));
+            let made = distributable(layer);
+            assert_eq!(made.media_type().to_string(), want);
+            assert!(is_layer(made.media_type()) && !is_nondistributable(made.media_type()), "{want}");
+            assert_eq!(made.urls().is_some(), given == want);
+        }
     }
 }

@@ -9,7 +9,7 @@ use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descr
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_plan::{BuildGraph, NoCache, Step, VertexId};
 use rbuild_store::{Image, LayerVariant, Layers, PackedLayer, Store, StoreError, TreeId, Workspace};
-use rbuild_transport::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records, layer_pairs};
+use rbuild_transport::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, distributable, inline_records, layer_pairs};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
@@ -75,6 +75,8 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
             below.push((
                 if form.force {
                     layers_of(env, form).repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor()
+                } else if form.distributes {
+                    distributable(layer)
                 } else {
                     layer
                 },

@@ -19,10 +19,13 @@ pub(crate) fn image_key(graph: &BuildGraph, target: &ResultId, request: &BuildRe
         hasher.field("base").field(manifest.bytes());
     }
     hasher.field(graph.epoch.map_or(String::new(), |e| e.to_string()));
-    let ImageForm { layers, force, late_times, squash } = form;
+    let ImageForm { layers, force, late_times, squash, distributes } = form;
     hasher.field(layers.name()).field([u8::from(*force), u8::from(*late_times), squash.number()]);
     if *squash != Squash::None {
         hasher.field("history as long as the layers");
+    }
+    if *distributes {
+        hasher.field("layers may be distributed");
     }
     if request.inline_cache {
         hasher.field("records of steps");

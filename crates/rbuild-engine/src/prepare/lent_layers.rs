@@ -60,7 +60,8 @@ pub(crate) fn missing_base(
 pub(crate) fn form(graph: &BuildGraph, request: &BuildRequest) -> Option<ImageForm> {
     let required = request.requirements();
     let [form] = required.images[..] else { return None };
-    let is_plain = form.squash == Squash::None && !form.force && (form.late_times || graph.epoch.is_none());
+    let is_as_stored = !form.force && !form.distributes;
+    let is_plain = form.squash == Squash::None && is_as_stored && (form.late_times || graph.epoch.is_none());
     let is_allowed = request.is_only_pushed
         && is_plain
         && !required.files

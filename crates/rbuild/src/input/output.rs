@@ -43,7 +43,7 @@ pub struct ParsedOutput {
 }
 
 const TYPES: [&str; 7] = ["local", "tar", "oci", "docker", "image", "registry", "cacheonly"];
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "type",
     "dest",
     "name",
@@ -51,6 +51,7 @@ const KEYS: [&str; 16] = [
     "compression",
     "compression-level",
     "force-compression",
+    "prefer-nondist-layers",
     "oci-mediatypes",
     "rewrite-timestamp",
     "push",
@@ -148,6 +149,7 @@ impl Fields {
             "push" => self.push |= switch()?,
             "rewrite-timestamp" => self.form.late_times = !switch()?,
             "force-compression" => self.form.force = switch()?,
+            "prefer-nondist-layers" => self.form.distributes = !switch()?,
             "compression" => self.layers = Some(layer_form(value)?),
             "compression-level" => {
                 let failure = |_| bad(format!("`{value}` is not a compression level")).help(OutputRemedy::NumericLevel);

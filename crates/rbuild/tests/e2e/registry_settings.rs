@@ -158,6 +158,14 @@ fn layers_that_must_not_be_distributed_come_from_their_urls() {
     let built = scene.name("built:1");
     scene.build(&format!("FROM {name}\nLABEL a=b\n"), &["-t", &built, "--push"]).ok();
     assert!(!scene.registry.state().blobs.contains_key(&("built".into(), digest)), "a build does not push it");
+    for (value, is_pushed) in [("true", false), ("false", true)] {
+        let output = format!("type=registry,name={built},prefer-nondist-layers={value}");
+        scene.build(&format!("FROM {name}\nLABEL a=b\n"), &["-o", &output]).ok();
+        let layer = &scene.document("built", "1")["layers"][0];
+        let foreign = (layer["mediaType"] == FOREIGN, layer.get("urls").is_some());
+        assert_eq!(foreign, (!is_pushed, !is_pushed), "{layer}");
+        assert_eq!(scene.registry.state().blobs.contains_key(&("built".into(), digest)), is_pushed);
+    }
     scene.forget(&built);
     // The registry is asked if the others fail, or send other bytes.
     for fault in [Fault::Flip, Fault::Cut(10), Fault::Status(503, None)] {
