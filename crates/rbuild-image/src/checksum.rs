@@ -1,4 +1,4 @@
-//! Checksums of downloaded files.
+//! Checksums of downloaded files, and of manifests in names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -61,7 +61,7 @@ impl ChecksumAlgorithm {
 /// assert!(sum.to_string().starts_with("sha384:59e1748777448c69de6b800d7a33bbfb"));
 /// assert_eq!(sum.to_string().parse(), Ok(sum));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Checksum {
     algorithm: ChecksumAlgorithm,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{ImageDigest, ManifestDigest};
+use crate::{Checksum, ChecksumAlgorithm, ImageDigest, ManifestDigest};
 
 /// A fully qualified image reference: registry, path, and a tag, a digest or both (grammar of the
 /// distribution project). Parsing adds the default registry and tag.
@@ -22,6 +22,8 @@ pub struct Reference {
     path: String,
     tag: Option<String>,
     digest: Option<ManifestDigest>,
+    /// A digest of another algorithm: SHA-512.
+    checksum: Option<Checksum>,
 }
 
 /// Image name in a Dockerfile: a reference or a full digest. Abbreviated IDs are not accepted,
@@ -62,6 +64,10 @@ const DEFAULT_REGISTRY: &str = "docker.io";
 const OFFICIAL: &str = "library/";
 /// Maximum length of registry, slash and path in bytes.
 const MAX_NAME: usize = 255;
+/// Maximum length of a digest in bytes, with `@` and `:`.
+const MAX_DIGEST: usize = 137;
+/// The digests that a name may have.
+const DIGESTS: &str = "digest must be sha256:<64 hexadecimal digits> or sha512:<128 hexadecimal digits>";
 
 impl Reference {
     /// Returns true if a name is written without a registry.
@@ -89,9 +95,19 @@ impl Reference {
         self.tag.as_deref()
     }
 
-    /// Returns the digest, if any.
+    /// Returns the digest, if it is one of SHA-256.
     pub fn digest(&self) -> Option<&ManifestDigest> {
         self.digest.as_ref()
+    }
+
+    /// Returns the digest, if it is one of SHA-512. The content is known by it only in names.
+    pub fn checksum(&self) -> Option<&Checksum> {
+        self.checksum.as_ref()
+    }
+
+    /// Returns true if the name has a digest, and therefore always denotes the same content.
+    pub fn is_pinned(&self) -> bool {
+        self.digest.is_some() || self.checksum.is_some()
     }
 
     /// Returns the short name without tag and digest: `debian`, `me/app`, `ghcr.io/me/app`.
@@ -105,8 +121,8 @@ impl Reference {
 
     /// Returns the shortest name of the image: without the tag `latest`.
     pub fn shortest(&self) -> String {
-        match (self.tag(), self.digest()) {
-            (Some("latest"), None) => self.familiar_name(),
+        match (self.tag(), self.is_pinned()) {
+            (Some("latest"), false) => self.familiar_name(),
             _ => self.familiar(),
         }
     }
@@ -119,6 +135,9 @@ impl Reference {
         }
         if let Some(digest) = &self.digest {
             name.push_str(&format!("@{digest}"));
+        }
+        if let Some(checksum) = &self.checksum {
+            name.push_str(&format!("@{checksum}"));
         }
         name
     }
@@ -133,6 +152,9 @@ impl fmt::Display for Reference {
         if let Some(digest) = &self.digest {
             write!(f, "@{digest}")?;
         }
+        if let Some(checksum) = &self.checksum {
+            write!(f, "@{checksum}")?;
+        }
         Ok(())
     }
 }
@@ -146,15 +168,21 @@ impl FromStr for Reference {
         if name.is_empty() {
             return Err(fail("name is empty"));
         }
-        if name.len() > 255 + 128 + 72 {
+        if name.len() > 255 + 128 + MAX_DIGEST {
             return Err(fail("name is too long"));
         }
-        let (rest, digest) = match name.split_once('@') {
-            Some((rest, digest)) => {
-                (rest, Some(digest.parse().map_err(|_| fail("digest must be sha256:<64 hexadecimal digits>"))?))
+        let (rest, digest, checksum) = match name.split_once('@') {
+            Some((rest, text)) => {
+                let (digest, checksum) = (text.parse().ok(), text.parse().ok());
+                let checksum = checksum.filter(|sum: &Checksum| sum.algorithm() == ChecksumAlgorithm::Sha512);
+                if digest.is_none() && checksum.is_none() {
+                    return Err(fail(DIGESTS));
+                }
+                (rest, digest, checksum)
             }
-            None => (name, None),
+            None => (name, None, None),
         };
+        let is_pinned = digest.is_some() || checksum.is_some();
         let (rest, tag) = match rest.rsplit_once(':') {
             Some((rest, tag)) if !tag.contains('/') => (rest, Some(tag)),
             _ => (rest, None),
@@ -169,7 +197,7 @@ impl FromStr for Reference {
                 return Err(fail("tag must consist of at most 128 letters, digits, `_`, `.` or `-`"));
             }
         }
-        if tag.is_none() && digest.is_none() && is_id(rest) {
+        if tag.is_none() && !is_pinned && is_id(rest) {
             return Err(fail("64 hexadecimal digits are an image ID, which requires the prefix `sha256:`"));
         }
         let (registry, path) = split_registry(rest);
@@ -188,11 +216,11 @@ impl FromStr for Reference {
         if !path.split('/').all(valid_component) {
             return Err(fail("path components must be lower-case letters and digits, separated by `.`, `_` or `-`"));
         }
-        let tag = match (tag, &digest) {
-            (None, None) => Some("latest".to_string()),
+        let tag = match (tag, is_pinned) {
+            (None, false) => Some("latest".to_string()),
             (tag, _) => tag.map(str::to_string),
         };
-        Ok(Reference { registry: registry.to_string(), path, tag, digest })
+        Ok(Reference { registry: registry.to_string(), path, tag, digest, checksum })
     }
 }
 
@@ -283,12 +311,21 @@ mod tests {
         let digest = ManifestDigest::of(b"x");
         let r: Reference = format!("a@{digest}").parse().unwrap();
         assert_eq!((r.tag(), r.digest()), (None, Some(&digest)));
+        let checksum = Checksum::of(ChecksumAlgorithm::Sha512, b"x");
+        for (text, tag) in [(format!("a@{checksum}"), None), (format!("a:1@{checksum}"), Some("1"))] {
+            let r: Reference = text.parse().unwrap();
+            assert_eq!((r.tag(), r.digest(), r.checksum()), (tag, None, Some(&checksum)));
+            assert!(r.is_pinned() && r.familiar() == text && r.shortest() == text);
+            assert_eq!(r.to_string(), format!("docker.io/library/{text}"));
+        }
+        let other = Checksum::of(ChecksumAlgorithm::Sha384, b"x");
+        assert_eq!(format!("a@{other}").parse::<Reference>().unwrap_err().reason, DIGESTS);
     }
 
     #[test]
     fn invalid_names_are_rejected_as_recorded() {
         let id = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let long = ["h.io/".to_string() + &"a".repeat(251), "a".repeat(456)];
+        let long = ["h.io/".to_string() + &"a".repeat(251), "a".repeat(521)];
         let names = ["", "Debian", "a//b", "a:", "a:-x", "a:b:c", "a@sha256:1", "-a", "a..b", "a b", "a/", "é", id];
         let hosts = ["/a", ".io/a", "a.io:x/a", "a_b.io/a", "[::1/a", "[]/a", "a.io:/a"];
         let all = names.into_iter().chain(hosts).chain(long.iter().map(String::as_str));

@@ -1,6 +1,6 @@
 //! Manifests and indexes.
 
-use rbuild_image::BlobDigest;
+use rbuild_image::{BlobDigest, Checksum};
 use rbuild_remedy::sentence;
 use serde_json::{Map, Value};
 
@@ -98,6 +98,15 @@ impl Repository {
         self.first(|endpoint| endpoint.operations.tags, |session| get(session, tag, None))
     }
 
+    /// Returns the manifest or index with that digest of another algorithm than SHA-256.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no endpoint has it.
+    pub fn checked(&self, checksum: &Checksum) -> Result<ReceivedManifest> {
+        self.first(|endpoint| endpoint.operations.digests, |session| checked(session, checksum))
+    }
+
     /// Returns the manifest or index with that digest.
     ///
     /// # Errors
@@ -105,6 +114,18 @@ impl Repository {
     /// Fails if no endpoint has it.
     pub fn document(&self, digest: &BlobDigest) -> Result<ReceivedManifest> {
         self.first(|endpoint| endpoint.operations.digests, |session| get(session, &digest.to_string(), Some(digest)))
+    }
+}
+
+/// Returns the manifest or index with that checksum at one endpoint.
+fn checked(session: &EndpointSession, checksum: &Checksum) -> std::result::Result<ReceivedManifest, RegistryProblem> {
+    let reference = checksum.to_string();
+    let found = get(session, &reference, None)?;
+    let actual = Checksum::of(checksum.algorithm(), &found.bytes);
+    if actual == *checksum {
+        Ok(found)
+    } else {
+        Err(session.invalid(ReplyFault::OtherChecksum { reference: &reference, found: &actual.to_string() }))
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) enum ReplyFault<'a> {
     ManifestNotJson(&'a str),
     #[error("document {reference} is not the {media_type} that it claims to be")]
     OtherDocument { reference: &'a str, media_type: &'a str },
+    #[error("manifest {reference} has the digest {found}")]
+    OtherChecksum { reference: &'a str, found: &'a str },
     #[error("the response to the {0} is not a list")]
     InvalidList(RequestName<'a>),
     #[error("the response to the {request} is larger than {mebibytes} MiB")]
@@ -93,6 +95,7 @@ mod tests {
             ReplyFault::ManifestTooLarge { reference: "1", mebibytes: 4 },
             ReplyFault::ManifestNotJson("1"),
             ReplyFault::OtherDocument { reference: "1", media_type: "application/vnd.oci.image.index.v1+json" },
+            ReplyFault::OtherChecksum { reference: "sha512:0", found: "sha512:1" },
             ReplyFault::InvalidList(RequestName::Tags),
             ReplyFault::PageTooLarge { request: RequestName::Tags, mebibytes: 4 },
             ReplyFault::LongList { request: RequestName::Tags, pages: 1000 },
@@ -118,6 +121,7 @@ mod tests {
             ManifestTooLarge,
             ManifestNotJson,
             OtherDocument,
+            OtherChecksum,
             InvalidList,
             PageTooLarge,
             LongList,

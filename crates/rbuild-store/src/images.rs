@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 
 use rbuild_image::{
-    Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName, ManifestDigest,
-    MediaType, Platform, REF_NAME, Reference, descriptor, parse_manifest,
+    Checksum, Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName,
+    ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, parse_manifest,
 };
 use serde::Deserialize;
 
@@ -329,11 +329,23 @@ impl Images<'_> {
         Ok(found.map(|image| image.manifest_digest))
     }
 
+    /// Returns the manifest or index among these entries that has a digest of another algorithm.
+    fn digest_of_checksum(&self, entries: &[NamedImage], checksum: &Checksum) -> Option<ManifestDigest> {
+        let artifacts = entries.iter().map(|entry| &entry.artifact);
+        let mut digests = artifacts.flat_map(|artifact| [&[*artifact.digest()], artifact.images()].concat());
+        digests.find(|digest| {
+            let document = self.store.blobs().read_document(&digest.blob());
+            document.is_ok_and(|bytes| Checksum::of(checksum.algorithm(), &bytes) == *checksum)
+        })
+    }
+
     /// Returns the entry that a reference denotes. If it contains a digest, only the digest counts,
     /// which may be that of an image in an index.
     fn entry_of(&self, entries: Vec<NamedImage>, reference: &Reference) -> Option<NamedImage> {
-        let Some(digest) = reference.digest() else {
-            return entries.into_iter().find(|entry| entry.name.as_ref() == Some(reference));
+        let digest = match (reference.digest(), reference.checksum()) {
+            (Some(digest), _) => digest,
+            (None, Some(checksum)) => &self.digest_of_checksum(&entries, checksum)?,
+            (None, None) => return entries.into_iter().find(|entry| entry.name.as_ref() == Some(reference)),
         };
         if let Some(entry) = entries.iter().find(|entry| entry.artifact.digest() == digest) {
             return Some(entry.clone());

@@ -163,7 +163,7 @@ impl Images<'_> {
         let named = entries.iter().find(|entry| entry.name.as_ref() == Some(name));
         let images = named.map_or(&[][..], |entry| entry.artifact.images());
         // Only a name that was pulled for several platforms requires the other notes.
-        if name.digest().is_some() || images.contains(pulled) {
+        if name.is_pinned() || images.contains(pulled) {
             return Ok(true);
         }
         let name = name.to_string();

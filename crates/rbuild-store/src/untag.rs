@@ -35,7 +35,7 @@ impl Images<'_> {
             }
             let names: Vec<Reference> = entries.iter().filter(|d| ours(d)).filter_map(name_of).collect();
             let gone: Vec<Reference> = match &name {
-                Some(name) if name.digest().is_none() => {
+                Some(name) if !name.is_pinned() => {
                     entries.retain(|d| name_of(d).as_ref() != Some(name));
                     vec![name.clone()]
                 }

@@ -152,9 +152,13 @@ impl RemoteImage {
         name_use: NameUse,
     ) -> Result<(RemoteImage, Option<ReceivedManifest>)> {
         let repository = client.repository(name)?;
-        let (resolved, document) = match (name.digest(), name.tag()) {
-            (Some(digest), _) => (digest.blob(), None),
-            (None, tag) => match repository.resolve(tag.unwrap_or("latest"))? {
+        let (resolved, document) = match (name.digest(), name.checksum(), name.tag()) {
+            (Some(digest), ..) => (digest.blob(), None),
+            (None, Some(checksum), _) => {
+                let document = repository.checked(checksum)?;
+                (document.digest, Some(document))
+            }
+            (None, None, tag) => match repository.resolve(tag.unwrap_or("latest"))? {
                 ResolvedTag::Digest(digest) => (digest, None),
                 ResolvedTag::Manifest(document) => (document.digest, Some(document)),
             },
@@ -343,7 +347,7 @@ fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Resu
 
 /// Returns the name that a pulled image gets: none if it was requested by digest.
 pub(crate) fn tag_of(name: &Reference) -> Option<Reference> {
-    name.digest().is_none().then(|| name.clone())
+    (!name.is_pinned()).then(|| name.clone())
 }
 
 /// The verified documents of an image.

@@ -293,13 +293,13 @@ pub fn check_name(name: &Reference) -> Result<()> {
 
 /// Returns the tag that an image is pushed to.
 fn target(name: &Reference) -> Result<&str> {
-    match (name.tag(), name.digest()) {
+    match (name.tag(), name.is_pinned()) {
         (Some(tag), _) => Ok(tag),
-        (None, Some(_)) => Err(TransportError::Other {
+        (None, true) => Err(TransportError::Other {
             message: format!("`{}` is a digest; an image can be pushed only to a tag", name.familiar()),
             help: Some(ServerRemedy::PushToTag.into()),
         }),
-        (None, None) => Ok("latest"),
+        (None, false) => Ok("latest"),
     }
 }
 

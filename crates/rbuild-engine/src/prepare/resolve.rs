@@ -224,7 +224,7 @@ pub fn with_similar_name(remedy: Remedy, name: String) -> Remedy {
 fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
     let ImageName::Reference(reference) = &need.image.name else { return None };
     // A digest identifies exactly one image, so there is no similar one.
-    if reference.digest().is_some() {
+    if reference.is_pinned() {
         return None;
     }
     // Ignore a common host, which would make any two names similar.

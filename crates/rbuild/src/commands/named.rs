@@ -158,7 +158,7 @@ pub fn similar(store: &Store, wanted: &str) -> Option<String> {
     let names: Vec<Reference> = store.images().list().unwrap_or_default().into_iter().filter_map(|e| e.name).collect();
     let reference = wanted.parse::<Reference>().ok();
     // A digest identifies exactly one image, so there is no similar one.
-    let names = if reference.as_ref().is_some_and(|w| w.digest().is_some()) { Vec::new() } else { names };
+    let names = if reference.as_ref().is_some_and(Reference::is_pinned) { Vec::new() } else { names };
     let same_name = |name: &&Reference| reference.as_ref().is_some_and(|w| w.familiar_name() == name.familiar_name());
     let whole: Vec<String> = names.iter().map(Reference::familiar).collect();
     let bare: Vec<String> = names.iter().map(Reference::familiar_name).collect();

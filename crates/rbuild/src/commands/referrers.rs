@@ -18,9 +18,10 @@ pub fn of(args: &InspectArgs) -> Result<Vec<Value>, Failure> {
 
 fn referrers(client: &Client, name: &Reference) -> Result<Value, Failure> {
     let repository = client.repository(name)?;
-    let digest = match name.digest().map(ManifestDigest::blob) {
-        Some(digest) => digest,
-        None => match repository.resolve(name.tag().unwrap_or("latest"))? {
+    let digest = match (name.digest().map(ManifestDigest::blob), name.checksum()) {
+        (Some(digest), _) => digest,
+        (None, Some(checksum)) => repository.checked(checksum)?.digest,
+        (None, None) => match repository.resolve(name.tag().unwrap_or("latest"))? {
             ResolvedTag::Digest(digest) => digest,
             ResolvedTag::Manifest(document) => document.digest,
         },

@@ -226,7 +226,7 @@ fn saved_images(store: &Store, wanted: &[String]) -> Result<Vec<NamedArtifact>, 
     let mut images: Vec<NamedArtifact> = Vec::new();
     for wanted in wanted {
         let FoundImage { name, artifact, .. } = named::find_entry(store, wanted)?;
-        let name = name.filter(|n| n.digest().is_none());
+        let name = name.filter(|n| !n.is_pinned());
         match known.iter().position(|known| *known == artifact) {
             Some(at) => images[at].names.extend(name),
             None => {

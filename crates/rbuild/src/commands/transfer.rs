@@ -419,7 +419,7 @@ fn tagged_images(store: &Store, args: &PushArgs, repository: &Reference) -> Resu
     let mut all: Vec<Pushed> = Vec::new();
     let same = |name: &Reference| name.registry() == repository.registry() && name.path() == repository.path();
     for NamedImage { name, artifact, .. } in store.images().list()? {
-        let Some(name) = name.filter(|name| same(name) && name.digest().is_none()) else { continue };
+        let Some(name) = name.filter(|name| same(name) && !name.is_pinned()) else { continue };
         match all.iter_mut().find(|pushed| pushed.artifact == artifact) {
             Some(pushed) => pushed.names.push(name),
             None => all.push(Pushed { artifact, names: vec![name] }),

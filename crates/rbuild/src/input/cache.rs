@@ -161,9 +161,12 @@ impl<'a> CacheFields<'a> {
         let text = self.get("ref").filter(|name| !name.is_empty());
         let text = text.ok_or_else(|| self.bad("`ref` is missing", ValueRemedy::CacheRefForm))?;
         let (name, shards) = (registry::full_name(text)?, self.shards()?);
+        if name.checksum().is_some() {
+            return Err(self.bad("the digest of a cache is not sha256:<64 digits>", ValueRemedy::CacheRefForm));
+        }
         let has_tag = name.tag().is_some_and(|tag| text.ends_with(&format!(":{tag}")));
         let Some(scopes) = self.scopes() else { return Ok(vec![RemoteCache::new(name, shards)]) };
-        if name.digest().is_some() {
+        if name.is_pinned() {
             return Err(self.bad("a digest has no scope", ValueRemedy::CacheRefForm));
         }
         let prefix = name.tag().filter(|_| has_tag).unwrap_or(SCOPE_PREFIX);

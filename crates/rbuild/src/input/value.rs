@@ -131,9 +131,9 @@ pub fn image_name(text: &str) -> Result<Reference, Failure> {
 /// image under a name are those that its registry has.
 pub fn new_image_name(text: &str) -> Result<Reference, Failure> {
     let name = image_name(text)?;
-    match (name.digest(), name.tag()) {
-        (None, _) => Ok(name),
-        (Some(_), tag) => {
+    match (name.is_pinned(), name.tag()) {
+        (false, _) => Ok(name),
+        (true, tag) => {
             let without = name.familiar_name() + &tag.map_or(String::new(), |tag| format!(":{tag}"));
             let message = format!("`{text}` contains a digest, which an image gets from a registry");
             Err(Failure::usage(message).help(hints::did_you_mean(&without)))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rbuild_image::{Checksum, ChecksumAlgorithm};
 
 use crate::lab::Ran;
 use crate::registries::server::{Access, Fault, Registry};
@@ -491,6 +492,36 @@ fn a_build_downloads_only_the_images_that_it_needs() {
 
 fn is_layer_download(scene: &Scene, request: &str) -> bool {
     request.starts_with("GET") && [0, 1].iter().any(|at| request.contains(&digest_of_layer(scene, *at)))
+}
+
+#[test]
+fn a_digest_of_sha512_denotes_an_image() {
+    let scene = Scene::with_image();
+    let key = |reference: &str| ("busybox".to_string(), reference.to_string());
+    let manifest = scene.registry.state().manifests[&key("1")].clone();
+    let checksum = Checksum::of(ChecksumAlgorithm::Sha512, &manifest.1).to_string();
+    let name = format!("{}@{checksum}", scene.name("busybox"));
+    let file = format!("FROM {name}\nRUN true\n");
+    scene.rbuild(&["pull", &scene.name("busybox:1")]).ok();
+    scene.registry.requests();
+    scene.build(&file, &[]).ok();
+    assert!(scene.registry.requests().is_empty(), "the store has it");
+    scene.forget(&scene.name("busybox:1"));
+    scene.rbuild(&["pull", &name]).fails(1, &[&format!("has no manifest {checksum}")]);
+    scene.registry.state().manifests.insert(key(&checksum), manifest.clone());
+    scene.registry.requests();
+    scene.build(&file, &[]).ok();
+    assert_eq!(scene.registry.requests()[0], format!("GET /v2/busybox/manifests/{checksum}"));
+    scene.build(&file, &[]).ok();
+    scene.rbuild(&["run", "--pull=never", &name, "true"]).ok();
+    assert!(scene.registry.requests().is_empty());
+    scene.rbuild(&["push", &name]).fails(1, &["is a digest; an image can be pushed only to a tag"]);
+    scene.rbuild(&["rmi", "-f", &name]).ok();
+    scene.rbuild(&["prune", "-a"]).ok();
+    // Other content is refused.
+    let other = manifest.1.iter().copied().chain(*b" ").collect();
+    scene.registry.state().manifests.insert(key(&checksum), (manifest.0, other));
+    scene.build(&file, &[]).fails(1, &[&format!("manifest {checksum} has the digest sha512:")]);
 }
 
 /// The result of such a build contains the layers of its base.
