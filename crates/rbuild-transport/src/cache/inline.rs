@@ -147,6 +147,7 @@ fn completed(line: &[u8], manifest: &ImageManifest, diff_ids: &[DiffId]) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use rbuild_image::MediaType;
     use serde_json::json;
 
     use super::*;
