@@ -58,6 +58,8 @@ pub struct Prepared {
     pub(crate) is_lent: bool,
     /// The images whose layers the build needs.
     needed_images: NeededImages,
+    /// Key of the first command that will run, if it is known.
+    missing: Option<CacheKey>,
     /// The downloaded files of the steps.
     pub(crate) downloads: DownloadedFiles,
     /// Hashes of context files. The builder is a separate process and has its own copy.
@@ -129,7 +131,7 @@ pub fn prepare(
         events,
         lends_base: !missing_base.is_empty(),
     };
-    let LookedUp { vertices, will_run, is_lent } = lookup.look_up()?;
+    let LookedUp { vertices, will_run, is_lent, missing } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;
     if let Some(bytes) = hashes.bytes() {
         // If the hashes are lost, only time is lost.
@@ -149,6 +151,7 @@ pub fn prepare(
         missing_base,
         is_lent,
         needed_images,
+        missing,
         downloads,
         hashes,
         build_index,
@@ -220,6 +223,11 @@ impl Prepared {
     /// pushed.
     pub fn lent_base(&self) -> &[LentLayer] {
         if self.needed_images.lends_base { &self.missing_base } else { &[] }
+    }
+
+    /// Returns the key of the first command that will run, if it is known before anything runs.
+    pub fn first_missing(&self) -> Option<CacheKey> {
+        self.missing
     }
 
     /// Returns true if the image is made without its layers, or else has to be prepared again.

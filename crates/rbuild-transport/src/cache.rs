@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 pub(crate) mod artifact;
 pub(crate) mod buildkit;
+pub(crate) mod claim;
 pub(crate) mod imported;
 pub(crate) mod inline;
 pub(crate) mod local;

@@ -59,6 +59,8 @@ pub(crate) struct LookedUp {
     pub will_run: Vec<VertexId>,
     /// True if the layers of the image stay in the caches, because it is only pushed.
     pub is_lent: bool,
+    /// Key of the first command that will run, if it is known.
+    pub missing: Option<CacheKey>,
 }
 
 /// The lookup result of a vertex.
@@ -68,6 +70,8 @@ struct FoundVertex {
     result: Option<ResultId>,
     /// Cannot be cached, because a command below it runs.
     fresh: bool,
+    /// The key, if all results below are known or predicted.
+    key: Option<CacheKey>,
 }
 
 /// Logs why a step has no usable record before it runs.
@@ -93,11 +97,12 @@ impl Lookup<'_> {
             }
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
             let ids = self.graph.numbered().map(|(id, _)| id);
-            let will_run = ids.filter(|id| found[*id].fresh && is_run(id)).collect();
+            let will_run: Vec<VertexId> = ids.filter(|id| found[*id].fresh && is_run(id)).collect();
+            let missing = will_run.iter().find_map(|id| found[*id].key);
             let vertex =
                 |(found, selected_files): (FoundVertex, _)| PreparedVertex { state: found.state, selected_files };
             let vertices = found.into_iter().zip(selected_files).map(vertex).collect();
-            return Ok(LookedUp { vertices, will_run, is_lent });
+            return Ok(LookedUp { vertices, will_run, is_lent, missing });
         }
     }
 
@@ -112,7 +117,12 @@ impl Lookup<'_> {
                 let result = key::source_result(&vertex.step);
                 walk.find(vertex, None, &[])?;
                 walk.visited(vertex, &VertexState::Source(result))?;
-                found.push(FoundVertex { state: VertexState::Source(result), result: Some(result), fresh: false });
+                found.push(FoundVertex {
+                    state: VertexState::Source(result),
+                    result: Some(result),
+                    fresh: false,
+                    key: None,
+                });
                 continue;
             }
             let inputs = vertex.inputs();
@@ -145,7 +155,7 @@ impl Lookup<'_> {
                 _ => false,
             };
             let result = state.result().or_else(|| predicted(vertex, known_key).filter(|_| !fresh));
-            found.push(FoundVertex { state, result, fresh });
+            found.push(FoundVertex { state, result, fresh, key: known_key });
         }
         Ok(found)
     }

@@ -57,6 +57,12 @@ impl RemoteCache {
         self.shard(number % self.shards)
     }
 
+    /// Returns the name of the place of claims on a step.
+    pub(crate) fn name_of_claim(&self, place: u8) -> Reference {
+        let tag = self.name.tag().unwrap_or("latest");
+        with_tag(&self.name, &format!("{}-c{place}", shortened(tag))).unwrap_or_else(|_| self.name.clone())
+    }
+
     fn shard(&self, number: u32) -> Reference {
         let tag = self.name.tag().unwrap_or("latest");
         with_tag(&self.name, &format!("{}-s{number}", shortened(tag))).unwrap_or_else(|_| self.name.clone())
@@ -89,12 +95,12 @@ pub fn tag_of_scope(prefix: &str, scope: &str) -> String {
     format!("{kept}-{}", &BlobDigest::of(scope.as_bytes()).hex()[..DIGITS])
 }
 
-/// Returns true if a scope ends like a tag with digits of a hash, or like that of a shard. Whoever
-/// chooses the name of a branch could otherwise choose the tag of another scope.
+/// Returns true if a scope ends like a tag with digits of a hash, or like that of a shard or of
+/// claims. Whoever chooses the name of a branch could otherwise choose the tag of another scope.
 fn has_suffix(scope: &str) -> bool {
     let Some((_, last)) = scope.rsplit_once('-') else { return false };
     let is_hash = last.len() == DIGITS && last.chars().all(|c| c.is_ascii_hexdigit());
-    let is_shard = last.strip_prefix('s').is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()));
+    let is_shard = last.strip_prefix(['s', 'c']).is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()));
     is_hash || is_shard
 }
 
@@ -165,6 +171,7 @@ mod tests {
         let shard = RemoteCache::new("a.io/b:cache-main".parse().unwrap(), 4).names()[3].clone();
         assert_eq!(shard.tag(), Some("cache-main-s2"));
         assert_ne!(tag_of_scope("cache", "main-s2"), "cache-main-s2", "the shard of another scope");
+        assert_ne!(tag_of_scope("cache", "main-c2"), "cache-main-c2", "claims of another scope");
         for tag in &changed {
             let name: Reference = format!("a.io/b:{tag}").parse().unwrap();
             assert!(RemoteCache::new(name, 64).names().len() == 65);

@@ -63,6 +63,10 @@ pub struct BuildArgs {
     /// type=registry,ref=NAME[,mode=max] (repeatable)
     #[arg(long, value_name = "CACHE")]
     pub cache_to: Vec<String>,
+    /// Wait for another machine that builds the same steps for a cache in a registry that this
+    /// build reads and writes
+    #[arg(long)]
+    pub cache_claim: bool,
     /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE,…")]
     pub no_cache_filter: Vec<String>,

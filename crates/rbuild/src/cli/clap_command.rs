@@ -41,7 +41,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
             "verify",
         ],
     ),
-    ("Cache", &["no_cache", "no_cache_filter", "cache_from", "cache_to", "cache_limit"]),
+    ("Cache", &["no_cache", "no_cache_filter", "cache_from", "cache_to", "cache_claim", "cache_limit"]),
     ("Registries", &["pull", "tls_verify", "creds", "authfile", "cert_dir"]),
     ("Commands", &["network", "add_host", "shm_size", "ulimit", "volume", "allow", "on_error", "jobs"]),
     ("Progress", &["progress", "explain", "timings"]),

@@ -1,15 +1,18 @@
 //! The verb `build`.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use rbuild_engine::{BuildError, BuildReport, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
 use rbuild_image::{SourceUrl, hide_logins};
-use rbuild_transport::RemoteCache;
+use rbuild_plan::NoCache;
+use rbuild_transport::{ImportedCaches, RemoteCache};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::cache_export::{self, CacheExports};
 use crate::commands::check::{self, Call, CallMode};
+use crate::commands::fetcher::claims::StepClaims;
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::fetcher::pushes::BuiltImage;
@@ -18,7 +21,7 @@ use crate::commands::lint::{self, Lint};
 use crate::commands::transfer::TransferDisplay;
 use crate::commands::{timings, verify};
 use crate::exit::{Failure, build_code, code};
-use crate::input::cache::CacheReader;
+use crate::input::cache::{self, CachePlace, CacheReader, CacheTarget};
 use crate::input::registry;
 use crate::input::request::{BuildInput, InputReader};
 use crate::input::settings::Settings;
@@ -105,6 +108,13 @@ fn build_from(
         let image = BuiltImage { platforms: &finished.platforms, uploaded: Vec::new(), lent: &finished.lent };
         pushes::push(store, &args.registry, display, image, &push)
     };
+    let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
+    let note = |text: &str| {
+        if !is_quiet {
+            terminal::err(&format!("note: {text}\n"));
+        }
+    };
+    let claims = StepClaims::new(&args.registry, claimed(args, &request, &cache_to), request.build_id.as_str(), &note);
     let once = BuildOnce {
         settings,
         store,
@@ -117,11 +127,13 @@ fn build_from(
         network: &network,
         pulls: &pulls,
         early: &early,
+        claims: &claims,
         push_lent: &push_lent,
         lint: &lint,
     };
-    let (caches, now) = (request.caches.clone(), request.now);
-    let ended = run(&once, inputs, request, reports);
+    let now = request.now;
+    let mut caches = request.caches.clone();
+    let ended = run(&once, inputs, request, reports, &mut caches);
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
     let (ended, uploaded) = (ended?, uploaded?);
     if let BuildOutcome::Made(finished) = &ended
@@ -132,7 +144,6 @@ fn build_from(
         pushes::push(store, &args.registry, display, image, &push)?;
     }
     if let (false, BuildOutcome::Made(finished)) = (args.verify, &ended) {
-        let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
         let exports = CacheExports { store, flags: &args.registry, caches: &caches, targets: &cache_to, now };
         cache_export::write(&exports, finished, is_quiet)?;
     }
@@ -140,7 +151,20 @@ fn build_from(
     if matches!(ended, BuildOutcome::Made(_)) {
         lint.show(mode);
     }
+    claims.end();
     Ok(ended.exit_code())
+}
+
+/// Returns the first cache in a registry that a build reads and writes, if it may claim steps.
+fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -> Option<RemoteCache> {
+    let is_possible = args.cache_claim && !args.verify && request.parameters.no_cache == NoCache::None;
+    // A cache that does not exist yet is not among those that were read.
+    let mut written = cache_to.iter().filter_map(|target| match &target.to {
+        CachePlace::Registry(cache) => Some(cache.clone()),
+        CachePlace::Directory(_) | CachePlace::Image => None,
+    });
+    let reads_any = !args.cache_from.is_empty();
+    written.find(|_| is_possible && reads_any)
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.
@@ -161,13 +185,21 @@ fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues) -> u8
 fn run(
     once: &BuildOnce<'_>,
     inputs: InputReader<'_>,
-    request: BuildRequest,
+    mut request: BuildRequest,
     reports: &Reports,
+    caches: &mut Arc<ImportedCaches>,
 ) -> Result<BuildOutcome, Failure> {
     if inputs.args.verify {
         return verify::verify(once, inputs, request, reports);
     }
-    let ended = once.build(&request);
+    let ended = loop {
+        let ended = once.build(&request);
+        if !matches!(ended, Ok(BuildOutcome::Waited)) {
+            break ended;
+        }
+        request.caches = Arc::new(cache::sources(&inputs.args.cache_from, inputs.caches)?);
+        *caches = request.caches.clone();
+    };
     if let Some(dest) = &reports.timings {
         let report = match &ended {
             Ok(BuildOutcome::Made(report)) => Some(report),

@@ -18,6 +18,7 @@ use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode, RegistryFlags};
+use crate::commands::fetcher::claims::StepClaims;
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::layer_server::LayerServer;
 use crate::commands::fetcher::pulls::Pulls;
@@ -41,6 +42,9 @@ pub enum BuildOutcome {
     Made(BuildReport),
     /// The exit code. The error has been printed.
     Failed(u8),
+    /// Another machine has built steps meanwhile. The build has to be repeated with the caches as
+    /// they are now.
+    Waited,
 }
 
 impl BuildOutcome {
@@ -48,6 +52,7 @@ impl BuildOutcome {
         match self {
             BuildOutcome::Made(_) => code::OK,
             BuildOutcome::Failed(code) => *code,
+            BuildOutcome::Waited => code::FAILED,
         }
     }
 }
@@ -70,6 +75,8 @@ pub struct BuildOnce<'a> {
     pub pulls: &'a Pulls<'a>,
     /// Uploads layers while they are packed.
     pub early: &'a EarlyPusher<'a>,
+    /// Claims steps that are missing in a cache.
+    pub claims: &'a StepClaims<'a>,
     /// Pushes an image that was made without its layers.
     pub push_lent: &'a dyn Fn(&BuildReport) -> Result<(), Failure>,
     /// The lint rules. They may reject the Dockerfile once its images are known.
@@ -133,6 +140,7 @@ impl BuildOnce<'_> {
         };
         match answer {
             Ok(None) if prepared.iter().any(Prepared::is_lent) => Ok(None),
+            Ok(None) if self.claims.has_waited(&prepared, || self.close_others())? => Ok(Some(BuildOutcome::Waited)),
             Ok(None) => self.build_in_builder(PreparedBuild { request, platforms: &prepared }, sender, events),
             Ok(Some(finished)) => {
                 drop(sender);
@@ -203,7 +211,10 @@ impl BuildOnce<'_> {
             grace: GRACE,
             forwards_hangup: false,
             expendable: self.pulls.processes(),
-            kept: self.early.process().into_iter().chain(layers.as_ref().map(LayerServer::process)).collect(),
+            kept: [self.early.process(), layers.as_ref().map(LayerServer::process), self.claims.process()]
+                .into_iter()
+                .flatten()
+                .collect(),
         };
         self.pulls.order(|image| build.platforms.iter().any(|platform| platform.needs_image(image)));
         let _restore = request.shell_on_error.then(Restore::of_stdin);
@@ -257,18 +268,20 @@ impl BuildOnce<'_> {
         self.made(BuildReport { lent, ..finished })
     }
 
+    /// Closes what belongs to other fetchers, in a new one.
+    fn close_others(&self) {
+        self.pulls.close();
+        self.early.close();
+    }
+
     /// Starts the fetcher that downloads layers of caches for the builder, if it may need any.
     fn layer_server(&self, request: &BuildRequest, platforms: &[Prepared]) -> Option<LayerServer> {
         let names = request.caches.registries();
         if names.is_empty() || !platforms.iter().any(Prepared::has_open_steps) {
             return None;
         }
-        let close = || {
-            self.pulls.close();
-            self.early.close();
-        };
         // Without a fetcher, the steps run.
-        let server = LayerServer::start(self.store, self.flags, &names, close).ok()?;
+        let server = LayerServer::start(self.store, self.flags, &names, || self.close_others()).ok()?;
         request.caches.fetch_with(server.fetcher());
         Some(server)
     }

@@ -6,6 +6,7 @@
 //! later and handles hostile images, has no credentials in its memory.
 
 pub mod caches;
+pub mod claims;
 pub mod downloads;
 pub mod early_push;
 pub mod layer_server;

@@ -131,6 +131,7 @@ impl VerifyBuilds {
             match once.build(&input.request)? {
                 BuildOutcome::Made(finished) => made.push(finished),
                 BuildOutcome::Failed(code) => return Ok(Compared::Failed(code)),
+                BuildOutcome::Waited => return Ok(Compared::Failed(code::FAILED)),
             }
         }
         let images: Vec<FinishedImage> = made.iter().filter_map(|report| report.image).collect();

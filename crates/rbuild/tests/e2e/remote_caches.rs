@@ -382,3 +382,25 @@ fn each_machine_writes_its_own_shard_and_all_are_read() {
 fn to_source(to: &str) -> &str {
     to.strip_suffix(",mode=max").unwrap_or(to)
 }
+
+/// Machines that begin at the same time wait for the one that has a claim, which it releases.
+#[test]
+fn machines_wait_for_steps_that_another_one_builds() {
+    let scene = Scene::new(Access::Open);
+    let cache = format!("type=registry,ref={},scope=main", scene.name("app"));
+    let to = format!("{cache},mode=max");
+    let file = "FROM busybox\nRUN head -c 16 /dev/urandom > /r; sleep 0.3\nRUN cp /r /s\n";
+    let args = ["-o", "type=cacheonly", "--cache-claim", "--cache-from", &cache, "--cache-to", &to];
+    let ran = std::thread::scope(|scope| {
+        let machines = ["a", "b", "c", "d"].map(|name| scope.spawn(move || Machine::new().build_as(name, file, &args)));
+        machines.map(|machine| machine.join().unwrap().ok())
+    });
+    let done: usize = ran.iter().map(|ran| ran.steps().0).sum();
+    let output: String = ran.iter().map(|ran| ran.stderr.as_str()).collect();
+    assert!((2..=4).contains(&done), "each step runs once or twice: {output}");
+    assert!(output.contains("note: waiting for steps that `"), "{output}");
+    let other = Machine::new().build_as("e", &file.replace("0.3", "0"), &args).ok();
+    assert!(!other.stderr.contains("waiting") && other.steps() == (2, 0), "{}", other.stderr);
+    let tags: Vec<String> = scene.registry.state().manifests.keys().map(|(_, tag)| tag.clone()).collect();
+    assert!(tags.iter().any(|tag| tag.starts_with("cache-main-c")), "{tags:?}");
+}

@@ -48,7 +48,7 @@ fn fetch_layers(store: &Store, flags: &RegistryFlags, wanted: &[WantedLayer]) ->
 
 /// Returns the name of this machine, which determines its shard: `RBUILD_RUNNER`, or else the host
 /// name.
-fn machine() -> String {
+pub fn machine() -> String {
     let given = std::env::var("RBUILD_RUNNER").ok().filter(|name| !name.is_empty());
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     given.unwrap_or_else(|| host().trim().to_string())
