@@ -1,11 +1,16 @@
 //! Named containers: an image, settings and, once they are started, a process and output.
 
+mod changes;
 mod documents;
 mod output;
 mod restarts;
 mod runs;
 
+pub use changes::{ContainerChanges, StartAttempt};
 pub use documents::{Container, Containers, NewContainer};
 pub use output::{OutputFrame, OutputReader, OutputStream, OutputWriter};
 pub use restarts::{EndRequest, LastEnd, RestartFiles, RestartPolicy};
 pub use runs::{ContainerState, DnsSettings, Ended, RunLock, RunSettings, RunWatch, SecuritySettings, Started};
+
+#[cfg(test)]
+mod tests;

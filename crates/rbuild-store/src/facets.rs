@@ -3,8 +3,9 @@
 use crate::blobs::Blobs;
 use crate::cache::records::Records;
 use crate::cache_mounts::CacheMounts;
-use crate::containers::Containers;
+use crate::containers::{ContainerChanges, Containers};
 use crate::downloads::Downloads;
+use crate::error::Result;
 use crate::gc::prune::Gc;
 use crate::gc::usage::DiskUsage;
 use crate::images::Images;
@@ -48,6 +49,15 @@ impl Store {
     /// Returns the volumes.
     pub fn volumes(&self) -> Volumes<'_> {
         Volumes { store: self }
+    }
+
+    /// Waits for the right to change containers.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be acquired.
+    pub fn container_changes(&self) -> Result<ContainerChanges<'_>> {
+        ContainerChanges::begin(self.containers())
     }
 
     /// Returns the downloaded files.

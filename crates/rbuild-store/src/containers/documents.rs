@@ -1,13 +1,11 @@
 //! The documents of containers: their names and images.
 
-use std::ffi::OsStr;
-
 use rbuild_image::{Hasher, ManifestDigest};
 use rbuild_linux::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::durability::Durability;
-use crate::error::{Result, StoreError};
+use crate::error::Result;
 use crate::ids::ContainerId;
 use crate::modes;
 use crate::store::Store;
@@ -33,6 +31,9 @@ pub struct Container {
     /// The command that it would run, with the entry point; `None` as above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// True if it was created by its start, and does not remain if that is interrupted.
+    #[serde(default)]
+    pub created_by_start: bool,
 }
 
 /// A container to create.
@@ -63,10 +64,8 @@ impl NewContainer<'_> {
     }
 }
 
-const DIR: &str = "containers";
-
-/// Lock file of the processes that create a container with a given name.
-pub(super) const NAMES_LOCK: &str = "containers.lock";
+/// Directory of the documents.
+pub(super) const DIR: &str = "containers";
 
 /// The containers of the store.
 #[derive(Clone, Copy)]
@@ -75,28 +74,15 @@ pub struct Containers<'s> {
 }
 
 impl Containers<'_> {
-    /// Creates a container after `prepare` has created what belongs to it.
-    pub(super) fn create_with<T>(
-        &self,
-        new: &NewContainer<'_>,
-        prepare: impl FnOnce(&ContainerId) -> Result<T>,
-    ) -> Result<(Container, T)> {
-        let NewContainer { name: given, image, image_name, created, command, salt: _, durability } = *new;
-        let id = new.id();
-        let name = given.map_or_else(|| format!("rbuild_{}", id.short()), str::to_string);
+    /// Writes the document of a container. It exists from then on.
+    pub(super) fn write_document(&self, container: &Container, durability: Durability) -> Result<()> {
         self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        // A generated name is as unique as the ID.
-        let _names = given.map(|_| self.store.lock_file(NAMES_LOCK)).transpose()?;
-        if given.is_some() && self.list()?.iter().any(|c| c.name == name) {
-            return Err(StoreError::NameTaken(name));
-        }
-        let prepared = prepare(&id)?;
-        let (image_name, command) = (Some(image_name.to_string()), Some(command.to_vec()));
-        let Timestamp { sec, nsec } = created;
-        let container =
-            Container { id, name, image: *image, image_name, created: Some(sec), created_nanos: nsec, command };
-        self.store.write_with(DIR, &format!("{}.json", id.hex()), &container, durability)?;
-        Ok((container, prepared))
+        self.store.write_with(DIR, &format!("{}.json", container.id.hex()), container, durability)
+    }
+
+    /// Returns the container with that ID.
+    pub(super) fn document(&self, id: &ContainerId) -> Result<Option<Container>> {
+        self.store.read_if_whole(&format!("{DIR}/{}.json", id.hex()))
     }
 
     /// Returns all containers, except those whose documents a power failure left unreadable.
@@ -117,15 +103,5 @@ impl Containers<'_> {
         let all = self.list()?;
         let by_id = |c: &&Container| wanted.len() >= 4 && c.id.hex().starts_with(wanted);
         Ok(all.iter().find(|c| c.name == wanted).or_else(|| all.iter().find(by_id)).cloned())
-    }
-
-    /// Removes a container, which must not be running. Does nothing if it no longer exists.
-    ///
-    /// # Errors
-    ///
-    /// Fails if its files cannot be removed.
-    pub fn remove_container(&self, id: &ContainerId) -> Result<()> {
-        self.store.remove_note(DIR, OsStr::new(&format!("{}.json", id.hex())))?;
-        self.remove_run(id)
     }
 }

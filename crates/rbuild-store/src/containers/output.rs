@@ -23,6 +23,9 @@ use crate::modes;
 const NAME: &str = "output";
 const PREVIOUS: &str = "output.old";
 
+/// The files of the output.
+pub(super) const FILES: [&str; 2] = [NAME, PREVIOUS];
+
 /// Maximum size of each of the two files in bytes.
 const MAX_FILE: u64 = 32 << 20;
 

@@ -14,6 +14,9 @@ use crate::error::Result;
 const LAST_END: &str = "last-end.json";
 const REQUEST: &str = "request.json";
 
+/// The files of restarts.
+pub(super) const FILES: [&str; 2] = [LAST_END, REQUEST];
+
 /// The ends of a command after which it is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum RestartPolicy {

@@ -6,7 +6,7 @@
 //! lock, and wait for its end by waiting for the lock.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -16,9 +16,11 @@ use rbuild_container::{Capabilities, ContainerMount, ContainerPort, GroupLimits,
 use rbuild_linux::{ProcessStamp, described};
 use serde::{Deserialize, Serialize};
 
-use crate::containers::documents::{Container, Containers, NAMES_LOCK, NewContainer};
-use crate::containers::restarts::{LastEnd, RestartFiles, RestartPolicy};
-use crate::error::{Result, StoreError};
+use crate::containers::documents::{Containers, NewContainer};
+use crate::containers::output::FILES as OUTPUT_FILES;
+use crate::containers::restarts::{FILES as RESTART_FILES, LastEnd, RestartFiles, RestartPolicy};
+use crate::error::Result;
+use crate::gc::prune::tree_bytes;
 use crate::ids::ContainerId;
 use crate::modes;
 use crate::trees::id::TreeId;
@@ -273,59 +275,27 @@ impl RunWatch {
 }
 
 impl Containers<'_> {
-    /// Creates a container that is not started yet.
-    ///
-    /// # Errors
-    ///
-    /// Fails with [`StoreError::NameTaken`] if the name is in use, or if a document cannot be
-    /// written.
-    pub fn create_container(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<Container> {
-        self.create_with(new, |id| self.write_settings(new, id, settings)).map(|(container, ())| container)
+    /// Removes the traces of a start.
+    pub(super) fn remove_start(&self, id: &ContainerId) -> Result<()> {
+        let mut files = [LOCK, TREES, CHANGES, STARTED].into_iter().chain(OUTPUT_FILES).chain(RESTART_FILES);
+        files.try_for_each(|file| self.store.remove_note(&place(id), OsStr::new(file)))
     }
 
-    /// Creates a container that is started at once by the caller, its supervisor.
-    ///
-    /// # Errors
-    ///
-    /// Fails as [`Containers::create_container`] does.
-    pub fn create_running(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<(Container, RunLock)> {
-        self.create_with(new, |id| {
-            self.write_settings(new, id, settings)?;
-            self.new_lock(id)
-        })
-    }
-
-    /// Starts a container that was only created. The caller becomes its supervisor. Returns `None`
-    /// if it was started before.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the lock cannot be created.
-    pub fn start_created(&self, id: &ContainerId) -> Result<Option<RunLock>> {
-        let _names = self.store.lock_file(NAMES_LOCK)?;
-        let is_new = self.store.root.exists(place(id))? && self.watch(id)?.is_none();
-        if is_new { self.new_lock(id).map(Some) } else { Ok(None) }
-    }
-
-    /// Reverts [`Containers::start_created`] for a container whose command could not be started.
-    ///
-    /// # Errors
-    ///
-    /// Fails if its files cannot be removed.
-    pub fn revert_start(&self, id: &ContainerId) -> Result<()> {
-        [LOCK, TREES, CHANGES, STARTED]
-            .into_iter()
-            .try_for_each(|file| self.store.remove_note(&place(id), OsStr::new(file)))
-    }
-
-    fn write_settings(&self, new: &NewContainer<'_>, id: &ContainerId, settings: &RunSettings) -> Result<()> {
+    /// Writes the settings of a container that is being created.
+    pub(super) fn write_settings(
+        &self,
+        new: &NewContainer<'_>,
+        id: &ContainerId,
+        settings: &RunSettings,
+    ) -> Result<()> {
         let dir = place(id);
         self.store.root.create_dir_all(DIR, modes::private_dir(), None, |_| ())?;
         self.store.root.create_dir_all(&dir, modes::private_dir(), None, |_| ())?;
         self.store.write_with(&dir, SETTINGS, settings, new.durability)
     }
 
-    fn new_lock(&self, id: &ContainerId) -> Result<RunLock> {
+    /// Creates the lock of a container, and takes it.
+    pub(super) fn new_lock(&self, id: &ContainerId) -> Result<RunLock> {
         let lock = self.store.open_lock(&format!("{}/{LOCK}", place(id)))?;
         let failed = |call| move |e| rbuild_linux::Error::new(call, described("the lock of a container"), e);
         lock.lock().map_err(failed("flock"))?;
@@ -398,7 +368,8 @@ impl Containers<'_> {
         self.store.read_if_whole(&format!("{}/{CHANGES}", place(id)))
     }
 
-    /// Returns the state of a container.
+    /// Returns the state of a container. One whose start was interrupted before its command was
+    /// started is only created, unless the start created it.
     ///
     /// # Errors
     ///
@@ -414,7 +385,12 @@ impl Containers<'_> {
                 None => ContainerState::Running(started),
             });
         }
-        Ok(watch.end().map_or(ContainerState::Dead, ContainerState::Exited))
+        if let Some(end) = watch.end() {
+            return Ok(ContainerState::Exited(end));
+        }
+        let created_by_start = self.document(id)?.is_none_or(|container| container.created_by_start);
+        let was_started = created_by_start || self.start_of(id)?.is_some();
+        Ok(if was_started { ContainerState::Dead } else { ContainerState::Created })
     }
 
     /// Returns the means to wait for the end of a container; `None` if it was only created.
@@ -423,15 +399,16 @@ impl Containers<'_> {
     ///
     /// Fails if its lock cannot be opened.
     pub fn watch(&self, id: &ContainerId) -> Result<Option<RunWatch>> {
-        let path = format!("{}/{LOCK}", place(id));
-        if !self.store.root.exists(&path)? {
-            return Ok(None);
-        }
-        match self.store.open_lock(&path) {
+        self.watch_in(Path::new(&place(id)))
+    }
+
+    fn watch_in(&self, dir: &Path) -> Result<Option<RunWatch>> {
+        let path = self.store.path().join(dir).join(LOCK);
+        // It must not be created: another process may just have removed the container.
+        match File::options().read(true).write(true).open(&path) {
             Ok(lock) => Ok(Some(RunWatch(lock))),
-            // Another process has just removed the container.
-            Err(StoreError::Kernel(e)) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e),
+            Err(e) if [std::io::ErrorKind::NotFound, std::io::ErrorKind::NotADirectory].contains(&e.kind()) => Ok(None),
+            Err(e) => Err(rbuild_linux::Error::new("openat", described("the lock of a container"), e).into()),
         }
     }
 
@@ -445,26 +422,44 @@ impl Containers<'_> {
         self.store.path().join(place(id)).join(name)
     }
 
-    /// Removes the files of a container that was started.
-    pub(super) fn remove_run(&self, id: &ContainerId) -> Result<()> {
-        if self.store.root.exists(place(id))? {
-            self.store.dir(DIR)?.remove_all(OsStr::new(&id.hex()))?;
+    /// Removes the files of a container. Returns the freed disk space in bytes.
+    pub(super) fn remove_run(&self, id: &ContainerId) -> Result<u64> {
+        let runs = match self.store.dir(DIR) {
+            Err(e) if e.is_not_found() => return Ok(0),
+            other => other?,
+        };
+        let bytes = runs.sub(id.hex()).map_or(0, |dir| tree_bytes(&dir));
+        match runs.remove_all(OsStr::new(&id.hex())) {
+            // A builder of an older version removes it at the same time.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            other => Ok(other.map(|()| bytes)?),
         }
-        Ok(())
     }
 
-    /// Returns the names of the trees that running containers use. The caller holds the exclusive
-    /// lock.
+    /// Returns the names of the trees that running containers use, even of those without a
+    /// document. The caller holds the exclusive lock.
     pub(crate) fn pinned_trees(&self) -> Result<HashSet<String>> {
         let mut pinned = HashSet::new();
-        for container in self.list()? {
-            if self.watch(&container.id)?.is_some_and(|watch| watch.is_running()) {
-                let path = format!("{}/{TREES}", place(&container.id));
-                let trees: Option<Vec<TreeId>> = self.store.read_if_any(&path)?;
-                pinned.extend(trees.into_iter().flatten().map(|tree| tree.name().to_string()));
-            }
+        for name in self.running_dirs()? {
+            let path = Path::new(DIR).join(&name).join(TREES);
+            let trees: Option<Vec<TreeId>> = self.store.read_if_any(&path.to_string_lossy())?;
+            pinned.extend(trees.into_iter().flatten().map(|tree| tree.name().to_string()));
         }
         Ok(pinned)
+    }
+
+    /// Returns the names of the directories of containers whose lock is held.
+    fn running_dirs(&self) -> Result<Vec<OsString>> {
+        if !self.store.root.exists(DIR)? {
+            return Ok(Vec::new());
+        }
+        let mut running = Vec::new();
+        for entry in self.store.dir(DIR)?.entries()? {
+            if self.watch_in(&Path::new(DIR).join(&entry.name))?.is_some_and(|watch| watch.is_running()) {
+                running.push(entry.name);
+            }
+        }
+        Ok(running)
     }
 
     /// Removes the files of containers whose removal was interrupted. The caller holds the
@@ -473,20 +468,11 @@ impl Containers<'_> {
         if !self.store.root.exists(DIR)? {
             return Ok(());
         }
-        let known: HashSet<String> = self.list()?.iter().map(|container| container.id.hex()).collect();
+        let known = self.list()?.into_iter().map(|container| OsString::from(container.id.hex()));
+        let kept: HashSet<OsString> = known.chain(self.running_dirs()?).collect();
         let runs = self.store.dir(DIR)?;
-        for entry in runs.entries()? {
-            if known.contains(&*entry.name.to_string_lossy()) {
-                continue;
-            }
-            let name = Path::new(&entry.name).join(LOCK);
-            let is_running = runs.exists(&name)? && {
-                let path = Path::new(DIR).join(&name);
-                RunWatch(self.store.open_lock(&path.to_string_lossy())?).is_running()
-            };
-            if !is_running {
-                runs.remove_all(&entry.name)?;
-            }
+        for entry in runs.entries()?.into_iter().filter(|entry| !kept.contains(&entry.name)) {
+            runs.remove_all(&entry.name)?;
         }
         Ok(())
     }
@@ -501,77 +487,52 @@ mod tests {
     use rbuild_testkit::Scratch;
 
     use super::*;
-    use crate::durability::Durability;
+    use crate::containers::tests::{create_running, settings, started};
     use crate::store::Store;
-
-    /// The settings that older versions wrote.
-    fn settings() -> RunSettings {
-        let text = r#"{"ports": [], "exposed": [], "terminal": false, "remove": false, "stop_signal": 15,
-            "stop_timeout": 10, "labels": [], "env": [], "user": "", "cwd": "", "hostname": "", "network": ""}"#;
-        serde_json::from_str(text).unwrap()
-    }
-
-    fn new(name: &str) -> NewContainer<'_> {
-        static IMAGE: std::sync::OnceLock<rbuild_image::ManifestDigest> = std::sync::OnceLock::new();
-        let image = IMAGE.get_or_init(|| rbuild_image::ManifestDigest::of(b"{}"));
-        let created = rbuild_linux::Timestamp { sec: 1, nsec: 0 };
-        NewContainer {
-            name: Some(name),
-            image,
-            image_name: "x",
-            created,
-            command: &[],
-            salt: name,
-            durability: Durability::Crash,
-        }
-    }
 
     #[test]
     fn a_container_runs_as_long_as_its_lock_is_held() {
         let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         let containers = store.containers();
-        let state = |container: &Container| containers.state(&container.id).unwrap();
-        let (ended, lock) = containers.create_running(&new("ended"), &settings()).unwrap();
+        let state = |id: &ContainerId| containers.state(id).unwrap();
+        let (ended, lock) = create_running(&store, "ended", &settings());
         assert_eq!(state(&ended), ContainerState::Starting);
-        let stamp = ProcessStamp { pid: 1, start: 2, boot: "3".into() };
-        let started = Started::new(stamp, "userns", 4).restartable();
-        containers.record_start(&ended.id, &started).unwrap();
+        let started = started();
+        containers.record_start(&ended, &started).unwrap();
         assert_eq!(state(&ended), ContainerState::Running(started));
         let last = LastEnd { code: 1, at: 5, restarts: 1 };
-        containers.restart_files(&ended.id).record_end(&last);
+        containers.restart_files(&ended).record_end(&last);
         assert_eq!(state(&ended), ContainerState::Restarting(last));
         let trees = store.path().join("trees");
-        containers
-            .pin_trees(&ended.id, &[trees.join("lab/fs"), trees.join("lcd/changes/fs"), "/other".into()])
-            .unwrap();
+        containers.pin_trees(&ended, &[trees.join("lab/fs"), trees.join("lcd/changes/fs"), "/other".into()]).unwrap();
         let names: HashSet<String> = ["lab", "lcd"].map(String::from).into();
         assert_eq!(containers.pinned_trees().unwrap(), names);
-        let watch = containers.watch(&ended.id).unwrap().unwrap();
+        let watch = containers.watch(&ended).unwrap().unwrap();
         let end = Ended { code: 7, error: None, memory_exceeded: false, at: 5 };
         // The disk may be full.
-        let length = || std::fs::metadata(containers.file_of(&ended.id, LOCK)).unwrap().len();
+        let length = || std::fs::metadata(containers.file_of(&ended, LOCK)).unwrap().len();
         let reserved = length();
         lock.record_end(&Ended { error: Some("x".repeat(RESERVED)), ..end.clone() }).unwrap();
         assert_eq!((length(), reserved), (RESERVED as u64, RESERVED as u64));
         drop(lock);
         assert_eq!((state(&ended), watch.wait().unwrap()), (ContainerState::Exited(end.clone()), Some(end)));
-        let (killed, lock) = containers.create_running(&new("killed"), &settings()).unwrap();
+        let (killed, lock) = create_running(&store, "killed", &settings());
         drop(lock);
         assert_eq!(state(&killed), ContainerState::Dead);
         assert!(containers.pinned_trees().unwrap().is_empty());
-        let made = containers.create_container(&new("made"), &settings()).unwrap();
-        assert_eq!(state(&made), ContainerState::Created);
-        let lock = containers.start_created(&made.id).unwrap().unwrap();
-        assert!(containers.start_created(&made.id).unwrap().is_none());
+        let remove_document = |id: &ContainerId| {
+            store.remove_note("containers", OsStr::new(&format!("{}.json", id.hex()))).unwrap();
+        };
+        // A container runs even if its document is lost.
+        let (lost, lock) = create_running(&store, "lost", &settings());
+        containers.pin_trees(&lost, &[trees.join("lef/fs")]).unwrap();
+        remove_document(&lost);
+        containers.sweep_runs().unwrap();
+        assert_eq!(containers.pinned_trees().unwrap(), HashSet::from(["lef".to_string()]));
         drop(lock);
-        containers.revert_start(&made.id).unwrap();
-        assert_eq!(state(&made), ContainerState::Created);
-        containers.remove_container(&killed.id).unwrap();
-        containers.remove_container(&made.id).unwrap();
-        assert_eq!(std::fs::read_dir(place.join(DIR)).unwrap().count(), 1);
         // The removal of this one was interrupted.
-        store.remove_note("containers", OsStr::new(&format!("{}.json", ended.id.hex()))).unwrap();
+        remove_document(&ended);
         containers.sweep_runs().unwrap();
         assert_eq!(std::fs::read_dir(place.join(DIR)).unwrap().count(), 0);
     }

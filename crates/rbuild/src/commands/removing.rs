@@ -23,6 +23,7 @@ use crate::ui::terminal;
 
 pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
+    store.container_changes()?.remove_abandoned()?;
     let mut failed = false;
     for wanted in &args.images {
         let (names, gone) = match named::with_full_name(wanted, |name| store.images().untag(name, args.force)) {
@@ -52,18 +53,20 @@ pub const DELETED: &str = "Deleted Containers";
 const DELETED_IMAGES: &str = "Deleted Images";
 
 /// Removes all containers that are not running, or those of them that were created before a time in
-/// seconds since the Unix epoch. Returns their IDs, one on each line.
-pub fn remove_stopped(store: &Store, before: Option<i64>) -> Result<String, Failure> {
-    let mut text = String::new();
+/// seconds since the Unix epoch. Returns their IDs, one on each line, and the freed disk space in
+/// bytes.
+pub fn remove_stopped(store: &Store, before: Option<i64>) -> Result<(String, u64), Failure> {
+    let (mut text, mut freed) = (String::new(), 0);
     for container in store.containers().list()? {
         let is_recent = before.is_some_and(|time| container.created.is_none_or(|created| created >= time));
-        if is_recent || store.containers().state(&container.id)?.is_running() {
+        if is_recent {
             continue;
         }
-        store.containers().remove_container(&container.id)?;
+        let Some(bytes) = store.container_changes()?.remove(&container.id)? else { continue };
+        freed += bytes;
         text += &format!("{}\n", container.id.hex());
     }
-    Ok(text)
+    Ok((text, freed))
 }
 
 /// Removes images that no container uses: dangling ones, or all with `--all`. Keeps the build
@@ -79,6 +82,7 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
 
 /// Removes images as above. Returns their names and IDs, one on each line.
 fn remove_images(store: &Store, all: bool, filters: &[PruneFilter]) -> Result<String, Failure> {
+    store.container_changes()?.remove_abandoned()?;
     let held: Vec<ManifestDigest> = store.containers().list()?.into_iter().map(|c| c.image).collect();
     let pulled = store.images().pulled_by_name()?;
     let mut gone = Vec::new();
@@ -176,9 +180,12 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
+    let mut of_containers = 0;
     if args.system {
         let before = budget.and_then(|budget| budget.used_since);
-        let mut text = removed_list(DELETED, &remove_stopped(&store, before)?);
+        let (containers, bytes) = remove_stopped(&store, before)?;
+        of_containers = bytes;
+        let mut text = removed_list(DELETED, &containers);
         if args.all {
             let filters: Vec<PruneFilter> = before.map(PruneFilter::Until).into_iter().collect();
             text += &removed_list(DELETED_IMAGES, &remove_images(&store, true, &filters)?);
@@ -189,10 +196,11 @@ pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> 
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
             let store = store_in_builder(&builder, &store)?;
             drop(rbuild_store::Workspace::open(&store)?);
-            Ok(match budget {
+            let freed = match budget {
                 Some(budget) => store.gc().collect(budget)?,
                 None => store.gc().prune(args.all, dangling)?,
-            })
+            };
+            Ok(Freed { bytes: freed.bytes + of_containers, ..freed })
         });
         match pruned {
             Ok(freed) => {

@@ -36,7 +36,8 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
             let text = "--restart has no effect in the foreground".to_string();
             terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::RunDetached).into()) });
         }
-        return foreground::run(settings, &store, &launch, id_file);
+        let code = foreground::run(settings, &store, &launch, id_file)?;
+        return Ok(code.expect("no other process starts a new container"));
     }
     let id = background::start(settings, store, &launch)?;
     id_file.map_or(Ok(()), |file| file.write(&id))?;

@@ -528,6 +528,17 @@ fn killed_supervisors_leave_dead_containers_and_no_processes() {
     host.line("prune").ok();
     assert_eq!(std::fs::read_dir(host.0.store().join("tmp")).unwrap().count(), 0);
     host.line("rm a").ok();
+    // One that was to be removed blocks neither its name nor its image.
+    for after in [&["run", "--rm", "--name", "k", "busybox", "true"][..], &["rmi", "busybox"]] {
+        let mut run = host.0.command(["run", "--rm", "--name", "k", "busybox", "sleep", "1000"]);
+        let mut run = run.stdout(Stdio::null()).spawn().unwrap();
+        wait_until("the container runs", || host.line("ps -q").ok().stdout.lines().count() == 1);
+        run.kill().unwrap();
+        run.wait().unwrap();
+        wait_until("the container is dead", || host.state("k", "{{.State.Status}}") == "dead");
+        host.rbuild(after).ok();
+        assert_eq!(host.line("ps -aq").ok().stdout, "");
+    }
 }
 
 #[test]

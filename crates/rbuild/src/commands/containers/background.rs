@@ -17,7 +17,7 @@ use rbuild_linux::StopSignals;
 use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_sandbox::{Builder, Cancel, CommandOutcome, SandboxError, Watched, enter_watching};
-use rbuild_store::{ContainerId, Store};
+use rbuild_store::{ContainerId, RunLock, Store};
 
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::launch::{Launch, send_start, started};
@@ -36,8 +36,8 @@ const FAILED: u8 = b'f';
 /// The answer to [`STARTED`], once to the builder and once to the supervisor.
 const RECORDED: u8 = b'r';
 
-/// Starts a container, and returns its ID once its command is started. If this process is ended
-/// before that, the supervisor removes the container again.
+/// Starts a container, and returns its ID once its command is started, or at once if it runs
+/// already. If this process is ended before that, the supervisor removes the container again.
 ///
 /// # Errors
 ///
@@ -49,27 +49,42 @@ pub fn start(settings: &Settings, store: Store, launch: &Launch<'_>) -> Result<C
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     // A container exists with its supervisor, or not at all.
     let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
-    let supervisor = match process::fork().map_err(|e| Failure::caused("cannot start the container", &e))? {
-        Cloned::Child => {
+    let Some(lock) = launch.begin(&store)? else { return Ok(id) };
+    let supervisor = match process::fork() {
+        Ok(Cloned::Child) => {
             drop(ours);
             let _ = leave_caller();
             // Those of the caller's terminal are for the caller. `enter` receives later ones.
             signals.take_all();
-            supervise(settings, &store, launch, &theirs);
+            supervise(settings, &store, launch, &theirs, &lock);
             std::process::exit(i32::from(code::OK))
         }
-        Cloned::Parent { child } => child,
-    };
-    drop((theirs, signals));
-    match await_start(&store, &id, ours) {
-        Ok(()) => Ok(id),
-        Err(failure) => {
-            // A supervisor that was killed has not removed the container.
-            if matches!(process::wait(supervisor), Ok(Exit::Signal(_))) {
-                launch.origin.abandon(&store);
-            }
-            Err(failure)
+        Ok(Cloned::Parent { child }) => child,
+        Err(e) => {
+            launch.remove_group();
+            launch.clean_up(&store, &lock, false);
+            return Err(Failure::caused("cannot start the container", &e));
         }
+    };
+    // The supervisor holds the lock from now on.
+    drop((theirs, signals, lock));
+    await_start(&store, &id, ours).map(|()| id).inspect_err(|_| {
+        // A supervisor that was killed has not removed the container.
+        if matches!(process::wait(supervisor), Ok(Exit::Signal(_))) {
+            remove_abandoned(&store, &id);
+        }
+    })
+}
+
+/// Removes a container whose supervisor was killed during the start, unless that did not create it.
+fn remove_abandoned(store: &Store, id: &ContainerId) {
+    let removed = store.containers().watch(id).and_then(|watch| {
+        // The builder ends with the supervisor, but a little later.
+        watch.map(|watch| watch.wait()).transpose()?;
+        store.container_changes()?.remove_abandoned()
+    });
+    if let Err(e) = removed {
+        tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the container stays");
     }
 }
 
@@ -95,24 +110,16 @@ fn await_start(store: &Store, id: &ContainerId, mut socket: UnixStream) -> Resul
 
 /// Runs the container to its end in this process. Removes the container afterwards if its settings
 /// specify it, or if nobody has recorded its start.
-fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &UnixStream) {
-    let Launch { invocation, origin, .. } = launch;
-    let lock = match origin.begin(store, &invocation.settings) {
-        Ok(lock) => lock,
-        Err(failure) => {
-            report(socket, &failure);
-            return launch.remove_group();
-        }
-    };
+fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &UnixStream, lock: &RunLock) {
     let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
         Err(e) => {
             report(socket, &Failure::caused("cannot create a pair of sockets", &e));
             launch.remove_group();
-            return origin.abandon(store);
+            return launch.clean_up(store, lock, false);
         }
     };
-    let id = origin.id();
+    let id = launch.origin.id();
     let mut read = || record_restart(settings, &id, &ours);
     let watched = Watched { socket: &ours, read: &mut read };
     let sockets = Sockets { first: socket, later: &theirs };
@@ -125,13 +132,13 @@ fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &U
             (i32::from(failure.code), Some(failure.message))
         }
     };
-    launch.record_end(&lock, code, error);
+    launch.record_end(lock, code, error);
     let is_recorded = is_recorded(socket);
-    if (invocation.settings.remove || !is_recorded)
+    if (launch.invocation.settings.remove || !is_recorded)
         && let Ok(store) = settings.open()
     {
-        launch.clean_up(&store, is_recorded);
-        volumes::remove_anonymous(settings, &store, &invocation.settings);
+        launch.clean_up(&store, lock, is_recorded);
+        volumes::remove_anonymous(settings, &store, &launch.invocation.settings);
     }
 }
 

@@ -60,17 +60,22 @@ impl IdFile {
 }
 
 /// Runs the container to its end on the standard streams of this process, and returns the exit code
-/// of its command.
+/// of its command; `None` if it runs already.
 ///
 /// # Errors
 ///
 /// Fails if the container cannot be created.
-pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>, id_file: Option<IdFile>) -> Result<u8, Failure> {
+pub fn run(
+    settings: &Settings,
+    store: &Store,
+    launch: &Launch<'_>,
+    id_file: Option<IdFile>,
+) -> Result<Option<u8>, Failure> {
     let id = launch.origin.id();
     let (ours, theirs) = UnixStream::pair().map_err(|e| Failure::caused("cannot create a pair of sockets", &e))?;
     // A container in the foreground exists with this process.
     let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
-    let lock = launch.origin.begin(store, &launch.invocation.settings)?;
+    let Some(lock) = launch.begin(store)? else { return Ok(None) };
     let mut is_started = false;
     let mut read = || {
         if record_start(store, &id, &ours) {
@@ -94,16 +99,15 @@ pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>, id_file: Opt
     } else {
         launch.remove_group();
     }
-    drop(lock);
-    // The builder has released the lock of the store. A container that is not removed here is one
-    // that has exited.
+    // The builder has released the lock of the store.
     if (!is_started || launch.invocation.settings.remove) && store.lock_again().is_ok() {
-        launch.clean_up(store, is_started);
+        launch.clean_up(store, &lock, is_started);
         volumes::remove_anonymous(settings, store, &launch.invocation.settings);
     }
+    drop(lock);
     drop(signals);
     ended?;
-    Ok(code as u8)
+    Ok(Some(code as u8))
 }
 
 /// Returns the exit code of this process for the end of a builder.

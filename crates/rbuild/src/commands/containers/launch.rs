@@ -9,10 +9,12 @@ use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
 use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
 use rbuild_plan::{GroupLimits, NetworkMode};
 use rbuild_sandbox::{BuilderConfig, GRACE, Input};
-use rbuild_store::{Container, ContainerId, Ended, Image, NewContainer, RunLock, RunSettings, Started, Store};
+use rbuild_store::{
+    Container, ContainerId, Ended, Image, NewContainer, RunLock, RunSettings, StartAttempt, Started, Store,
+};
 
 use crate::commands::containers::command::STOP_TIME;
-use crate::commands::containers::limits;
+use crate::commands::containers::{limits, lookup};
 use crate::exit::Failure;
 use crate::input::settings::Settings;
 use crate::input::{network, ports, proxies};
@@ -73,6 +75,16 @@ impl<'a> Launch<'a> {
         Ok(Launch { verb, origin, image, invocation, builder })
     }
 
+    /// Begins the start as [`ContainerOrigin::begin`] does. Without it, the container has no control
+    /// group.
+    pub fn begin(&self, store: &Store) -> Result<Option<RunLock>, Failure> {
+        let begun = self.origin.begin(store, &self.invocation.settings);
+        if !matches!(begun, Ok(Some(_))) {
+            self.remove_group();
+        }
+        begun
+    }
+
     /// Records the end of the container, and removes its control group. Readers of the end treat a
     /// container without one as dead.
     pub fn record_end(&self, lock: &RunLock, code: i32, error: Option<String>) {
@@ -86,12 +98,15 @@ impl<'a> Launch<'a> {
         self.invocation.group.iter().for_each(ControlGroup::remove);
     }
 
-    /// Removes a container that has ended, if its settings specify it, or that was not started.
-    pub fn clean_up(&self, store: &Store, is_started: bool) {
-        if is_started {
-            let _ = store.containers().remove_container(&self.origin.id());
-        } else {
-            self.origin.abandon(store);
+    /// Removes a container that has ended, if its settings specify it, or that was not started. A
+    /// process that cannot remove it leaves that to the next one.
+    pub fn clean_up(&self, store: &Store, lock: &RunLock, is_started: bool) {
+        let removed = store.container_changes().and_then(|changes| match &self.origin {
+            ContainerOrigin::Created(container) if !is_started => changes.revert_start(&container.id, lock),
+            _ => changes.remove_own(&self.origin.id(), lock),
+        });
+        if let Err(e) = removed {
+            tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the container stays");
         }
     }
 }
@@ -138,29 +153,21 @@ impl ContainerOrigin<'_> {
     }
 
     /// Creates the container unless it was created before, and its lock. This process becomes its
-    /// supervisor.
+    /// supervisor. Returns `None` if the container runs.
     ///
     /// # Errors
     ///
-    /// Fails if the name is in use, or if the container was started before.
-    pub fn begin(&self, store: &Store, settings: &RunSettings) -> Result<RunLock, Failure> {
+    /// Fails if the name is in use, or if the container has ended or was removed.
+    fn begin(&self, store: &Store, settings: &RunSettings) -> Result<Option<RunLock>, Failure> {
+        let changes = store.container_changes()?;
         match self {
-            ContainerOrigin::New(new) => Ok(store.containers().create_running(new, settings)?.1),
-            ContainerOrigin::Created(container) => match store.containers().start_created(&container.id)? {
-                Some(lock) => Ok(lock),
-                None => Err(started_before(&container.name)),
+            ContainerOrigin::New(new) => Ok(Some(changes.create_running(new, settings)?)),
+            ContainerOrigin::Created(container) => match changes.start(&container.id)? {
+                StartAttempt::Begun(lock) => Ok(Some(lock)),
+                StartAttempt::Running => Ok(None),
+                StartAttempt::Ended => Err(started_before(&container.name)),
+                StartAttempt::Missing => Err(lookup::missing(store, &container.name)),
             },
-        }
-    }
-
-    /// Restores the state before [`ContainerOrigin::begin`], because the command was not started.
-    pub fn abandon(&self, store: &Store) {
-        let reverted = match self {
-            ContainerOrigin::New(_) => store.containers().remove_container(&self.id()),
-            ContainerOrigin::Created(container) => store.containers().revert_start(&container.id),
-        };
-        if let Err(e) = reverted {
-            tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the container stays");
         }
     }
 }

@@ -31,14 +31,19 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
 /// Removes a container; with `force`, kills it first, and with `volumes`, removes its anonymous
 /// volumes.
 fn remove(settings: &Settings, store: &Store, container: &Container, args: &RmArgs) -> Result<(), Failure> {
-    if args.force {
-        kill_and_wait(store, container)?;
-    } else if store.containers().state(&container.id)?.is_running() {
-        let name = container.name.clone();
-        return Err(Failure::new(format!("container `{name}` is running")).help(VerbRemedy::StopFirst { name }));
-    }
     let run = if args.volumes { store.containers().settings(&container.id)? } else { None };
-    store.containers().remove_container(&container.id)?;
+    loop {
+        if args.force {
+            kill_and_wait(store, container)?;
+        }
+        if store.container_changes()?.remove(&container.id)?.is_some() {
+            break;
+        }
+        if !args.force {
+            let name = container.name.clone();
+            return Err(Failure::new(format!("container `{name}` is running")).help(VerbRemedy::StopFirst { name }));
+        }
+    }
     run.iter().for_each(|run| volumes::remove_anonymous(settings, store, run));
     Ok(())
 }
@@ -46,8 +51,8 @@ fn remove(settings: &Settings, store: &Store, container: &Container, args: &RmAr
 /// Removes all containers that are not running.
 pub fn prune(settings: &Settings) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let text = remove_stopped(&store, None)?;
+    let (text, bytes) = remove_stopped(&store, None)?;
     let freed = store.gc().sweep_blobs()?;
-    terminal::out(&removed_text(DELETED, &text, freed.bytes));
+    terminal::out(&removed_text(DELETED, &text, bytes + freed.bytes));
     Ok(code::OK)
 }

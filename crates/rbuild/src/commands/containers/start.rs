@@ -34,31 +34,41 @@ pub fn start(settings: &Settings, args: StartArgs) -> Result<u8, Failure> {
 
 /// Starts a container in the background. As in docker, does nothing if it runs.
 pub fn start_one(settings: &Settings, store: Store, container: &Container) -> Result<(), Failure> {
-    if store.containers().state(&container.id)?.is_running() {
+    // Read once: another process may start it meanwhile, which the start itself notices.
+    let state = store.containers().state(&container.id)?;
+    if state.is_running() {
         return Ok(());
     }
     let image = store.images().image(&container.image)?;
-    let run = settings_of(&store, container)?;
+    let run = settings_of(&store, container, &state)?;
     let input = command::detached_input(run.terminal, run.interactive);
     let launch = Launch::new(settings, &store, ContainerOrigin::Created(container), &image, run, input)?;
     background::start(settings, store, &launch).map(drop)
 }
 
 fn attach(settings: &Settings, store: &Store, container: &Container, interactive: bool) -> Result<u8, Failure> {
-    if store.containers().state(&container.id)?.is_running() {
+    let is_running = || {
         let failure = Failure::new(format!("container `{}` is running", container.name));
-        return Err(failure.help(VerbRemedy::FollowOutput { name: container.name.clone() }));
+        failure.help(VerbRemedy::FollowOutput { name: container.name.clone() })
+    };
+    let state = store.containers().state(&container.id)?;
+    if state.is_running() {
+        return Err(is_running());
     }
     let image = store.images().image(&container.image)?;
-    let run = settings_of(store, container)?;
+    let run = settings_of(store, container, &state)?;
     let input = command::input(interactive && run.interactive, run.terminal)?;
     let launch = Launch::new(settings, store, ContainerOrigin::Created(container), &image, run, input)?;
-    foreground::run(settings, store, &launch, None)
+    foreground::run(settings, store, &launch, None)?.ok_or_else(is_running)
 }
 
 /// Returns the settings of a container that was only created.
-fn settings_of(store: &Store, container: &Container) -> Result<rbuild_store::RunSettings, Failure> {
-    match (store.containers().state(&container.id)?, store.containers().settings(&container.id)?) {
+fn settings_of(
+    store: &Store,
+    container: &Container,
+    state: &ContainerState,
+) -> Result<rbuild_store::RunSettings, Failure> {
+    match (state, store.containers().settings(&container.id)?) {
         (ContainerState::Created, Some(run)) => Ok(run),
         (ContainerState::Created, None) => {
             let failure = Failure::new(format!("container `{}` was created by an older version", container.name));

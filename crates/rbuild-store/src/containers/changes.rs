@@ -1,0 +1,181 @@
+//! Changes of the state of containers: creation, start, revert of a start, and removal.
+//!
+//! All of them are made under one lock, which is held from the check of the state to the end of the
+//! change, so that they cannot contradict each other: what is removed is not started, and only one
+//! process starts a container. The end of a container needs no change, because it is the release of
+//! its own lock.
+
+use std::ffi::OsStr;
+use std::fs::File;
+
+use rbuild_linux::Timestamp;
+
+use crate::containers::documents::{Container, Containers, DIR as DOCUMENTS, NewContainer};
+use crate::containers::runs::{ContainerState, RunLock, RunSettings};
+use crate::error::{Result, StoreError};
+use crate::ids::ContainerId;
+
+/// Lock file of the processes that change containers.
+const LOCK: &str = "containers.lock";
+
+/// The result of an attempt to start a container that was created before.
+#[derive(Debug)]
+pub enum StartAttempt {
+    /// The caller is its supervisor.
+    Begun(RunLock),
+    /// The container runs, or another process starts it.
+    Running,
+    /// The container has ended, so that its files are removed.
+    Ended,
+    /// There is no such container.
+    Missing,
+}
+
+/// The right to change containers. No other process changes one meanwhile.
+pub struct ContainerChanges<'s> {
+    containers: Containers<'s>,
+    _lock: File,
+}
+
+impl<'s> ContainerChanges<'s> {
+    /// Waits until no other process changes containers.
+    pub(crate) fn begin(containers: Containers<'s>) -> Result<ContainerChanges<'s>> {
+        let lock = containers.store.lock_file(LOCK)?;
+        Ok(ContainerChanges { containers, _lock: lock })
+    }
+
+    /// Creates a container that is not started yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NameTaken`] if the name is in use, or if a document cannot be
+    /// written.
+    pub fn create(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<Container> {
+        let container = self.named(new, false)?;
+        self.containers.write_settings(new, &container.id, settings)?;
+        self.containers.write_document(&container, new.durability)?;
+        Ok(container)
+    }
+
+    /// Creates a container that is started at once by the caller, its supervisor.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`ContainerChanges::create`] does.
+    pub fn create_running(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<RunLock> {
+        let container = self.named(new, true)?;
+        self.containers.write_settings(new, &container.id, settings)?;
+        let lock = self.containers.new_lock(&container.id)?;
+        self.containers.write_document(&container, new.durability)?;
+        Ok(lock)
+    }
+
+    /// Returns the document of a new container whose name is free.
+    fn named(&self, new: &NewContainer<'_>, created_by_start: bool) -> Result<Container> {
+        let NewContainer { name: given, image, image_name, created, command, salt: _, durability: _ } = *new;
+        let id = new.id();
+        if let Some(name) = given {
+            self.remove_abandoned()?;
+            if self.containers.list()?.iter().any(|c| c.name == name) {
+                return Err(StoreError::NameTaken(name.to_string()));
+            }
+        }
+        let Timestamp { sec, nsec } = created;
+        Ok(Container {
+            id,
+            // A generated name is as unique as the ID.
+            name: given.map_or_else(|| format!("rbuild_{}", id.short()), str::to_string),
+            image: *image,
+            image_name: Some(image_name.to_string()),
+            created: Some(sec),
+            created_nanos: nsec,
+            command: Some(command.to_vec()),
+            created_by_start,
+        })
+    }
+
+    /// Starts a container that was created before, or whose start was interrupted. The caller
+    /// becomes its supervisor.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its state cannot be read, or if the lock cannot be created.
+    pub fn start(&self, id: &ContainerId) -> Result<StartAttempt> {
+        if self.containers.document(id)?.is_none() {
+            return Ok(StartAttempt::Missing);
+        }
+        match self.containers.state(id)? {
+            ContainerState::Created => {
+                // An interrupted start leaves a lock.
+                self.containers.remove_start(id)?;
+                self.containers.new_lock(id).map(StartAttempt::Begun)
+            }
+            state if state.is_running() => Ok(StartAttempt::Running),
+            _ => Ok(StartAttempt::Ended),
+        }
+    }
+
+    /// Reverts the start of a container whose command could not be started. The caller, its
+    /// supervisor, holds its lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its files cannot be removed.
+    pub fn revert_start(&self, id: &ContainerId, _lock: &RunLock) -> Result<()> {
+        self.containers.remove_start(id)
+    }
+
+    /// Removes a container. Returns the freed disk space in bytes, 0 if the container no longer
+    /// exists. Returns `None` if it runs, and so stays.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its state cannot be read, or if its files cannot be removed.
+    pub fn remove(&self, id: &ContainerId) -> Result<Option<u64>> {
+        if self.containers.state(id)?.is_running() {
+            return Ok(None);
+        }
+        self.remove_files(id).map(Some)
+    }
+
+    /// Removes a container whose supervisor is the caller, which holds its lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its files cannot be removed.
+    pub fn remove_own(&self, id: &ContainerId, _lock: &RunLock) -> Result<()> {
+        self.remove_files(id).map(drop)
+    }
+
+    /// Removes the containers that their supervisors would have removed, but were killed before.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a state cannot be read, or if files cannot be removed.
+    pub fn remove_abandoned(&self) -> Result<()> {
+        for container in self.containers.list()? {
+            if self.is_abandoned(&container)? {
+                self.remove_files(&container.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns true for a container that was to be removed at its end, and for one that was created
+    /// by a start that was interrupted.
+    fn is_abandoned(&self, container: &Container) -> Result<bool> {
+        let id = &container.id;
+        let is_to_be_removed = || Ok(self.containers.settings(id)?.is_some_and(|settings| settings.remove));
+        match self.containers.state(id)? {
+            ContainerState::Dead if container.created_by_start && self.containers.start_of(id)?.is_none() => Ok(true),
+            ContainerState::Exited(_) | ContainerState::Dead => is_to_be_removed(),
+            _ => Ok(false),
+        }
+    }
+
+    /// Removes the document first: files without a document are removed by the next prune.
+    fn remove_files(&self, id: &ContainerId) -> Result<u64> {
+        self.containers.store.remove_note(DOCUMENTS, OsStr::new(&format!("{}.json", id.hex())))?;
+        self.containers.remove_run(id)
+    }
+}
