@@ -70,3 +70,14 @@ impl ContainerMount {
         }
     }
 }
+
+impl ContainerMount {
+    /// Returns its absolute path in the container, as it was specified.
+    pub fn target(&self) -> &str {
+        match self {
+            ContainerMount::Bind(Volume { target, .. })
+            | ContainerMount::Tmpfs(TmpfsMount { target, .. })
+            | ContainerMount::Named(NamedVolume { target, .. }) => target,
+        }
+    }
+}

@@ -14,6 +14,7 @@ use crate::commands::containers::command::{VariableSource, entrypoint, merged, p
 use crate::commands::containers::limits::limits;
 use crate::commands::containers::signals::{STOP_TIMEOUT, TERM};
 use crate::exit::Failure;
+use crate::input::mount_order::in_order;
 use crate::input::{flags as values, mounts, ports, security};
 use crate::ui::hints::VerbRemedy;
 use crate::ui::terminal;
@@ -62,7 +63,7 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
         network: network.name().into(),
         ports,
         exposed: exposed.into_iter().collect(),
-        mounts: binds.chain(mounted).chain(in_memory).chain(devices).collect::<Result<_, _>>()?,
+        mounts: in_order(binds.chain(mounted).chain(in_memory).chain(devices).collect::<Result<_, _>>()?)?,
         shm_size: flags.shm_size.as_deref().map(|s| values::size("--shm-size", s)).transpose()?,
         limits: limits(flags),
         ulimits: flags.ulimit.iter().map(|u| values::ulimit(u)).collect::<Result<_, _>>()?,

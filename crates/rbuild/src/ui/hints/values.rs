@@ -39,6 +39,8 @@ pub enum ValueRemedy {
     BindDirectory,
     /// Use the form of a mount.
     MountForm,
+    /// Mount something at another path of the container.
+    OtherTarget,
     /// Add the value of an annotation.
     AnnotationForm,
     /// Omit the type of an annotation.
@@ -168,6 +170,7 @@ impl ValueRemedy {
             }
             ValueRemedy::BindDirectory => "use type=bind with a directory, type=volume or type=tmpfs".into(),
             ValueRemedy::MountForm => "use the form type=bind,source=PATH,target=PATH".into(),
+            ValueRemedy::OtherTarget => "mount one of them at another path of the container".into(),
             ValueRemedy::AnnotationForm => "add a value, such as org.example.team=web".into(),
             ValueRemedy::OmitType => "omit the type".into(),
             ValueRemedy::ManifestOrOmitType => "use manifest, or omit the type".into(),

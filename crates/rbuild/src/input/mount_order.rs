@@ -1,0 +1,62 @@
+//! Order of the mounts of a container.
+
+use rbuild_paths::in_root;
+use rbuild_plan::ContainerMount;
+
+use crate::exit::Failure;
+use crate::ui::hints::ValueRemedy;
+
+/// Sorts mounts by the depth of their targets, as docker does, so that none covers another one. Of
+/// several mounts in memory with one target, the last one remains.
+///
+/// # Errors
+///
+/// Fails if two mounts have the same target.
+pub fn in_order(mounts: Vec<ContainerMount>) -> Result<Vec<ContainerMount>, Failure> {
+    let mut sorted: Vec<(Vec<String>, ContainerMount)> = Vec::new();
+    for mount in mounts {
+        let target: Vec<String> = in_root(mount.target()).into_iter().map(String::from).collect();
+        let equal = sorted.iter_mut().find(|(other, _)| *other == target);
+        match (equal, mount) {
+            (None, mount) => sorted.push((target, mount)),
+            (Some((_, other @ ContainerMount::Tmpfs(_))), mount @ ContainerMount::Tmpfs(_)) => *other = mount,
+            (Some(_), mount) => {
+                let failure = Failure::usage(format!("two mounts have the target `{}`", mount.target()));
+                return Err(failure.help(ValueRemedy::OtherTarget));
+            }
+        }
+    }
+    sorted.sort_by_key(|(target, _)| target.len());
+    Ok(sorted.into_iter().map(|(_, mount)| mount).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_plan::{TmpfsMount, TmpfsOptions, Volume};
+
+    use super::*;
+
+    #[test]
+    fn mounts_are_made_in_the_order_of_their_depth_and_once_for_each_target() {
+        let bind = |target: &str| {
+            ContainerMount::Bind(Volume { source: "/data".into(), target: target.into(), read_only: false })
+        };
+        let tmpfs = |target: &str, size| {
+            let options = TmpfsOptions { size, ..TmpfsOptions::default() };
+            ContainerMount::Tmpfs(TmpfsMount { target: target.into(), options, read_only: false })
+        };
+        let same = "two mounts have the target";
+        for (mounts, expected) in [
+            (vec![bind("/var/lib/app"), tmpfs("/var/lib", None)], Ok("/var/lib /var/lib/app")),
+            (vec![bind("/b"), bind("/a"), tmpfs("/../c/./x/..", None)], Ok("/b /a /../c/./x/..")),
+            (vec![tmpfs("/a", None), bind("/a/b"), tmpfs("/a/", Some(1))], Ok("/a/ /a/b")),
+            (vec![bind("/a"), tmpfs("/a", None)], Err(format!("{same} `/a`"))),
+            (vec![bind("/a"), bind("//a/b/../")], Err(format!("{same} `//a/b/../`"))),
+        ] {
+            let found = in_order(mounts).map_err(|failure| failure.message);
+            let targets =
+                found.map(|mounts| mounts.iter().map(ContainerMount::target).collect::<Vec<_>>().join(" "));
+            assert_eq!(targets.as_deref(), expected.as_ref().map(|targets| *targets));
+        }
+    }
+}
