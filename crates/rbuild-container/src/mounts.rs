@@ -69,9 +69,7 @@ impl ContainerMount {
             ContainerMount::Bind(_) | ContainerMount::Tmpfs(_) => None,
         }
     }
-}
 
-impl ContainerMount {
     /// Returns its absolute path in the container, as it was specified.
     pub fn target(&self) -> &str {
         match self {

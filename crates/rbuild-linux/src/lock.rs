@@ -104,6 +104,8 @@ pub struct LockHolder {
     pub uid: Option<u32>,
     /// Processor time used so far, in clock ticks.
     pub work: u64,
+    /// True if a signal has stopped it (SIGSTOP).
+    pub is_stopped: bool,
 }
 
 /// Maximum number of processes whose open files are searched for a lock that the kernel reports
@@ -166,7 +168,8 @@ fn describe(proc: &RootDir, pid: u32) -> LockHolder {
     let stat = read("stat");
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let work = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    LockHolder { pid, command: read("comm").trim().to_string(), uid, work }
+    let is_stopped = fields.trim_start().starts_with(['T', 't']);
+    LockHolder { pid, command: read("comm").trim().to_string(), uid, work, is_stopped }
 }
 
 #[cfg(test)]
@@ -204,10 +207,15 @@ mod tests {
         let mut holder =
             std::process::Command::new("flock").arg(dir.join("lock")).args(["sleep", "60"]).spawn().unwrap();
         let proc = RootDir::open("/proc").unwrap();
-        let found = (0..200).find_map(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            lock_holders(&proc, &file).into_iter().next()
-        });
+        let wait = |is_it: &dyn Fn(&LockHolder) -> bool| {
+            (0..200).find_map(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                lock_holders(&proc, &file).into_iter().next().filter(is_it)
+            })
+        };
+        let found = wait(&|holder| !holder.is_stopped);
+        crate::process::signal_pidfd(&crate::process::pidfd(holder.id()).unwrap(), libc::SIGSTOP).unwrap();
+        assert!(wait(&|holder| holder.is_stopped).is_some());
         let _ = holder.kill();
         let _ = holder.wait();
         let found = found.map(|found| (found.pid, found.command, found.uid));

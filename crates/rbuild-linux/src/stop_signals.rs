@@ -119,6 +119,41 @@ impl Drop for StopSignals {
     }
 }
 
+/// Protects this process from being stopped by its terminal (Ctrl-Z, and access from the
+/// background), in the calling thread until the value is dropped. Signals that arrive meanwhile are
+/// discarded. Processes that are forked meanwhile inherit the mask.
+pub struct StopProtection {
+    previous: SigSet,
+    receiver: SignalFd,
+}
+
+impl StopProtection {
+    /// Blocks the signals.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no descriptor is free.
+    pub fn begin() -> Result<StopProtection> {
+        let fail = |call, object: &'static str| {
+            move |e: nix::errno::Errno| Error::new(call, described(object), io::Error::from(e))
+        };
+        let signals: SigSet = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].into_iter().collect();
+        let receiver = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(fail("signalfd4", "a receiver of signals"))?;
+        let mut previous = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut previous))
+            .map_err(fail("sigprocmask", "the handling of signals"))?;
+        Ok(StopProtection { previous, receiver })
+    }
+}
+
+impl Drop for StopProtection {
+    fn drop(&mut self) {
+        while self.receiver.read_signal().is_ok_and(|signal| signal.is_some()) {}
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.previous), None);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -129,6 +164,18 @@ mod tests {
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask)).unwrap();
         mask
+    }
+
+    #[test]
+    fn a_protected_process_is_not_stopped_by_its_terminal() {
+        let before = blocked();
+        let protection = StopProtection::begin().unwrap();
+        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+            nix::sys::signal::raise(signal).unwrap();
+        }
+        // Otherwise, this stops the test.
+        drop(protection);
+        assert_eq!(blocked(), before);
     }
 
     #[test]

@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     fn holder(command: &str, uid: Option<u32>) -> LockHolder {
-        LockHolder { pid: 7, command: command.into(), uid, work: 0 }
+        LockHolder { pid: 7, command: command.into(), uid, work: 0, is_stopped: false }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_container::{Capabilities, ContainerMount, ContainerPort, GroupLimits, PublishedPort, Ulimit};
-use rbuild_linux::{ProcessStamp, described};
+use rbuild_linux::{ProcessStamp, RootDir, described, lock_holders};
 use serde::{Deserialize, Serialize};
 
 use crate::containers::documents::{Containers, NewContainer};
@@ -265,6 +265,13 @@ impl RunWatch {
             Err(TryLockError::WouldBlock) => true,
             Err(TryLockError::Error(_)) => false,
         }
+    }
+
+    /// Returns the PID of the supervisor if a signal has stopped it, so that the container cannot
+    /// end. `None` if it is not known.
+    pub fn stopped_supervisor(&self) -> Option<u32> {
+        let proc = RootDir::open("/proc").ok()?;
+        lock_holders(&proc, &self.0).into_iter().find(|holder| holder.is_stopped).map(|holder| holder.pid)
     }
 
     fn end(&self) -> Option<Ended> {

@@ -54,8 +54,7 @@ mod tests {
             (vec![bind("/a"), bind("//a/b/../")], Err(format!("{same} `//a/b/../`"))),
         ] {
             let found = in_order(mounts).map_err(|failure| failure.message);
-            let targets =
-                found.map(|mounts| mounts.iter().map(ContainerMount::target).collect::<Vec<_>>().join(" "));
+            let targets = found.map(|mounts| mounts.iter().map(ContainerMount::target).collect::<Vec<_>>().join(" "));
             assert_eq!(targets.as_deref(), expected.as_ref().map(|targets| *targets));
         }
     }

@@ -399,6 +399,9 @@ fn a_container_in_the_foreground_is_a_container_like_others() {
         assert_eq!(host.line("exec web hostname").ok().stdout.trim(), &id[..12]);
     }
     host.line("rmi busybox").fails(1, &["container `web`"]);
+    // Ctrl-Z must not stop the supervisor alone.
+    let send = |signal: &str, to: u32| std::process::Command::new("kill").args([signal, &to.to_string()]).status();
+    send("-TSTP", run.id()).unwrap();
     assert_eq!(host.line("stop web").ok().stdout, "web\n");
     let mut shown = String::new();
     run.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
@@ -415,7 +418,10 @@ fn a_container_in_the_foreground_is_a_container_like_others() {
     assert_eq!(host.line("run -d -q --rm busybox true").ok().stdout.lines().count(), 1);
     let mut run = host.0.command(["run", "--name", "k", "busybox", "sleep", "1000"]);
     let mut run = run.stdout(Stdio::null()).spawn().unwrap();
-    wait_until("the container runs", || host.line("ps -q -f name=k").ok().stdout.lines().count() == 1);
+    wait_until("the container runs", || host.state("k", "{{.State.Status}}") == "running");
+    send("-STOP", run.id()).unwrap();
+    host.line("rm -f k").fails(1, &["is stopped", "kill -CONT"]);
+    send("-CONT", run.id()).unwrap();
     host.line("rm -f k").ok();
     assert_eq!(run.wait().unwrap().code(), Some(137));
     wait_until("others are removed", || host.line("ps -aq").ok().stdout.lines().count() == 1);
@@ -536,7 +542,7 @@ fn killed_supervisors_leave_dead_containers_and_no_processes() {
         run.kill().unwrap();
         run.wait().unwrap();
         wait_until("the container is dead", || host.state("k", "{{.State.Status}}") == "dead");
-        host.rbuild(after).ok();
+        host.rbuild(after.iter().copied()).ok();
         assert_eq!(host.line("ps -aq").ok().stdout, "");
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, ContainerCommand, invoke, limit_remedy};
-use rbuild_linux::{StopSignals, quoted};
+use rbuild_linux::{StopProtection, StopSignals, quoted};
 use rbuild_sandbox::{
     Builder, BuilderExit, Cancel, CommandOutcome, Input, Restore, SandboxError, Watched, enter_watching,
 };
@@ -73,6 +73,9 @@ pub fn run(
 ) -> Result<Option<u8>, Failure> {
     let id = launch.origin.id();
     let (ours, theirs) = UnixStream::pair().map_err(|e| Failure::caused("cannot create a pair of sockets", &e))?;
+    // The command goes on without this process, which must not miss its end. As under docker,
+    // Ctrl-Z is one for the command, which ignores it as the first process of its container.
+    let protection = StopProtection::begin().map_err(|e| Failure::caused("cannot start the container", &e))?;
     // A container in the foreground exists with this process.
     let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
     let Some(lock) = launch.begin(store)? else { return Ok(None) };
@@ -106,6 +109,7 @@ pub fn run(
     }
     drop(lock);
     drop(signals);
+    drop(protection);
     ended?;
     Ok(Some(code as u8))
 }

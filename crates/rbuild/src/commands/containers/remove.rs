@@ -12,11 +12,11 @@ use crate::ui::terminal;
 use rbuild_store::{Container, Store};
 
 pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
     let mut worst = code::OK;
     for wanted in &args.targets.containers {
+        let store = settings.open()?;
         match store.containers().find_container(wanted)? {
-            Some(container) => match remove(settings, &store, &container, &args) {
+            Some(container) => match remove(settings, store, &container, &args) {
                 Ok(()) => terminal::out(&format!("{wanted}\n")),
                 Err(failure) => worst = worst.max(failure.report()),
             },
@@ -30,11 +30,12 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
 
 /// Removes a container; with `force`, kills it first, and with `volumes`, removes its anonymous
 /// volumes.
-fn remove(settings: &Settings, store: &Store, container: &Container, args: &RmArgs) -> Result<(), Failure> {
+fn remove(settings: &Settings, mut store: Store, container: &Container, args: &RmArgs) -> Result<(), Failure> {
     let run = if args.volumes { store.containers().settings(&container.id)? } else { None };
     loop {
         if args.force {
-            kill_and_wait(store, container)?;
+            kill_and_wait(settings, store, container)?;
+            store = settings.open()?;
         }
         if store.container_changes()?.remove(&container.id)?.is_some() {
             break;
@@ -44,7 +45,7 @@ fn remove(settings: &Settings, store: &Store, container: &Container, args: &RmAr
             return Err(Failure::new(format!("container `{name}` is running")).help(VerbRemedy::StopFirst { name }));
         }
     }
-    run.iter().for_each(|run| volumes::remove_anonymous(settings, store, run));
+    run.iter().for_each(|run| volumes::remove_anonymous(settings, &store, run));
     Ok(())
 }
 

@@ -114,7 +114,12 @@ fn stop_one(
     // Builds and other commands must not wait for this one.
     store.release_lock()?;
     let current = || settings.open().ok().and_then(|store| process_of(&store, container));
-    ending.end(signal.unwrap_or(usual), Duration::from_secs(time.unwrap_or(usual_time)), current)
+    let ended = ending.end(signal.unwrap_or(usual), Duration::from_secs(time.unwrap_or(usual_time)), current);
+    ended.map_err(|supervisor| {
+        let name = &container.name;
+        let failure = Failure::new(format!("container `{name}` cannot end: its process {supervisor} is stopped"));
+        failure.help(VerbRemedy::Continue { process: supervisor })
+    })
 }
 
 /// Returns the first process of a container, if it runs.
@@ -122,10 +127,10 @@ fn process_of(store: &Store, container: &Container) -> Option<OwnedFd> {
     store.containers().start_of(&container.id).ok().flatten()?.open()
 }
 
-/// Kills a container, and waits for its end. Does nothing if it does not run.
-pub fn kill_and_wait(store: &Store, container: &Container) -> Result<(), Failure> {
-    let current = || process_of(store, container);
-    Ending::of(store, container)?.map_or(Ok(()), |ending| ending.end(KILL, Duration::ZERO, current))
+/// Kills a container, and waits for its end. Does nothing if it does not run. Releases the lock of
+/// the store.
+pub fn kill_and_wait(settings: &Settings, store: Store, container: &Container) -> Result<(), Failure> {
+    stop_one(settings, store, container, Some(KILL), Some(0))
 }
 
 /// A running container that is to end.
@@ -160,16 +165,25 @@ impl Ending {
     /// Sends the signal, waits, kills the container unless it has ended, and waits for its end.
     /// `current` returns the first process that it has then: it may have been started again just
     /// before that was forbidden.
-    fn end(self, signal: i32, time: Duration, current: impl Fn() -> Option<OwnedFd>) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    ///
+    /// Fails with the PID of the supervisor if that is stopped.
+    fn end(self, signal: i32, time: Duration, current: impl Fn() -> Option<OwnedFd>) -> Result<(), u32> {
         // The process may have ended meanwhile.
         let _ = self.process.as_ref().map(|process| signal_pidfd(process, signal));
         let mut time = time;
         while !ends_within(&self.watch, time) {
             let process = current();
             let _ = process.as_ref().or(self.process.as_ref()).map(|process| signal_pidfd(process, KILL));
+            if time == MAX_KILL
+                && let Some(supervisor) = self.watch.stopped_supervisor()
+            {
+                return Err(supervisor);
+            }
             time = MAX_KILL;
         }
-        self.watch.wait().map(drop).map_err(Failure::from)
+        Ok(())
     }
 }
 

@@ -7,6 +7,8 @@ use crate::ui::hints::hint::Hint;
 /// An action that a command suggests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VerbRemedy {
+    /// Continue a process that is stopped.
+    Continue { process: u32 },
     /// Copy files into an image by a build.
     UseCopy,
     /// Write the path of a file in an image.
@@ -104,6 +106,7 @@ impl From<VerbRemedy> for Hint {
 impl VerbRemedy {
     fn words(&self) -> Cow<'static, str> {
         match self {
+            VerbRemedy::Continue { process } => format!("run `kill -CONT {process}` to continue it").into(),
             VerbRemedy::UseCopy => "use COPY in a Dockerfile".into(),
             VerbRemedy::WritePath { image, path } => format!("write {image}:/{path}").into(),
             VerbRemedy::AnswerYes => "answer y, or pass -f to remove without a question".into(),

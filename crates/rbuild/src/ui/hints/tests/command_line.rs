@@ -297,6 +297,7 @@ fn hints_about_outputs_are_as_recorded() {
 fn hints_about_single_commands_are_as_recorded() {
     assert_words!(
         VerbRemedy {
+            Continue,
             UseCopy,
             WritePath,
             ListExplanations,
@@ -342,6 +343,7 @@ fn hints_about_single_commands_are_as_recorded() {
             BeDeterministic
         },
         [
+            VerbRemedy::Continue { process: 7 },
             VerbRemedy::UseCopy,
             VerbRemedy::WritePath { image: "alpine".into(), path: "etc/passwd".into() },
             VerbRemedy::ListExplanations,
