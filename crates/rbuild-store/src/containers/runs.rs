@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::containers::documents::{Containers, NewContainer};
 use crate::containers::output::FILES as OUTPUT_FILES;
 use crate::containers::restarts::{FILES as RESTART_FILES, LastEnd, RestartFiles, RestartPolicy};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::gc::prune::tree_bytes;
 use crate::ids::ContainerId;
 use crate::modes;
@@ -429,13 +429,20 @@ impl Containers<'_> {
         self.store.path().join(place(id)).join(name)
     }
 
+    /// Returns the disk usage of the records and the output of a container in bytes.
+    pub(crate) fn bytes_of_run(&self, id: &ContainerId) -> Result<u64> {
+        match self.store.dir(place(id)) {
+            Err(StoreError::Kernel(e)) if e.is_not_found() => Ok(0),
+            other => Ok(tree_bytes(&other?)),
+        }
+    }
+
     /// Removes the files of a container. Returns the freed disk space in bytes.
     pub(super) fn remove_run(&self, id: &ContainerId) -> Result<u64> {
-        let runs = match self.store.dir(DIR) {
-            Err(e) if e.is_not_found() => return Ok(0),
-            other => other?,
-        };
-        let bytes = runs.sub(id.hex()).map_or(0, |dir| tree_bytes(&dir));
+        if !self.store.root.exists(DIR)? {
+            return Ok(0);
+        }
+        let (runs, bytes) = (self.store.dir(DIR)?, self.bytes_of_run(id)?);
         match runs.remove_all(OsStr::new(&id.hex())) {
             // A builder of an older version removes it at the same time.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),

@@ -66,10 +66,17 @@ fn a_container_is_started_or_removed_but_not_both() {
     let StartAttempt::Begun(lock) = start() else { panic!("the start was reverted") };
     store.containers().record_start(&made, &started()).unwrap();
     assert!(matches!(start(), StartAttempt::Running));
+    let usage = || {
+        let all = store.disk_usage().by_kind().unwrap();
+        all.into_iter().find(|(kind, _)| *kind == "Containers").map(|(_, usage)| usage).unwrap()
+    };
+    std::fs::write(store.containers().file_of(&made, "output"), [0; 9000]).unwrap();
+    let used = usage();
+    assert!((used.count, used.active, used.reclaimable) == (1, 1, 0) && used.bytes >= 9000, "{used:?}");
     lock.record_end(&end()).unwrap();
     drop(lock);
+    assert_eq!(usage(), crate::Usage { active: 0, reclaimable: used.bytes, ..used });
     assert!(matches!(start(), StartAttempt::Ended));
-    std::fs::write(store.containers().file_of(&made, "output"), [0; 9000]).unwrap();
     assert!(changes(&store).remove(&made).unwrap().is_some_and(|bytes| bytes >= 9000));
     assert!(matches!(start(), StartAttempt::Missing));
     // Another process has removed it before.

@@ -16,7 +16,7 @@ pub struct Usage {
     /// Number of entries.
     pub count: u64,
     /// Number of entries in use: images of containers, blobs of images, and trees of running
-    /// containers.
+    /// containers, and these themselves.
     pub active: u64,
     /// Disk usage in bytes.
     pub bytes: u64,
@@ -33,12 +33,13 @@ pub struct DiskUsage<'s> {
 impl DiskUsage<'_> {
     /// Returns the usage of images, and of what they and the cache consist of: blobs (packed
     /// layers, documents and downloads), trees (unpacked files), volumes, cache mounts and build
-    /// logs.
+    /// logs. That of containers is the usage of their records, their output and, while they run, of
+    /// the files that they have changed, as far as this user can read them.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn by_kind(&self) -> Result<[(&'static str, Usage); 6]> {
+    pub fn by_kind(&self) -> Result<[(&'static str, Usage); 7]> {
         let (images, of_images) = self.usage_of_images()?;
         let [trees, mounts, logs] = ["trees", "mounts", "logs"].map(|dir| self.usage_of_dir(dir));
         let pinned = self.store.containers().pinned_trees()?;
@@ -49,6 +50,7 @@ impl DiskUsage<'_> {
         let all = |usage: Usage| Usage { reclaimable: usage.bytes, ..usage };
         Ok([
             ("Images", images),
+            ("Containers", self.usage_of_containers()?),
             ("Blobs", self.usage_of_blobs(&of_images)?),
             ("Trees", trees),
             ("Volumes", self.usage_of_volumes()?),
@@ -108,6 +110,24 @@ impl DiskUsage<'_> {
             usage.active += u64::from(is_active);
             usage.bytes += bytes;
             usage.reclaimable += if is_active { 0 } else { bytes };
+        }
+        Ok(usage)
+    }
+
+    fn usage_of_containers(&self) -> Result<Usage> {
+        let containers = self.store.containers();
+        let mut usage = Usage::default();
+        for container in containers.list()? {
+            let bytes = containers.bytes_of_run(&container.id)?;
+            usage.count += 1;
+            usage.bytes += bytes;
+            if containers.state(&container.id)?.is_running() {
+                usage.active += 1;
+                let changes = containers.changes(&container.id)?.and_then(|dir| self.store.dir(dir).ok());
+                usage.bytes += changes.map_or(0, |dir| tree_bytes(&dir));
+            } else {
+                usage.reclaimable += bytes;
+            }
         }
         Ok(usage)
     }
