@@ -216,6 +216,15 @@ pub fn signal_number(text: &str) -> Option<i32> {
     real_time.filter(|number| REAL_TIME.contains(number))
 }
 
+/// Returns the name of the signal with that number, in a form that [`signal_number`] accepts.
+pub fn signal_name(number: i32) -> String {
+    match number - REAL_TIME.start() {
+        0 => "SIGRTMIN".into(),
+        distance @ 1.. => format!("SIGRTMIN+{distance}"),
+        _ => Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.to_string()),
+    }
+}
+
 /// Sends the signal with that number through a pidfd.
 ///
 /// # Errors
@@ -568,6 +577,10 @@ mod tests {
         {
             assert_eq!(signal_number(text), Some(number), "{text}");
         }
+        for number in (1..32).chain(34..65) {
+            assert_eq!(signal_number(&signal_name(number)), Some(number));
+        }
+        assert_eq!([10, 15, 34, 37].map(signal_name), ["SIGUSR1", "SIGTERM", "SIGRTMIN", "SIGRTMIN+3"]);
         for text in ["32", "65", "RTMIN-1", "RTMAX+1", "RTMIN+31", "RTMAX-31", "RTMIN+", "RTMIN++1", "RTMIN3"] {
             assert_eq!(signal_number(text), None, "{text}");
         }

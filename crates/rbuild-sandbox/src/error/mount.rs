@@ -117,7 +117,10 @@ impl fmt::Display for MountError {
                 write!(f, "cannot create the mount point {target} in a read-only mount")
             }
             MountProblem::SingleFile => {
-                write!(f, "the volume at {target} is a single file; RUN --security=insecure could remount it writable")
+                write!(
+                    f,
+                    "the volume at {target} is a single file; a command with all privileges could remount it writable"
+                )
             }
         }
     }

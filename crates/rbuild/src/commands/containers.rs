@@ -6,6 +6,7 @@ pub mod command;
 pub mod create;
 pub mod exec;
 pub mod foreground;
+pub mod id_file;
 pub mod image;
 pub mod inspect;
 pub mod launch;

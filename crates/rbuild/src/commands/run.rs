@@ -7,7 +7,7 @@ use rbuild_store::{Durability, NewContainer, RestartPolicy};
 use crate::args::RunArgs;
 use crate::commands::containers::command::{detached_input, input};
 use crate::commands::containers::create::{image, new_container, salt};
-use crate::commands::containers::foreground::IdFile;
+use crate::commands::containers::id_file::IdFile;
 use crate::commands::containers::launch::{ContainerOrigin, Launch};
 use crate::commands::containers::settings::{command_of, of_flags};
 use crate::commands::containers::{background, foreground};
@@ -31,16 +31,16 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let durability = if args.detach { Durability::PowerFailure } else { Durability::Crash };
     let new = NewContainer { command: &command, durability, ..new };
     let launch = Launch::new(settings, &store, ContainerOrigin::New(new), &image, run, input)?;
+    let launch = Launch { id_file, ..launch };
     if !args.detach {
         if launch.invocation.settings.restart != RestartPolicy::No {
             let text = "--restart has no effect in the foreground".to_string();
             terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::RunDetached).into()) });
         }
-        let code = foreground::run(settings, &store, &launch, id_file)?;
+        let code = foreground::run(settings, &store, &launch)?;
         return Ok(code.expect("no other process starts a new container"));
     }
     let id = background::start(settings, store, &launch)?;
-    id_file.map_or(Ok(()), |file| file.write(&id))?;
     terminal::out(&format!("{}\n", id.hex()));
     Ok(code::OK)
 }

@@ -21,11 +21,12 @@ struct Wanted {
 }
 
 /// Returns the ports that flags publish. `publish` are the values of `--publish`; `all` are the
-/// ports of `--publish-all`. All of them are free at the time of the call.
+/// ports of `--publish-all`. A missing port of the machine is one that is free at the time of the
+/// call; the others are not checked.
 ///
 /// # Errors
 ///
-/// Fails if a value is not valid, or if a port cannot be opened.
+/// Fails if a value is not valid, or if no port is free.
 pub fn published(publish: &[String], all: &BTreeSet<ContainerPort>) -> Result<Vec<PublishedPort>, Failure> {
     let mut wanted: Vec<Wanted> = publish.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
     for target in all {
@@ -33,23 +34,28 @@ pub fn published(publish: &[String], all: &BTreeSet<ContainerPort>) -> Result<Ve
             wanted.push(Wanted { address: Ipv4Addr::UNSPECIFIED.into(), port: None, target: *target });
         }
     }
-    // Held until all are known to be free: two flags may name the same port.
+    // Held until all are chosen.
     let mut held = Vec::new();
+    let mut choose = |wanted: &Wanted| {
+        let open = Held::open(wanted)?;
+        let port = open.port();
+        held.push(open);
+        port
+    };
     let mut ports = Vec::new();
     for wanted in wanted {
-        let open = Held::open(&wanted).map_err(|e| refused(&wanted, &e))?;
-        let port = open.port().map_err(|e| refused(&wanted, &e))?;
+        let port = wanted.port.map_or_else(|| choose(&wanted).map_err(|e| refused(&wanted, &e)), Ok)?;
         ports.push(PublishedPort { address: wanted.address, port, target: wanted.target });
-        held.push(open);
     }
     Ok(ports)
 }
 
-/// Fails unless all ports are free.
+/// Fails unless all ports are free, and published once.
 pub fn check(ports: &[PublishedPort]) -> Result<(), Failure> {
+    let mut held = Vec::new();
     for PublishedPort { address, port, target } in ports {
         let wanted = Wanted { address: *address, port: Some(*port), target: *target };
-        Held::open(&wanted).map_err(|e| refused(&wanted, &e))?;
+        held.push(Held::open(&wanted).map_err(|e| refused(&wanted, &e))?);
     }
     Ok(())
 }
@@ -178,11 +184,13 @@ mod tests {
     fn a_port_is_published_once() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let twice = [format!("127.0.0.1:{free}:80"), format!("127.0.0.1:{free}:81")];
-        let failure = published(&twice, &BTreeSet::new()).unwrap_err();
+        // `create` does not open ports: another program may use them until the start.
+        let failure = check(&published(&twice, &BTreeSet::new()).unwrap()).unwrap_err();
         assert!(failure.message.ends_with("is already in use on this machine"), "{}", failure.message);
         let all = exposed(&["80".to_string(), "443/tcp".to_string()]).unwrap();
         let ports = published(&twice[..1], &all).unwrap();
         assert_eq!(ports.iter().map(|port| port.target.number).collect::<Vec<_>>(), [80, 443]);
         assert!(ports[0].port == free && ports[1].port > 0);
+        check(&ports).unwrap();
     }
 }

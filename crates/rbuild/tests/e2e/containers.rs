@@ -440,6 +440,11 @@ fn created_containers_are_started_once() {
     host.line("create --name b busybox nosuch").ok();
     host.line("start b").fails(127, &["the image has no program `nosuch`"]);
     assert_eq!(host.state("b", "{{.State.Status}}"), "created");
+    assert_eq!(host.line("logs b").ok().stdout, "");
+    let file = host.0.path("cid");
+    let file = file.to_str().unwrap();
+    host.rbuild(["run", "--cidfile", file, "busybox", "nosuch"]).fails(127, &["no program `nosuch`"]);
+    assert_eq!(std::fs::read_to_string(file).unwrap().len(), 64);
     host.rbuild(["create", "--name", "c", "busybox", "sh", "-c", FOREVER]).ok();
     assert_eq!(host.line("start c").ok().stdout, "c\n");
     assert_eq!(host.line("start c").ok().stdout, "c\n");
@@ -462,8 +467,10 @@ fn flags_of_run_have_the_effects_that_docker_gives_them() {
     host.rbuild(words.chain([labels, "busybox", "sh", "-c", script])).ok();
     assert_eq!(host.line("wait a").ok().stdout, "9\n");
     assert_eq!(host.line("logs a").ok().stdout, "700\n0 50 77\n2\n");
-    let shown = host.state("a", "{{json .Config.Labels}} {{len .Mounts}} {{.HostConfig.GroupAdd}}");
-    assert_eq!(shown, "{\"a\":\"1\",\"b\":\"\"} 2 [extra 77]");
+    let format = "{{json .Config.Labels}} {{len .Mounts}} {{.HostConfig.GroupAdd}} {{index .HostConfig.Tmpfs \"/t\"}}";
+    let shown = host.state("a", format);
+    assert_eq!(shown, "{\"a\":\"1\",\"b\":\"\"} 2 [extra 77] mode=700");
+    assert_eq!(host.state("a", "{{.Config.StopSignal}}"), "SIGTERM");
     let warned = host.line("run --rm --health-cmd true busybox true").ok().stderr;
     assert!(warned.contains("warning: --health-cmd is not supported yet"), "{warned}");
     let read_only = ["run", "--rm", "--read-only", "--tmpfs", "/t", "busybox", "sh", "-c"];

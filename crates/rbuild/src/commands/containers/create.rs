@@ -4,7 +4,7 @@ use rbuild_linux::Timestamp;
 use rbuild_store::{Durability, Image, NewContainer, Store};
 
 use crate::args::{ContainerFlags, CreateArgs};
-use crate::commands::containers::foreground::IdFile;
+use crate::commands::containers::id_file::IdFile;
 use crate::commands::containers::image::ContainerImage;
 use crate::commands::containers::settings::{command_of, of_flags};
 use crate::exit::{Failure, code};

@@ -2,10 +2,9 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, ContainerCommand, invoke, limit_remedy};
-use rbuild_linux::{StopProtection, StopSignals, quoted};
+use rbuild_linux::{StopProtection, StopSignals};
 use rbuild_sandbox::{
     Builder, BuilderExit, Cancel, CommandOutcome, Input, Restore, SandboxError, Watched, enter_watching,
 };
@@ -17,9 +16,8 @@ use crate::commands::containers::limits;
 use crate::commands::in_builder::{exit_code, store_in};
 use crate::commands::volumes;
 use crate::exit::{Failure, interrupted};
-use crate::input::output;
 use crate::input::settings::Settings;
-use crate::ui::hints::{Hint, OutputRemedy, UsageRemedy};
+use crate::ui::hints::{Hint, UsageRemedy};
 use crate::ui::terminal;
 
 /// The note while a command that has received a signal has not ended.
@@ -28,49 +26,13 @@ const STOPPING: &str = "note: the command has 10 s to end; another signal ends i
 /// Exit code of a builder that SIGKILL ended.
 const KILLED: i32 = 128 + 9;
 
-/// The file that receives the ID of a container, `--cidfile`.
-pub struct IdFile {
-    path: PathBuf,
-    file: rbuild_linux::Destination,
-}
-
-impl IdFile {
-    /// Opens the file, which must not exist.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it exists or cannot be created.
-    pub fn open(path: &PathBuf) -> Result<IdFile, Failure> {
-        if path.exists() {
-            let failure = Failure::new(format!("--cidfile {}: the file exists", quoted(path)));
-            return Err(failure.help(OutputRemedy::RemoveIdFile));
-        }
-        Ok(IdFile { path: path.clone(), file: output::file("the file for the ID", path)? })
-    }
-
-    /// Writes the ID.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it cannot be written.
-    pub fn write(&self, id: &ContainerId) -> Result<(), Failure> {
-        let written = self.file.write(id.hex().as_bytes());
-        written.map_err(|e| output::unwritten("the file for the ID", &self.path, e))
-    }
-}
-
 /// Runs the container to its end on the standard streams of this process, and returns the exit code
 /// of its command; `None` if it runs already.
 ///
 /// # Errors
 ///
 /// Fails if the container cannot be created.
-pub fn run(
-    settings: &Settings,
-    store: &Store,
-    launch: &Launch<'_>,
-    id_file: Option<IdFile>,
-) -> Result<Option<u8>, Failure> {
+pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>) -> Result<Option<u8>, Failure> {
     let id = launch.origin.id();
     let (ours, theirs) = UnixStream::pair().map_err(|e| Failure::caused("cannot create a pair of sockets", &e))?;
     // The command goes on without this process, which must not miss its end. As under docker,
@@ -81,12 +43,7 @@ pub fn run(
     let Some(lock) = launch.begin(store)? else { return Ok(None) };
     let mut is_started = false;
     let mut read = || {
-        if record_start(store, &id, &ours) {
-            is_started = true;
-            id_file.iter().filter_map(|file| file.write(&id).err()).for_each(|failure| {
-                failure.report();
-            });
-        }
+        is_started |= record_start(store, &id, &ours);
         false
     };
     // The builder cannot restore the terminal if it is killed.

@@ -1,6 +1,7 @@
 //! Properties of containers, which the verb `inspect` shows in docker's form.
 
 use rbuild_engine::DEFAULT_SHM;
+use rbuild_linux::process::signal_name;
 use rbuild_plan::{Capabilities, ContainerMount, NamedVolume, TmpfsMount, Volume};
 use rbuild_store::{Container, ContainerState, Ended, RestartPolicy, RunSettings, Started, Store};
 use serde_json::{Map, Value, json};
@@ -74,6 +75,7 @@ fn host_config(settings: Option<&RunSettings>) -> Value {
         let names: Vec<String> = names.map(|name| format!("CAP_{name}")).collect();
         (!security.privileged && !names.is_empty()).then_some(names)
     };
+    let in_memory: Map<String, Value> = settings.mounts.iter().filter_map(tmpfs).collect();
     let binds: Vec<String> = settings.mounts.iter().filter_map(bind).collect();
     json!({
         "AutoRemove": settings.remove,
@@ -89,6 +91,7 @@ fn host_config(settings: Option<&RunSettings>) -> Value {
         "Privileged": security.privileged,
         "ReadonlyRootfs": security.read_only,
         "RestartPolicy": {"Name": settings.restart.name(), "MaximumRetryCount": retries(settings.restart)},
+        "Tmpfs": (!in_memory.is_empty()).then_some(in_memory),
         "SecurityOpt": security.no_new_privileges.then_some(["no-new-privileges"]),
         "ShmSize": settings.shm_size.unwrap_or(DEFAULT_SHM),
         "Memory": settings.limits.memory.unwrap_or(0),
@@ -114,6 +117,18 @@ fn bind(mount: &ContainerMount) -> Option<String> {
         ContainerMount::Tmpfs(_) => return None,
     };
     Some(format!("{source}:{target}{}", if *read_only { ":ro" } else { "" }))
+}
+
+/// Formats a mount in memory as docker's `--tmpfs` does: its target and its options.
+fn tmpfs(mount: &ContainerMount) -> Option<(String, Value)> {
+    let ContainerMount::Tmpfs(TmpfsMount { target, options, read_only }) = mount else { return None };
+    let options = [
+        read_only.then(|| "ro".to_string()),
+        (!options.no_programs).then(|| "exec".to_string()),
+        options.size.map(|size| format!("size={size}")),
+        options.mode.map(|mode| format!("mode={mode:o}")),
+    ];
+    Some((target.clone(), options.into_iter().flatten().collect::<Vec<_>>().join(",").into()))
 }
 
 fn mounts(store: &Store, settings: Option<&RunSettings>) -> Vec<Value> {
@@ -172,7 +187,7 @@ fn config(
         "Image": image,
         "WorkingDir": settings.map_or("", |settings| settings.cwd.as_str()),
         "Labels": labels,
-        "StopSignal": settings.map_or(0, |settings| settings.stop_signal),
+        "StopSignal": settings.map_or_else(String::new, |settings| signal_name(settings.stop_signal)),
         "StopTimeout": settings.map_or(0, |settings| settings.stop_timeout),
     })
 }

@@ -14,6 +14,7 @@ use rbuild_store::{
 };
 
 use crate::commands::containers::command::STOP_TIME;
+use crate::commands::containers::id_file::IdFile;
 use crate::commands::containers::{limits, lookup};
 use crate::exit::Failure;
 use crate::input::settings::Settings;
@@ -28,6 +29,8 @@ pub struct Launch<'a> {
     pub image: &'a Image,
     pub invocation: Invocation,
     pub builder: BuilderConfig,
+    /// Receives the ID of the container.
+    pub id_file: Option<IdFile>,
 }
 
 impl<'a> Launch<'a> {
@@ -45,9 +48,7 @@ impl<'a> Launch<'a> {
         run: RunSettings,
         input: Input,
     ) -> Result<Launch<'a>, Failure> {
-        if matches!(origin, ContainerOrigin::Created(_)) {
-            ports::check(&run.ports)?;
-        }
+        ports::check(&run.ports)?;
         let network = NetworkMode::of_name(&run.network).unwrap_or(NetworkMode::Host);
         let carrier = network::carrier(network, !run.ports.is_empty())?;
         let resolv_conf = network::resolv_conf_with(carrier.as_ref(), &run.dns);
@@ -72,13 +73,18 @@ impl<'a> Launch<'a> {
             ContainerOrigin::New(_) => "run",
             ContainerOrigin::Created(_) => "start",
         };
-        Ok(Launch { verb, origin, image, invocation, builder })
+        Ok(Launch { verb, origin, image, invocation, builder, id_file: None })
     }
 
-    /// Begins the start as [`ContainerOrigin::begin`] does. Without it, the container has no control
-    /// group.
+    /// Begins the start as [`ContainerOrigin::begin`] does, and writes the ID. Without a start, the
+    /// container has no control group.
     pub fn begin(&self, store: &Store) -> Result<Option<RunLock>, Failure> {
-        let begun = self.origin.begin(store, &self.invocation.settings);
+        let begun = self.origin.begin(store, &self.invocation.settings).and_then(|lock| {
+            if let (Some(lock), Some(file)) = (&lock, &self.id_file) {
+                file.write(&self.origin.id()).inspect_err(|_| self.clean_up(store, lock, false))?;
+            }
+            Ok(lock)
+        });
         if !matches!(begun, Ok(Some(_))) {
             self.remove_group();
         }

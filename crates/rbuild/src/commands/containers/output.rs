@@ -6,7 +6,6 @@ use std::time::Duration;
 use rbuild_store::{Container, OutputFrame, OutputReader, OutputStream, Store};
 
 use crate::args::LogsArgs;
-use crate::commands::containers::lookup;
 use crate::exit::{Failure, code};
 
 /// Interval between two checks for new output.
@@ -14,10 +13,8 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Prints the output of a container, each stream to the same one of this process.
 pub fn show(store: Store, container: &Container, args: &LogsArgs) -> Result<u8, Failure> {
-    let Some(watch) = store.containers().watch(&container.id)? else {
-        lookup::running(&store, container)?;
-        return Ok(code::OK);
-    };
+    // As in docker, a container that was never started has no output.
+    let Some(watch) = store.containers().watch(&container.id)? else { return Ok(code::OK) };
     let Some(mut output) = store.containers().output(&container.id)? else { return Ok(code::OK) };
     // Others must not wait for this command, which may follow the output for long.
     store.release_lock()?;

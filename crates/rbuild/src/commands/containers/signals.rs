@@ -52,10 +52,10 @@ pub fn wait(settings: &Settings, args: WaitArgs) -> Result<u8, Failure> {
     let mut watches = Vec::new();
     for wanted in &args.targets.containers {
         let container = lookup::find(&store, wanted)?;
-        match store.containers().watch(&container.id)? {
-            Some(watch) => watches.push(watch),
-            None => drop(lookup::running(&store, &container)?),
+        if store.containers().state(&container.id)? == ContainerState::Created {
+            lookup::running(&store, &container)?;
         }
+        watches.extend(store.containers().watch(&container.id)?);
     }
     // Builds and other commands must not wait for this one.
     store.release_lock()?;

@@ -59,7 +59,7 @@ fn attach(settings: &Settings, store: &Store, container: &Container, interactive
     let run = settings_of(store, container, &state)?;
     let input = command::input(interactive && run.interactive, run.terminal)?;
     let launch = Launch::new(settings, store, ContainerOrigin::Created(container), &image, run, input)?;
-    foreground::run(settings, store, &launch, None)?.ok_or_else(is_running)
+    foreground::run(settings, store, &launch)?.ok_or_else(is_running)
 }
 
 /// Returns the settings of a container that was only created.
