@@ -1,6 +1,7 @@
 //! Explanations of cache misses: the differences between its key and that of the most similar step
 //! built here before.
 
+use rbuild_image::BlobDigest;
 use rbuild_plan::{BuildGraph, Step, StepName, Vertex, VertexId};
 use rbuild_remedy::counted;
 use rbuild_source::Changes;
@@ -101,11 +102,19 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 _ => "context files changed".into(),
             }),
             "command" | "script" | "here-document" => reasons.push(format!("the {name} changed")),
+            _ if new.iter().chain(&old).any(|value| is_digest(&value.to_text())) => {
+                reasons.push(format!("the {name} changed"));
+            }
             "--exclude" => reasons.extend(excludes(&new, &old)),
             _ => reasons.extend(part(name, &texts(&old), &texts(&new))),
         }
     }
     reasons
+}
+
+/// Returns true for a value of a cache that stands for a text.
+fn is_digest(text: &str) -> bool {
+    text.parse::<BlobDigest>().is_ok()
 }
 
 /// Returns the values of the parts with that name, in order.

@@ -1,7 +1,7 @@
 //! Steps of caches in words: the inputs of their keys, by which other machines explain a miss.
 //!
-//! Other people read a cache. Texts of commands and files are therefore replaced by their digests,
-//! and values of variables that may be secrets are masked.
+//! Other people read a cache. The texts of a Dockerfile, which may contain values of arguments, are
+//! therefore replaced by their digests, and values of variables that may be secrets are masked.
 
 use rbuild_dockerfile::lint::may_name_secret;
 use rbuild_image::{BlobDigest, hide_logins};
@@ -12,25 +12,37 @@ use rbuild_transport::ImportedCaches;
 use crate::cache::explain::differences;
 use crate::ops::redact::{MASK, SecretValues};
 
-/// Parts of keys whose texts are only compared.
-const COMPARED: [&str; 3] = ["command", "script", "here-document"];
-/// Maximum length of the text of an instruction in characters.
-const MAX_TEXT: usize = 200;
+/// Parts of keys whose values are not texts of a Dockerfile, but words, numbers and modes. Others
+/// are only compared.
+const SHOWN: [&str; 9] = [
+    "platform",
+    "shm size",
+    "ulimit",
+    "destination is a directory",
+    "--parents",
+    "--link",
+    "unpacks archives",
+    "--chmod",
+    "time",
+];
+/// Minimum length in bytes of a value that is searched for in other values.
+const SHORTEST: usize = 4;
 
 /// Returns the inputs of a key in the form for caches.
 pub(crate) fn reduced(inputs: &KeyInputs) -> KeyInputs {
     if inputs.is_reduced {
         return inputs.clone();
     }
+    let confidential: Vec<&str> = inputs.parts.iter().filter_map(|part| confidential(&part.value)).collect();
     let parts = inputs.parts.iter().map(|KeyPart { name, value }| {
         let value = match value {
-            KeyValue::Text(text) if COMPARED.contains(&name.as_str()) => {
-                KeyValue::Text(BlobDigest::of(text.as_bytes()).to_string())
+            KeyValue::Text(text) if text.is_empty() || SHOWN.contains(&name.as_str()) => value.clone(),
+            KeyValue::Text(text) => KeyValue::Text(digest(text)),
+            KeyValue::Variable { name, value } => {
+                let is_confidential = confidential.iter().any(|part| value.contains(part));
+                let shown = if may_name_secret(name) || is_confidential { MASK.into() } else { hide_logins(value) };
+                KeyValue::Variable { name: name.clone(), value: shown }
             }
-            KeyValue::Variable { name, .. } if may_name_secret(name) => {
-                KeyValue::Variable { name: name.clone(), value: MASK.into() }
-            }
-            KeyValue::Variable { name, value } => KeyValue::Variable { name: name.clone(), value: hide_logins(value) },
             other => other.clone(),
         };
         KeyPart { name: name.clone(), value }
@@ -38,13 +50,27 @@ pub(crate) fn reduced(inputs: &KeyInputs) -> KeyInputs {
     KeyInputs { version: inputs.version, parts: parts.collect(), is_reduced: true }
 }
 
-fn shortened(text: &str) -> String {
-    hide_logins(text).chars().take(MAX_TEXT).collect()
+/// Returns the value of a variable that may be a secret. Other variables may contain it.
+fn confidential(value: &KeyValue) -> Option<&str> {
+    match value {
+        KeyValue::Variable { name, value } if may_name_secret(name) && value.len() >= SHORTEST => Some(value),
+        _ => None,
+    }
+}
+
+fn digest(text: &str) -> String {
+    BlobDigest::of(text.as_bytes()).to_string()
+}
+
+/// Returns the first word of an instruction, and the digest of its text.
+fn reduced_text(text: &str) -> String {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    if text.is_empty() { String::new() } else { format!("{word} {}", digest(text)) }
 }
 
 /// Returns the note of a step of a build.
 pub(crate) fn note(vertex: &Vertex, inputs: &KeyInputs, secrets: &SecretValues) -> Box<StepNote> {
-    let text = shortened(&secrets.mask(vertex.text.clone()));
+    let text = reduced_text(&secrets.mask(vertex.text.clone()));
     let name = &vertex.name;
     Box::new(StepNote { stage: name.stage.clone(), number: name.number, text, inputs: reduced(inputs) })
 }
@@ -52,7 +78,7 @@ pub(crate) fn note(vertex: &Vertex, inputs: &KeyInputs, secrets: &SecretValues) 
 /// Returns the note of a step of the store, of which an earlier build may have recorded the place.
 pub(crate) fn note_of_stored(indexed: Option<&IndexedStep>, inputs: &KeyInputs) -> Box<StepNote> {
     let (stage, number) = indexed.map_or((String::new(), 0), |step| (step.stage.clone(), step.number));
-    let text = indexed.map_or(String::new(), |step| shortened(&step.text));
+    let text = indexed.map_or(String::new(), |step| reduced_text(&step.text));
     Box::new(StepNote { stage, number, text, inputs: reduced(inputs) })
 }
 
@@ -119,16 +145,27 @@ mod tests {
             (VARIABLE, "NPM_TOKEN=hunter2"),
             (VARIABLE, "TOKEN_FILE=hunter2"),
             (VARIABLE, "DB=postgres://me:hunter2@db/x"),
+            (VARIABLE, "URL=https://example.org/?key=hunter2"),
             (VARIABLE, "VERSION=1.1"),
-            ("user", "app"),
+            ("working directory", "/w/hunter2"),
+            ("source", "https://example.org/?sig=hunter2"),
+            ("user", "hunter2"),
+            ("--link", "yes"),
+            ("--chown", ""),
         ]);
         let text = serde_json::to_string(&reduced(&own)).unwrap();
-        assert!(!text.contains("hunter2") && text.contains("VERSION=1.1") && text.contains("app"), "{text}");
+        assert!(!text.contains("hunter2") && text.contains("VERSION=1.1") && text.contains("yes"), "{text}");
+        let key = rbuild_store::CacheKey::of(b"key");
+        let indexed = IndexedStep { stage: "a".into(), number: 1, text: "RUN <<EOF (echo hunter2)".into(), key };
+        let note = serde_json::to_string(&note_of_stored(Some(&indexed), &own)).unwrap();
+        assert!(!note.contains("hunter2") && note.contains("\"RUN sha256:"), "{note}");
         assert_eq!(reduced(&reduced(&own)), reduced(&own));
         let other = inputs(&[("command", "make PASS=other")]);
         assert_eq!(
             differences(&reduced(&other), &reduced(&inputs(&[("command", "make")])), None),
             ["the command changed"]
         );
+        let users = |user: &str| reduced(&inputs(&[("user", user)]));
+        assert_eq!(differences(&users("a"), &users("b"), None), ["the user changed"]);
     }
 }
