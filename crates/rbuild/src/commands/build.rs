@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use rbuild_engine::{BuildError, BuildReport, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
+use rbuild_engine::{
+    BuildError, BuildReport, BuildRequest, CacheMode, ImageRequest, NetworkAccess, SecretValues, UrlSource,
+};
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_plan::NoCache;
 use rbuild_transport::{ImportedCaches, RemoteCache};
@@ -56,7 +58,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let is_quiet = matches!(progress_mode(&args), Mode::Quiet | Mode::RawJson);
     let note = |text: &str| {
         if !is_quiet {
-            terminal::err(&format!("note: {text}\n"));
+            terminal::note(text);
         }
     };
     let reader = CacheReader { records: &records, layers: &layers, note: &note };
@@ -111,10 +113,10 @@ fn build_from(
     let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
     let note = |text: &str| {
         if !is_quiet {
-            terminal::err(&format!("note: {text}\n"));
+            terminal::note(text);
         }
     };
-    let claims = StepClaims::new(&args.registry, claimed(args, &request, &cache_to), request.build_id.as_str(), &note);
+    let claims = StepClaims::new(&args.registry, claimed(args, &request, &cache_to)?, request.build_id.as_str(), &note);
     let once = BuildOnce {
         settings,
         store,
@@ -155,16 +157,25 @@ fn build_from(
     Ok(ended.exit_code())
 }
 
-/// Returns the first cache in a registry that a build reads and writes, if it may claim steps.
-fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -> Option<RemoteCache> {
-    let is_possible = args.cache_claim && !args.verify && request.parameters.no_cache == NoCache::None;
-    // A cache that does not exist yet is not among those that were read.
-    let mut written = cache_to.iter().filter_map(|target| match &target.to {
-        CachePlace::Registry(cache) => Some(cache.clone()),
+/// Returns the first cache in a registry that a build reads and to which it writes all steps, if it
+/// may claim steps. Other builds would not find the steps that they waited for in any other cache.
+fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -> Result<Option<RemoteCache>, Failure> {
+    if !args.cache_claim || args.verify || request.parameters.no_cache != NoCache::None {
+        return Ok(None);
+    }
+    let written = cache_to.iter().filter(|target| target.export.mode == CacheMode::Max);
+    let written = written.filter_map(|target| match &target.to {
+        CachePlace::Registry(cache) => Some(cache),
         CachePlace::Directory(_) | CachePlace::Image => None,
     });
-    let reads_any = !args.cache_from.is_empty();
-    written.find(|_| is_possible && reads_any)
+    // A cache that does not exist yet is not among those that were read.
+    let read = cache::remote_sources(&args.cache_from)?;
+    let claimed = { written }.find(|cache| read.contains(cache)).cloned();
+    if claimed.is_none() {
+        let text = "--cache-claim has no effect without a cache in a registry that is read and written with mode=max";
+        terminal::warning(rbuild_engine::Warning { text: text.into(), help: None });
+    }
+    Ok(claimed)
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.

@@ -100,23 +100,30 @@ struct CacheFields<'a> {
 }
 
 impl<'a> CacheFields<'a> {
-    /// Splits a value. Returns `None`, after a warning, for a type that is not supported yet.
-    fn parse(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<Option<CacheFields<'a>>, Failure> {
+    /// Splits a value.
+    fn split(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<CacheFields<'a>, Failure> {
         let bad = |problem: String| Failure::usage(format!("{flag} {text}: {problem}"));
-        let fields = csv_fields(text).map_err(|e| bad(e.to_string()).help(form.clone()))?;
+        let fields = csv_fields(text).map_err(|e| bad(e.to_string()).help(form))?;
         let mut pairs = Vec::new();
         // As in BuildKit, a single word is the name of an image.
         if let [only] = &fields[..]
             && !only.contains('=')
         {
             pairs = vec![("type".to_string(), "registry".to_string()), ("ref".to_string(), only.clone())];
-            return Ok(Some(CacheFields { flag, text, pairs }));
+            return Ok(CacheFields { flag, text, pairs });
         }
         for field in &fields {
             let (key, value) = field.split_once('=').unwrap_or((field, "true"));
             pairs.push((key.trim().to_lowercase(), value.to_string()));
         }
-        let fields = CacheFields { flag, text, pairs };
+        Ok(CacheFields { flag, text, pairs })
+    }
+
+    /// Splits a value, and checks its type. Returns `None`, after a warning, for one that is not
+    /// supported yet.
+    fn parse(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<Option<CacheFields<'a>>, Failure> {
+        let bad = |problem: String| Failure::usage(format!("{flag} {text}: {problem}"));
+        let fields = CacheFields::split(flag, text, form.clone())?;
         match fields.get("type") {
             None => Err(bad("the type is missing".into()).help(form)),
             Some("local" | "registry") => Ok(Some(fields)),
@@ -282,6 +289,22 @@ struct CacheSource<'a> {
     opened: Vec<Result<Option<ImportedCache>, String>>,
     /// Those in a registry.
     remote: Vec<RemoteCache>,
+}
+
+/// Returns the caches of `--cache-from` in registries.
+///
+/// # Errors
+///
+/// Fails if a value is invalid.
+pub fn remote_sources(given: &[String]) -> Result<Vec<RemoteCache>, Failure> {
+    let mut caches = Vec::new();
+    for text in given {
+        let fields = CacheFields::split("--cache-from", text, ValueRemedy::CacheSourceForm)?;
+        if fields.is_registry() {
+            caches.extend(fields.remote()?);
+        }
+    }
+    Ok(caches)
 }
 
 /// Opens the caches of `--cache-from`. One that cannot be read is left out with a warning, unless

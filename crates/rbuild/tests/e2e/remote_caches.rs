@@ -401,6 +401,10 @@ fn machines_wait_for_steps_that_another_one_builds() {
     assert!(output.contains("note: waiting for steps that `"), "{output}");
     let other = Machine::new().build_as("e", &file.replace("0.3", "0"), &args).ok();
     assert!(!other.stderr.contains("waiting") && other.steps() == (2, 0), "{}", other.stderr);
+    // Others would not find the steps.
+    let args = [&args[..5], &["--cache-to", &cache]].concat();
+    let min = Machine::new().build_as("f", &file.replace("0.3", "0.1"), &args).ok();
+    assert!(min.stderr.contains("warning: --cache-claim has no effect"), "{}", min.stderr);
     let tags: Vec<String> = scene.registry.state().manifests.keys().map(|(_, tag)| tag.clone()).collect();
     assert!(tags.iter().any(|tag| tag.starts_with("cache-main-c")), "{tags:?}");
 }

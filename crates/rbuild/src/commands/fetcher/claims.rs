@@ -1,7 +1,7 @@
 //! Claims on steps: a build waits for another machine that builds the same steps for the same
 //! cache, or announces that it builds them itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{PipeReader, PipeWriter, Read};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
@@ -27,12 +27,16 @@ pub struct StepClaims<'a> {
     /// Reports a fact that is neither an error nor a reason for a warning.
     note: &'a dyn Fn(&str),
     held: RefCell<Option<HeldClaim>>,
+    /// True once the build has waited for another one. What is missing then, the other one did not
+    /// make.
+    has_waited: Cell<bool>,
 }
 
 impl<'a> StepClaims<'a> {
     /// Returns the claims of a build with that ID on steps of a cache.
     pub fn new(flags: &'a RegistryFlags, cache: Option<RemoteCache>, build: &str, note: &'a dyn Fn(&str)) -> Self {
-        StepClaims { flags, cache, by: format!("{} {build}", machine()), note, held: RefCell::default() }
+        let by = format!("{} {build}", machine());
+        StepClaims { flags, cache, by, note, held: RefCell::default(), has_waited: Cell::default() }
     }
 
     /// Claims the first step that is missing. Returns true if another machine has built it
@@ -46,7 +50,7 @@ impl<'a> StepClaims<'a> {
         let (Some(cache), Some(key)) = (&self.cache, platforms.iter().find_map(Prepared::first_missing)) else {
             return Ok(false);
         };
-        if self.held.borrow().is_some() {
+        if self.has_waited.get() || self.held.borrow().is_some() {
             return Ok(false);
         }
         let request = ClaimRequest { cache, key, by: &self.by };
@@ -60,7 +64,10 @@ impl<'a> StepClaims<'a> {
             claim(&client, &request, true, &waiting).map_err(Failure::from)
         })?;
         match outcome {
-            Ok(ClaimOutcome::Ended) => Ok(true),
+            Ok(ClaimOutcome::Ended) => {
+                self.has_waited.set(true);
+                Ok(true)
+            }
             Ok(ClaimOutcome::Taken) => {
                 // Without a process that renews it, the claim expires.
                 *self.held.borrow_mut() = HeldClaim::hold(self.flags, cache, key, &self.by, close).ok();
