@@ -19,6 +19,7 @@ use crate::export::cache_steps;
 use crate::export::packing_error::not_packed;
 use crate::exports::{ImageForm, Squash};
 use crate::prepare::image_key::image_key;
+use crate::prepare::lent_layers;
 use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
 use crate::solve::executor::LayerQueue;
@@ -66,10 +67,13 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
     if let Step::Image { manifest, .. } = &graph.vertices[base].step {
         let image = env.image(manifest)?;
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
-        if !form.force && env.prepared.lent_base().is_empty() {
+        if !form.force {
             // If all steps were cached on top of another image with equal diffIDs, the layers of
-            // this image have not been unpacked, so they have not been verified yet.
-            check_base(env, base, &kept)?;
+            // this image have not been unpacked, so they have not been verified yet. Those that
+            // stay in a registry never are.
+            let lent = env.prepared.lent_base();
+            let stored: Vec<_> = kept.iter().filter(|(layer, _)| !lent_layers::is_in(lent, layer)).cloned().collect();
+            check_base(env, base, &stored)?;
         }
         for (layer, diff_id) in kept {
             below.push((

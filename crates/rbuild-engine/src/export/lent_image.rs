@@ -32,9 +32,9 @@ pub(crate) fn lent_image(prepared: &Prepared, request: &BuildRequest, store: &St
         let image = prepared.images.get(manifest);
         let image = image.ok_or_else(|| BuildError::other("an image of the plan was never resolved"))?;
         below = image.layers()?;
-        if lent.is_empty() {
-            store.blobs().check_layers(&layer_pairs(below.iter())?)?;
-        }
+        // Those that stay in a registry have not been unpacked.
+        let stored = below.iter().filter(|(layer, _)| !lent_layers::is_in(&lent, layer));
+        store.blobs().check_layers(&layer_pairs(stored)?)?;
     }
     let mut own = Vec::new();
     for KnownLayer { layer, lent: from } in steps {

@@ -21,6 +21,11 @@ pub(crate) struct KnownLayer {
     pub lent: Option<LentLayer>,
 }
 
+/// Returns true if a layer is among lent ones.
+pub(crate) fn is_in(lent: &[LentLayer], layer: &Descriptor) -> bool {
+    digest_of(layer).is_ok_and(|digest| lent.iter().any(|lent| lent.part.digest == digest))
+}
+
 /// Returns true if the image of the target can be made and pushed without some of its layers: those
 /// of steps, or with `lends_base`, those of the base.
 pub(crate) fn is_possible<'a>(
