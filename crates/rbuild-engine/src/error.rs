@@ -231,6 +231,7 @@ impl From<TransportError> for BuildError {
             e @ (TransportError::OpenLayout { .. }
             | TransportError::Document { .. }
             | TransportError::Artifact { .. }
+            | TransportError::NoImage { .. }
             | TransportError::LayoutIndex { .. }) => BuildError::Transport(Box::new(e)),
             TransportError::Kernel { context, source } => BuildError::Kernel { context, source },
             TransportError::Io { context, source } => BuildError::Io { context, source },

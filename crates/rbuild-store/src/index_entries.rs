@@ -51,9 +51,15 @@ impl IndexEntries {
     /// Returns the entries of an index, and of the indexes in it, which `read` returns. Returns
     /// `None` for a manifest, for an index without images, and if a digest is invalid.
     pub fn of(bytes: &[u8], read: ReadDocument<'_>) -> Option<IndexEntries> {
+        IndexEntries::of_any(bytes, read).filter(|entries| !entries.images.is_empty())
+    }
+
+    /// Does the same as [`IndexEntries::of`] also for an index without images, such as one of
+    /// attestations in another index.
+    pub fn of_any(bytes: &[u8], read: ReadDocument<'_>) -> Option<IndexEntries> {
         let mut entries = IndexEntries::default();
         entries.add(bytes, read, 0, None)?;
-        (!entries.images.is_empty()).then_some(entries)
+        Some(entries)
     }
 
     /// Adds the entries of an index that the entry `outer` of another one led to.

@@ -270,7 +270,7 @@ impl<'a> Staging<'a> {
         let mut needed: HashSet<BlobDigest> = images.iter().map(ManifestDigest::blob).collect();
         for image in images {
             let document = self.read_document(&image.blob())?;
-            match IndexEntries::of(&document, &|digest| self.read_document(&digest.blob()).ok()) {
+            match IndexEntries::of_any(&document, &|digest| self.read_document(&digest.blob()).ok()) {
                 Some(entries) => needed.extend(self.needed(&entries.manifests())?),
                 None => needed.extend(parts_of(&document)?),
             }

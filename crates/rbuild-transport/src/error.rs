@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rbuild_layer::LayerError;
 use rbuild_linux::{KernelProblem, carried, into_carried, quoted};
 use rbuild_registry::{DownloadError, RegistryError, RegistryProblem};
-use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy};
+use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy, ServerRemedy};
 use rbuild_store::{StoreError, remedy_of_kernel};
 
 use crate::archive_error::{ArchiveError, ArchiveProblem};
@@ -82,6 +82,14 @@ pub enum TransportError {
         place: String,
         /// The type of the artifact, or of its configuration.
         kind: String,
+    },
+    /// An index lists no image.
+    #[error("{place} has no image for {platform}: its index lists no image for any platform")]
+    NoImage {
+        /// The repository.
+        place: String,
+        /// The requested platform.
+        platform: String,
     },
     /// No space is left at the destination.
     #[error(transparent)]
@@ -200,6 +208,7 @@ impl TransportError {
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
             TransportError::Document { .. } | TransportError::Artifact { .. } => None,
+            TransportError::NoImage { .. } => Some(ServerRemedy::PushAgain.into()),
             TransportError::LayoutIndex { .. } => Some(ImageRemedy::OtherLayout.into()),
             TransportError::Other { help, .. } => help.clone(),
         }
@@ -326,6 +335,7 @@ mod tests {
             TransportError::document("r.io/a/b: the manifest")("missing field `config`"),
             TransportError::layout_index("it lists no manifests"),
             TransportError::Artifact { place: "r.io/a/b".into(), kind: "example/sbom".into() },
+            TransportError::NoImage { place: "r.io/a/b".into(), platform: "linux/amd64".into() },
             full,
             TransportError::other("the image `demo:1` has no layers"),
         ];
@@ -341,6 +351,7 @@ mod tests {
             Document,
             LayoutIndex,
             Artifact,
+            NoImage,
             DestinationFull,
             Other
         });

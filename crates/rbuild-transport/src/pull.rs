@@ -8,7 +8,7 @@ use rbuild_image::{
     digest_of, is_image_config, parse_index, parse_manifest,
 };
 use rbuild_registry::{Client, PlatformMatch, ReceivedManifest, Repository, ResolvedTag, choose, embedded};
-use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
+use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{Lock, LostPlatforms, Once, Pulled, Staging, StagingWatch, Store, Workspace};
 use serde_json::Value;
 use std::error::Error;
@@ -472,13 +472,9 @@ impl Transfer<'_> {
                 let next = self.document_of(&chosen)?;
                 self.manifest(next, depth + 1, Some(nested(chosen, entry.as_ref())))
             }
-            PlatformMatch::None(others) if others.is_empty() => Err(TransportError::Other {
-                message: format!(
-                    "{} has no image for {}: its index lists no image for any platform",
-                    self.place, self.platform
-                ),
-                help: Some(ServerRemedy::PushAgain.into()),
-            }),
+            PlatformMatch::None(others) if others.is_empty() => {
+                Err(TransportError::NoImage { place: self.place.clone(), platform: self.platform.to_string() })
+            }
             PlatformMatch::None(others) => Err(TransportError::Other {
                 message: format!("{} has no image for {}, only for {}", self.place, self.platform, others.join(", ")),
                 help: others

@@ -13,6 +13,7 @@ use crate::blobs::{BlobInfo, TransferProgress, copy_all, total_size};
 use crate::documents::index_of_images;
 use crate::error::{Result, TransportError};
 use crate::kept_index::Attachment;
+use crate::media_types;
 use crate::pull::{
     ImageDocuments, ListedManifest, NameUse, RemoteImage, Transfer, is_index, missing_layers, nested, refused, tag_of,
 };
@@ -128,7 +129,9 @@ impl RemoteImage {
         let (mut found, mut size, mut seen) = (Vec::new(), 0, HashSet::new());
         let mut entries = Vec::new();
         for index in documents.filter(|document| is_index(document)) {
-            entries.extend(transfer.index(index, 0)?.manifests().iter().filter(|entry| is_attachment(entry)).cloned());
+            // An index of artifacts is not kept.
+            let is_kept = |entry: &&Descriptor| is_attachment(entry) && !media_types::is_index(entry.media_type());
+            entries.extend(transfer.index(index, 0)?.manifests().iter().filter(is_kept).cloned());
         }
         entries.retain(|entry| seen.insert(entry.digest().to_string()));
         for entry in &entries {

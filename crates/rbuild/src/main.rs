@@ -55,7 +55,7 @@ fn run(argv: Vec<OsString>) -> u8 {
         Ok(CommandLine::Answer { text, note }) => {
             terminal::out(&text);
             if !note.is_empty() {
-                terminal::err(&format!("note: {note}\n"));
+                terminal::note(&note);
             }
             return code::OK;
         }

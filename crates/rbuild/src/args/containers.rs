@@ -40,8 +40,8 @@ pub struct ContainerFlags {
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
-    /// Start the command again when it ends, in the background: no, on-failure[:MAXIMUM], always or
-    /// unless-stopped [default: no]
+    /// Start the command again when it ends, in the background: no, on-failure, on-failure:MAXIMUM,
+    /// always or unless-stopped [default: no]
     #[arg(long, value_name = "POLICY", value_parser = value::restart)]
     pub restart: Option<RestartPolicy>,
     /// Publish a port: forward it from this machine to the container, in an isolated network

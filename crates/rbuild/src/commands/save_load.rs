@@ -261,7 +261,7 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     };
     loaded.warnings.iter().for_each(|warning| terminal::warning(warning.clone().convert::<Help>()));
     for image in loaded.found {
-        image.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
+        image.lost.iter().for_each(|lost| terminal::note(&lost.to_string()));
         if image.names.is_empty() {
             terminal::out(&format!("Loaded image ID: {}\n", image.id));
         }

@@ -94,7 +94,7 @@ pub fn pull_one(
     let pulled = shown(display, &doing, "pulled", |progress| rbuild_transport::pull(store, client, image, progress))?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     if display != TransferDisplay::Nothing {
-        pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
+        pulled.lost.iter().for_each(|lost| terminal::note(&lost.to_string()));
     }
     Ok(pulled)
 }
@@ -139,7 +139,7 @@ fn pull_several(
     })?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     if display != TransferDisplay::Nothing {
-        pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
+        pulled.lost.iter().for_each(|lost| terminal::note(&lost.to_string()));
     }
     Ok(pulled)
 }
@@ -190,7 +190,13 @@ fn pull_with(
             Ok(pulled) => pulled,
             Err(TransportError::Artifact { place, kind }) if args.all_tags => {
                 let tag = name.tag().unwrap_or_default();
-                terminal::err(&format!("note: tag {tag} of {place} is an artifact of type {kind}, not an image\n"));
+                terminal::note(&format!("tag {tag} of {place} is an artifact of type {kind}, not an image"));
+                continue;
+            }
+            // Such as a cache, or a claim on one.
+            Err(TransportError::NoImage { place, .. }) if args.all_tags => {
+                let tag = name.tag().unwrap_or_default();
+                terminal::note(&format!("tag {tag} of {place} is an index that lists no image"));
                 continue;
             }
             // The other tags may be wanted as well.

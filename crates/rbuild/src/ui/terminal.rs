@@ -101,6 +101,11 @@ pub fn warning(warning: impl Into<Warning<Help>>) {
     }
 }
 
+/// Prints a note: a fact that is neither an error nor a reason for a warning.
+pub fn note(text: &str) {
+    err(&format!("note: {}\n", plain(text)));
+}
+
 /// Returns a warning as a line of `--progress rawjson`.
 pub fn warning_document(text: &str) -> String {
     format!("{}\n", json!({"warnings": [{"level": 1, "short": STANDARD.encode(text)}]}))

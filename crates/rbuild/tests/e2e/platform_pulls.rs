@@ -332,12 +332,17 @@ fn all_tags_of_a_repository_are_pushed_and_pulled() {
         scene.registry.add_manifest("team/app", tag, MANIFEST, manifest.to_string().as_bytes());
     };
     add(&format!("sha256-{}", "a".repeat(64)), "example/list");
-    add("chart", "example/chart");
+    add("chart", "example/\u{1b}[31mchart");
+    // A claim on a cache is an index without entries.
+    let claim = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []});
+    scene.registry.add_manifest("team/app", "cache-c1", INDEX, claim.to_string().as_bytes());
     let pulled = scene.rbuild(&["pull", "-a", &scene.name("team/app")]).ok();
     let names: String = tags.iter().map(|name| scene.name(name) + "\n").collect();
     assert_eq!(pulled.stdout, names);
-    let note = "note: tag chart of ";
-    assert!(pulled.stderr.contains(note) && !pulled.stderr.contains("sha256-"), "{}", pulled.stderr);
+    for tag in ["chart", "cache-c1"] {
+        assert!(pulled.stderr.contains(&format!("note: tag {tag} of ")), "{}", pulled.stderr);
+    }
+    assert!(!pulled.stderr.contains("sha256-") && !pulled.stderr.contains('\u{1b}'), "{}", pulled.stderr);
     // A tag that cannot be pulled does not keep the others.
     names.lines().for_each(|name| scene.forget(name));
     scene.registry.fault("HEAD", "/manifests/1", Fault::Status(404, None), 1);

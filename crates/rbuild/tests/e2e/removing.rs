@@ -95,7 +95,9 @@ fn containers_are_listed_and_pruned_as_in_docker() {
     assert!(lines[1].starts_with("d \"sh -c 'sleep 1; sleep 2'\" "), "{lines:?}");
     lab.rbuild(["rm", "d"]).ok();
     let output = lab.rbuild(["container", "prune", "-f"]).ok().stdout;
-    assert_eq!(output, format!("Deleted Containers:\n{id}\nTotal reclaimed space: 0B\n"));
+    // Its record.
+    assert!(output.starts_with(&format!("Deleted Containers:\n{id}\nTotal reclaimed space: ")), "{output}");
+    assert!(!output.ends_with(" 0B\n"), "{output}");
     assert_eq!(lab.rbuild(["container", "ls", "-aq"]).ok().stdout, "");
     assert_eq!(lab.rbuild(["container", "prune"]).ok().stdout, "Total reclaimed space: 0B\n");
     assert_eq!(images(&lab), ["busybox:latest"]);
@@ -160,7 +162,7 @@ fn logs_are_bounded_and_pruned_with_the_cache() {
     assert!((16 << 20..17 << 20).contains(&shown.len()), "{}", shown.len());
     let df = lab.rbuild(["df"]).ok().stdout;
     let logs = df.lines().find(|l| l.starts_with("Build logs")).unwrap_or_else(|| panic!("{df}"));
-    assert!(logs.contains(" 1 ") && logs.ends_with("MB"), "{df}");
+    assert!(logs.contains(" 1 ") && logs.ends_with("MB (100%)"), "{df}");
     lab.rbuild(["prune"]).ok();
     assert!(exists(lab.store().join("logs")));
     lab.rbuild(["prune", "-a"]).ok();
