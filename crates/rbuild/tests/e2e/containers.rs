@@ -418,7 +418,7 @@ fn a_container_in_the_foreground_is_a_container_like_others() {
     assert_eq!(host.line("run -d -q --rm busybox true").ok().stdout.lines().count(), 1);
     let mut run = host.0.command(["run", "--name", "k", "busybox", "sleep", "1000"]);
     let mut run = run.stdout(Stdio::null()).spawn().unwrap();
-    wait_until("the container runs", || host.state("k", "{{.State.Status}}") == "running");
+    wait_until("the container runs", || host.line("ps --format {{.Names}}|{{.State}}").ok().stdout == "k|running\n");
     send("-STOP", run.id()).unwrap();
     host.line("rm -f k").fails(1, &["is stopped", "kill -CONT"]);
     send("-CONT", run.id()).unwrap();
