@@ -392,7 +392,9 @@ fn a_container_in_the_foreground_is_a_container_like_others() {
     let mut run = host.0.command(["run", "--name", "web", &flag, "-l", "a=1", "busybox", "sh", "-c", FOREVER]);
     let mut run = run.stdout(Stdio::piped()).spawn().unwrap();
     wait_until("the container writes", || host.line("logs web").stdout == "up\n");
-    assert_eq!(host.line("ps --format {{.Names}}|{{.State}}|{{.Labels}}").ok().stdout, "web|running|a=1\n");
+    // The output of the command may precede the record of its start.
+    let listed = || host.line("ps --format {{.Names}}|{{.State}}|{{.Labels}}").ok().stdout;
+    wait_until("the start is recorded", || listed() == "web|running|a=1\n");
     let id = std::fs::read_to_string(&file).unwrap();
     assert_eq!(host.state("web", "{{.Id}}"), id);
     host.rbuild(["run", "--rm", &flag, "busybox", "true"]).fails(125, &["the file exists", "remove it"]);
@@ -547,7 +549,7 @@ fn killed_supervisors_leave_dead_containers_and_no_processes() {
     for after in [&["run", "--rm", "--name", "k", "busybox", "true"][..], &["rmi", "busybox"]] {
         let mut run = host.0.command(["run", "--rm", "--name", "k", "busybox", "sleep", "1000"]);
         let mut run = run.stdout(Stdio::null()).spawn().unwrap();
-        wait_until("the container runs", || host.line("ps -q").ok().stdout.lines().count() == 1);
+        wait_until("the container runs", || host.line("ps --format {{.State}}").ok().stdout == "running\n");
         run.kill().unwrap();
         run.wait().unwrap();
         wait_until("the container is dead", || host.state("k", "{{.State.Status}}") == "dead");
