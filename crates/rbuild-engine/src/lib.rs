@@ -51,6 +51,6 @@ pub use prepare::network_access::{Fetch, FullName, ImageRequest, NetworkAccess, 
 pub use prepare::resolve::{PullPolicy, stored_image, with_similar_name};
 pub use prepare::{Prepared, PreparedBuild, check, prepare, warn_of_store};
 pub use rbuild_plan::{ContextDir, IgnoreFile, UrlSource};
-pub use record::escapes::{push_colored, without_escapes};
+pub use record::escapes::{may_have_controls, push_colored, without_escapes};
 pub use request::{AgentSource, BuildRequest};
 pub use rootfs::snapshots;

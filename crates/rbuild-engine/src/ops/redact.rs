@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rbuild_sandbox::Stream;
 
-use crate::record::escapes::shown_positions;
+use crate::record::escapes::{may_have_controls, shown_positions};
 
 pub(crate) const MASK: &str = "****";
 /// Maximum number of bytes that are held back because they may be the beginning of a value between
@@ -169,17 +169,13 @@ fn replace(values: &SecretPatterns, text: &Unflushed, last: bool) -> (Vec<u8>, U
     let mut shown = Vec::with_capacity(bytes.len());
     for (at, byte) in bytes.iter().enumerate() {
         let rest = &bytes[at..];
-        let mut found = between.end_of(at).map_or(0, |end| end - at);
-        if !last && between.unfinished == Some(at) {
+        let may_start = values.may_start(rest);
+        // A longer value may continue in the next chunk.
+        if !last && (between.unfinished == Some(at) || (may_start && values.continue_text(rest))) {
             return (shown, Unflushed { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
         }
-        if values.may_start(rest) {
-            // A longer value may continue in the next chunk.
-            if !last && values.continue_text(rest) {
-                return (shown, Unflushed { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
-            }
-            found = found.max(values.longest_prefix(rest));
-        }
+        let whole = if may_start { values.longest_prefix(rest) } else { 0 };
+        let found = between.end_of(at).map_or(0, |end| end - at).max(whole);
         if at >= masked_to {
             match found {
                 0 => shown.push(*byte),
@@ -202,8 +198,7 @@ struct InterruptedValues {
 
 impl InterruptedValues {
     fn of(values: &SecretPatterns, bytes: &[u8]) -> InterruptedValues {
-        let is_control = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\t' | b'\n')) || matches!(byte, 0x7f | 0xc2);
-        if values.is_empty() || !bytes.iter().any(is_control) {
+        if values.is_empty() || !may_have_controls(bytes) {
             return InterruptedValues::default();
         }
         let positions = shown_positions(bytes);

@@ -7,6 +7,13 @@ const ESCAPE: char = '\u{1b}';
 /// CAN and SUB, which abort a sequence.
 const ABORTS: [char; 2] = ['\u{18}', '\u{1a}'];
 
+/// Returns false if the functions below change nothing in an output but tabs, as in most output.
+/// One pass over the bytes is enough: 0xC2 begins the control characters of two bytes.
+pub fn may_have_controls(bytes: &[u8]) -> bool {
+    let is_suspect = |b: u8| (b < b' ' && !matches!(b, b'\t' | b'\n')) || matches!(b, 0x7f | 0xc2);
+    bytes.iter().fold(false, |found, b| found | is_suspect(*b))
+}
+
 /// Appends a line of output. Of escape sequences, only complete ones that set colors are kept, and
 /// of control characters, only tabs.
 pub fn push_colored(out: &mut String, line: &str) {

@@ -13,7 +13,7 @@ use rbuild_store::CacheKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::cache::shards::RemoteCache;
+use crate::cache::shards::{RemoteCache, settle};
 use crate::error::{Result, TransportError};
 
 /// Annotation with the text of a claim.
@@ -26,10 +26,6 @@ const EXPIRY: Duration = Duration::from_secs(15);
 const OLD: i64 = 60;
 /// Interval at which a claim of another machine is read.
 const POLL: Duration = Duration::from_millis(250);
-/// Maximum time for an answer of a registry in which claims are made without being requested.
-const QUICK: Duration = Duration::from_millis(50);
-/// Minimum time after which a claim is read again.
-const SETTLED: Duration = Duration::from_millis(20);
 
 /// A step that a machine is about to build.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +45,7 @@ pub enum ClaimOutcome {
     Taken,
     /// Another machine had the claim and has ended.
     Ended,
-    /// Claims are not possible, or the registry is slow.
+    /// A machine builds another step, whose claim has the same place.
     Unavailable,
 }
 
@@ -89,28 +85,17 @@ fn state(found: Option<&Claim>, request: &ClaimRequest<'_>, now: i64, unchanged:
 }
 
 /// Claims a step, or waits until another machine that builds it has ended. `waiting` is called once
-/// with the name of that machine. With `is_requested`, claims are also made in slow registries.
+/// with the name of that machine.
 ///
 /// # Errors
 ///
 /// Fails if the registry fails or refuses.
-pub fn claim(
-    client: &Client,
-    request: &ClaimRequest<'_>,
-    is_requested: bool,
-    waiting: &dyn Fn(&str),
-) -> Result<ClaimOutcome> {
+pub fn claim(client: &Client, request: &ClaimRequest<'_>, waiting: &dyn Fn(&str)) -> Result<ClaimOutcome> {
     let place = ClaimPlace::of(client, request)?;
-    // The first request establishes the connection.
-    let _ = place.repository.resolve_pushed(&place.tag)?;
     let (mut seen, mut has_waited): (Option<(Claim, Instant)>, bool) = (None, false);
     loop {
         let started = Instant::now();
         let found = place.read()?;
-        let taken = started.elapsed();
-        if seen.is_none() && !has_waited && !is_requested && taken > QUICK {
-            return Ok(ClaimOutcome::Unavailable);
-        }
         let since = match (&seen, &found) {
             (Some((known, since)), Some(claim)) if known == claim => *since,
             _ => started,
@@ -124,8 +109,7 @@ pub fn claim(
             }
             ClaimState::Free => {
                 place.write(request, false)?;
-                // Another machine may have written at the same moment.
-                std::thread::sleep((taken * 3).max(SETTLED));
+                settle(started.elapsed());
             }
             ClaimState::Held(by) => {
                 if !has_waited {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rbuild_image::{BlobDigest, Reference, digest_of, parse_manifest};
 use rbuild_linux::parallel::try_map;
@@ -18,7 +18,7 @@ use crate::cache::imported::{WantedLayer, fetch_layer};
 use crate::cache::inline::{image_entries, is_image};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged, own_share};
 use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
-use crate::cache::shards::{RemoteCache, union};
+use crate::cache::shards::{RemoteCache, settle, union};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
 
@@ -28,8 +28,6 @@ const CONNECTIONS: usize = 6;
 const MAX_DOCUMENT: u64 = 64 << 20;
 /// Number of times that the steps are merged again because another machine wrote meanwhile.
 const MERGES: usize = 8;
-/// Minimum time after which a written tag is read again, as [`settle`] explains.
-const SETTLED: Duration = Duration::from_millis(20);
 
 /// Reads the records of a cache in a registry, without its layers; all shards at once. Documents
 /// that the store kept from the last time are not requested again. Returns `None` if there is no
@@ -461,11 +459,4 @@ fn put(upload: &Upload<'_>, documents: &CacheDocuments, name: &Reference, before
     upload.repository.push_document(tag_of(name), &manifest.media_type, &manifest.bytes)?;
     settle(checked.elapsed());
     Ok(resolved_for_push(upload.repository, name)? == Some(manifest.digest()))
-}
-
-/// Waits until another machine that read the tag before this one wrote it has written it, too.
-/// Registries cannot replace a tag on the condition that it is unchanged. `taken` is the time
-/// between reading and writing here; the other machine may take three times as long.
-fn settle(taken: Duration) {
-    std::thread::sleep((taken * 3).max(SETTLED));
 }

@@ -1,12 +1,16 @@
 //! The tags of a cache in a registry. Each machine writes to one of several tags, its shard, so
 //! that machines rarely write to the same one; all of them are read.
 
+use std::time::Duration;
+
 use rbuild_image::{BlobDigest, Reference, ReferenceError};
 
 use crate::cache::artifact::CachedSteps;
 
 /// Maximum number of shards of a cache.
 pub const MAX_SHARDS: u32 = 64;
+/// Minimum time after which a written tag is read again.
+const SETTLED: Duration = Duration::from_millis(20);
 /// Maximum length of a tag.
 const MAX_TAG: usize = 128;
 /// Length of the longest suffix of a shard.
@@ -80,6 +84,13 @@ fn shortened(tag: &str) -> String {
 
 fn with_tag(name: &Reference, tag: &str) -> Result<Reference, ReferenceError> {
     format!("{}/{}:{tag}", name.registry(), name.path()).parse()
+}
+
+/// Waits until another machine that read a tag before this one wrote it has written it, too.
+/// Registries cannot replace a tag on the condition that it is unchanged. `taken` is the time
+/// between reading and writing here; the other machine may take three times as long.
+pub(crate) fn settle(taken: Duration) {
+    std::thread::sleep((taken * 3).max(SETTLED));
 }
 
 /// Returns the tag of a scope, such as a branch: characters that tags cannot have are replaced, and

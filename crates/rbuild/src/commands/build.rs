@@ -111,12 +111,8 @@ fn build_from(
         pushes::push(store, &args.registry, display, image, &push)
     };
     let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
-    let note = |text: &str| {
-        if !is_quiet {
-            terminal::note(text);
-        }
-    };
-    let claims = StepClaims::new(&args.registry, claimed(args, &request, &cache_to)?, request.build_id.as_str(), &note);
+    let claimed = claimed(args, &request, &cache_to)?;
+    let claims = StepClaims::new(&args.registry, claimed, request.build_id.as_str(), inputs.caches.note);
     let once = BuildOnce {
         settings,
         store,

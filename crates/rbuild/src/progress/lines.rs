@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rbuild_sandbox::Stream;
 
-use rbuild_engine::push_colored;
+use rbuild_engine::{may_have_controls, push_colored};
 
 /// Output of a step, split into lines as it arrives.
 pub struct OutputLines {
@@ -53,9 +53,7 @@ fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
     let text = String::from_utf8_lossy(bytes);
     let head = format!("#{number} {seconds:.3} ");
     let mut out = String::with_capacity(text.len() * 2);
-    // Fast path: most output has no control characters, which a single pass over the bytes can
-    // determine.
-    let clean = !text.bytes().fold(false, |found, b| found | is_suspect(b));
+    let clean = !may_have_controls(text.as_bytes());
     for line in text.lines() {
         out.push_str(&head);
         if clean {
@@ -68,12 +66,6 @@ fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
         out.push('\n');
     }
     out
-}
-
-/// Returns true if a byte is a control character that may not be shown, or 0xC2, which begins the
-/// two-byte ones.
-fn is_suspect(byte: u8) -> bool {
-    (byte < b' ' && !matches!(byte, b'\t' | b'\n')) || byte == 0x7f || byte == 0xc2
 }
 
 #[cfg(test)]

@@ -49,13 +49,15 @@ fn restart_one(
     store.containers().restart_files(&container.id).request_end(EndRequest::Restart)?;
     let (usual, usual_time) = usual_stop(&store, container)?;
     let time = Duration::from_secs(time.unwrap_or(usual_time));
+    // Builds and other commands must not wait for this one.
+    store.release_lock()?;
     let process = before.as_ref().and_then(|started| started.open());
     let send = |signal| process.iter().for_each(|process| drop(signal_pidfd(process, signal)));
     send(signal.unwrap_or(usual));
     let began = Instant::now();
     let mut is_killed = false;
     loop {
-        match store.containers().state(&container.id)? {
+        match settings.open()?.containers().state(&container.id)? {
             ContainerState::Running(now) if before.as_ref().is_none_or(|before| *before != now) => return Ok(()),
             ContainerState::Exited(_) | ContainerState::Dead => {
                 let failure = Failure::new(format!("container `{}` has ended", container.name));

@@ -61,7 +61,7 @@ impl<'a> StepClaims<'a> {
         };
         let outcome: Result<ClaimOutcome, Failure> = in_fetcher(|| {
             let client = registry::client_of(self.flags, &[], true)?;
-            claim(&client, &request, true, &waiting).map_err(Failure::from)
+            claim(&client, &request, &waiting).map_err(Failure::from)
         })?;
         match outcome {
             Ok(ClaimOutcome::Ended) => {
