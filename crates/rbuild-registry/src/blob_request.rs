@@ -175,7 +175,7 @@ fn host_and_path(url: &str) -> Option<(&str, &str)> {
 
 /// Returns the first and the last byte and the size of `bytes A-B/SIZE`; `None` for the size if the
 /// server does not state it.
-fn content_range(range: &str) -> Option<(u64, u64, Option<u64>)> {
+pub(crate) fn content_range(range: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, size) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);

@@ -9,7 +9,7 @@ use rbuild_remedy::{RegistryAction, Remedy, ServerRemedy, sentence};
 use crate::config_error::ConfigError;
 use crate::interruption::Interruption;
 
-/// A request to a registry that failed.
+/// A request to a registry or an object store that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}")]
 pub struct RegistryError {
@@ -23,7 +23,7 @@ pub struct RegistryError {
 /// Result of a registry operation.
 pub type Result<T> = std::result::Result<T, RegistryError>;
 
-/// A repository of a registry.
+/// A repository of a registry, or a bucket of an object store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteRepository {
     /// Host, with the port if it has one.
@@ -180,6 +180,10 @@ pub enum RemoteObject {
     Api,
     /// An upload that has begun.
     Upload,
+    /// An object of an object store.
+    Object(String),
+    /// A bucket or container of an object store.
+    Bucket(String),
 }
 
 impl fmt::Display for RemoteObject {
@@ -190,6 +194,8 @@ impl fmt::Display for RemoteObject {
             RemoteObject::Repository => f.write_str("repository of that name"),
             RemoteObject::Api => f.write_str("registry API (GET /v2/)"),
             RemoteObject::Upload => f.write_str("such upload"),
+            RemoteObject::Object(key) => write!(f, "object {key}"),
+            RemoteObject::Bucket(name) => write!(f, "bucket or container {name}"),
         }
     }
 }
@@ -207,6 +213,10 @@ pub enum RemoteAction {
     IssueToken,
     /// Sending a file that is not in a registry.
     SendFile,
+    /// Sending an object.
+    ReadObject,
+    /// Receiving an object.
+    WriteObject,
 }
 
 impl fmt::Display for RemoteAction {
@@ -217,6 +227,8 @@ impl fmt::Display for RemoteAction {
             RemoteAction::LogIn => "log in",
             RemoteAction::IssueToken => "issue a token",
             RemoteAction::SendFile => "send the file",
+            RemoteAction::ReadObject => "send the object",
+            RemoteAction::WriteObject => "accept the object",
         })
     }
 }
@@ -289,7 +301,12 @@ impl RegistryError {
                 RemoteObject::Blob(_) => ServerRemedy::PushAgain.into(),
                 RemoteObject::Api => ServerRemedy::CheckRegistry.into(),
                 RemoteObject::Upload => ServerRemedy::TryAgain.into(),
+                RemoteObject::Object(_) => return None,
+                RemoteObject::Bucket(_) => ServerRemedy::CreateBucket.into(),
             },
+            RegistryProblem::Denied { action: RemoteAction::ReadObject | RemoteAction::WriteObject, .. } => {
+                ServerRemedy::CheckObjectLogin.into()
+            }
             RegistryProblem::Denied { action: RemoteAction::LogIn, .. } => ServerRemedy::CheckPassword.into(),
             RegistryProblem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),
             RegistryProblem::Denied { .. } => registry(RegistryAction::CheckLogin),
@@ -445,6 +462,8 @@ mod tests {
             missing(RemoteObject::Repository, ""),
             missing(RemoteObject::Api, ""),
             missing(RemoteObject::Upload, ""),
+            missing(RemoteObject::Object("cache/a".into()), ""),
+            missing(RemoteObject::Bucket("cache".into()), ""),
         ]
     }
 
@@ -473,6 +492,8 @@ mod tests {
             refused(RemoteAction::LogIn),
             refused(RemoteAction::IssueToken),
             refused(RemoteAction::SendFile),
+            refused(RemoteAction::ReadObject),
+            refused(RemoteAction::WriteObject),
         ]
     }
 

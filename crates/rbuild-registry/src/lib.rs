@@ -1,6 +1,6 @@
 //! A client of container registries (OCI distribution specification): resolution of names to
-//! endpoints, logins, pull and push; and downloads of single files from URLs. All operations block;
-//! callers use threads.
+//! endpoints, logins, pull and push; of object stores; and downloads of single files from URLs. All
+//! operations block; callers use threads.
 //!
 //! This crate does not depend on the store: it reads and writes streams. Settings come from a
 //! [`ProcessEnvironment`], never from the process itself. Passwords and tokens are [`Secret`]s and
@@ -35,6 +35,7 @@ mod listing;
 mod login;
 mod login_use;
 mod manifest;
+mod objects;
 mod proxy;
 mod push;
 mod range_policy;
@@ -69,6 +70,10 @@ pub use error::{
 };
 pub use listing::{referrers, tags};
 pub use manifest::{ReceivedManifest, ResolvedTag};
+pub use objects::{
+    ActionsCache, ActionsPlace, AzureContainer, EntryContent, ObjectLogin, ObjectPlace, ObjectReader, ObjectState,
+    ObjectStore, PartPolicy, S3Bucket, StoredObject, UploadObject, WriteCondition, WriteOutcome,
+};
 pub use push::{GrowingUpload, PushOutcome, UploadBlob};
 pub use range_policy::RangePolicy;
 pub use retry::Notice;

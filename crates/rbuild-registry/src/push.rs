@@ -26,7 +26,8 @@ const SMALLEST: u64 = 1 << 20;
 /// Size in bytes below which a blob is uploaded without checking whether it already exists.
 const SMALL: u64 = 4 << 10;
 
-type ProblemResult<T> = std::result::Result<T, RegistryProblem>;
+/// The result of a request.
+pub(crate) type ProblemResult<T> = std::result::Result<T, RegistryProblem>;
 
 /// Opens the bytes of a blob at a position.
 pub type OpenAt<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read + 'a>> + Sync);

@@ -37,6 +37,11 @@ pub(crate) enum RequestName<'a> {
         subject: BlobDigest,
     },
     Token,
+    /// A request for an object.
+    Object {
+        method: &'a str,
+        key: &'a str,
+    },
 }
 
 impl fmt::Display for RequestName<'_> {
@@ -50,6 +55,7 @@ impl fmt::Display for RequestName<'_> {
             RequestName::Tags => f.write_str("GET of the list of tags"),
             RequestName::Referrers { subject } => write!(f, "GET of the referrers of {subject}"),
             RequestName::Token => f.write_str("the request for a token"),
+            RequestName::Object { method, key } => write!(f, "{method} of {key}"),
         }
     }
 }
@@ -72,8 +78,10 @@ mod tests {
             RequestName::Tags,
             RequestName::Referrers { subject: digest },
             RequestName::Token,
+            RequestName::Object { method: "PUT", key: "cache/a" },
         ];
-        let variants = variants!(RequestName { Path, Manifest, Blob, BlobFrom, Upload, Tags, Referrers, Token });
+        let variants =
+            variants!(RequestName { Path, Manifest, Blob, BlobFrom, Upload, Tags, Referrers, Token, Object });
         let line = |name: &RequestName<'_>| format!("{name}\n");
         assert_eq!(variants.words(&names, ToString::to_string).lines().count(), 2 * names.len());
         assert_recorded!("RequestName", names.iter().map(line).collect::<String>());

@@ -36,9 +36,20 @@ pub(crate) enum Body<'a> {
 
 /// The data of a request. Keeps the error of a failed read; otherwise, it would count as an error
 /// of the connection and be retried.
-struct LocalSource<R> {
+pub(crate) struct LocalSource<R> {
     inner: R,
     failure: Option<io::Error>,
+}
+
+impl<R: Read> LocalSource<R> {
+    pub(crate) fn new(inner: R) -> LocalSource<R> {
+        LocalSource { inner, failure: None }
+    }
+
+    /// Returns the error of the failed read, if there was one.
+    pub(crate) fn into_failure(self) -> Option<io::Error> {
+        self.failure
+    }
 }
 
 impl<R: Read> Read for LocalSource<R> {
@@ -230,10 +241,10 @@ impl EndpointSession {
             Body::Bytes(bytes) => self.shared.http.send(server, request(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
                 let local = |source| RegistryProblem::Local { data: "the data to send", source };
-                let mut source = LocalSource { inner: open().map_err(local)?, failure: None };
+                let mut source = LocalSource::new(open().map_err(local)?);
                 let content = RequestBody::Stream { reader: &mut source, size: *size };
                 let reply = self.shared.http.send(server, request(content));
-                source.failure.map_or(reply, |e| Err(local(e)))
+                source.into_failure().map_or(reply, |e| Err(local(e)))
             }
         }
     }

@@ -16,6 +16,8 @@ use crate::endpoint_modes::EndpointRole;
 use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
+use crate::objects::login::ObjectLogin;
+use crate::objects::part_policy::PartPolicy;
 use crate::range_policy::RangePolicy;
 use crate::retry::{Attempts, Notice, is_temporary_status, retry_after};
 use crate::retry_policy::RetryPolicy;
@@ -36,6 +38,10 @@ pub struct Options {
     pub retry_policy: RetryPolicy,
     /// Downloads of large blobs in ranges.
     pub ranges: RangePolicy,
+    /// Uploads of large objects in parts.
+    pub parts: PartPolicy,
+    /// Logins for object stores.
+    pub object_logins: Vec<ObjectLogin>,
 }
 
 impl Options {

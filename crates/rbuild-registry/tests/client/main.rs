@@ -4,6 +4,9 @@ mod download;
 #[allow(dead_code)]
 mod files;
 mod listing;
+#[allow(dead_code)]
+mod object_server;
+mod objects;
 mod pull;
 mod push;
 mod ranges;

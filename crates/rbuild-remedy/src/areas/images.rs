@@ -19,6 +19,10 @@ pub enum ServerRemedy {
     CheckTag,
     /// Check the name, or create the repository.
     CreateRepository,
+    /// Create the bucket or container, or correct its name.
+    CreateBucket,
+    /// Check the access key of an object store and its permissions.
+    CheckObjectLogin,
     /// Use another tag, or have the image pushed again.
     PushAgain,
     /// Push to a tag instead of a digest.

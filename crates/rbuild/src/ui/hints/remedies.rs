@@ -271,6 +271,8 @@ fn server_words(remedy: &ServerRemedy) -> String {
         ServerRemedy::AwaitServer => "try again later, or contact the operator of the server".into(),
         ServerRemedy::CheckTag => "check the name and the tag".into(),
         ServerRemedy::CreateRepository => "check the name, or create the repository".into(),
+        ServerRemedy::CreateBucket => "check the name and the region, or create the bucket".into(),
+        ServerRemedy::CheckObjectLogin => "check the access key and its permissions".into(),
         ServerRemedy::PushAgain => "use another tag, or have the image pushed again".into(),
         ServerRemedy::PushToTag => "push to a tag".into(),
         ServerRemedy::CheckRegistry => "check the address of the registry".into(),

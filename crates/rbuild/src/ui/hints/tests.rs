@@ -159,7 +159,7 @@ fn hints_about_servers_are_as_recorded() {
     assert_words!(
         ServerRemedy {
             CheckNetwork, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
-            CreateRepository, PushAgain, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
+            CreateRepository, CreateBucket, CheckObjectLogin, PushAgain, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
             CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
             SetHome, CorrectRegistries, CorrectProxy, UseHost, WriteRegistry, LogInOrCorrectName
         },
@@ -177,6 +177,8 @@ fn hints_about_servers_are_as_recorded() {
             ServerRemedy::AwaitServer,
             ServerRemedy::CheckTag,
             ServerRemedy::CreateRepository,
+            ServerRemedy::CreateBucket,
+            ServerRemedy::CheckObjectLogin,
             ServerRemedy::PushAgain,
             ServerRemedy::PushToTag,
             ServerRemedy::CheckRegistry,
