@@ -189,6 +189,11 @@ impl TransportError {
         }
     }
 
+    /// Returns true if a server does not have the object of a request.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, TransportError::Registry(e) if matches!(&*e.problem, RegistryProblem::Missing { .. }))
+    }
+
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
         rbuild_remedy::sentence(self)

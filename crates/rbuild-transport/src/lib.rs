@@ -34,10 +34,12 @@ mod referrers;
 mod registry;
 mod save;
 mod store;
+mod verifying;
 
 pub use archive::{ArchiveFormat, ArchiveWriter};
 pub use archive_error::ArchiveError;
 pub use blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
+pub use cache::actions::GithubCache;
 pub use cache::archive::{unpack_cache_archive, write_cache_archive};
 pub use cache::artifact::CachedSteps;
 pub use cache::buildkit::{BuildKitCache, BuildKitLayer, InputRecords};
@@ -46,9 +48,11 @@ pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LayerFetc
 pub use cache::inline::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records};
 pub use cache::local::{LocalCache, write_local_cache};
 pub use cache::merge::{CacheLimits, CacheNote, OwnSteps, WrittenCache, day_of};
+pub use cache::object_cache::ObjectCache;
 pub use cache::records::RemoteSteps;
-pub use cache::remote::{RemoteTarget, fetch_remote_layers, read_remote_cache, write_remote_cache};
 pub use cache::shards::{MAX_SHARDS, RemoteCache, tag_of_scope};
+pub use cache::shared::{SharedTarget, fetch_shared_layers, read_shared_cache, write_shared_cache};
+pub use cache::shared_cache::SharedCache;
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{NamedArtifact, index_of_images, preferred};

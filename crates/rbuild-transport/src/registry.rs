@@ -11,6 +11,7 @@ use rbuild_registry::{BlobReader, PushOutcome, Repository, UploadBlob};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
+use crate::verifying::Verifying;
 
 impl BlobRead for BlobReader<'_> {
     fn start_at(&mut self, at: u64) -> io::Result<()> {
@@ -82,31 +83,6 @@ impl BlobSource for WithUrls<'_> {
     }
 }
 
-/// A blob whose digest is verified before its last bytes are returned, so that a damaged one is
-/// reported as such, and not as a refusal of the registry.
-struct Verifying<'a> {
-    blob: Box<dyn BlobRead + 'a>,
-    part: BlobInfo,
-    /// `None` if the digest is known or cannot be computed.
-    hasher: Option<Hasher>,
-    read: u64,
-}
-
-impl Read for Verifying<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.blob.read(buf)?;
-        self.read += n as u64;
-        let ends = self.read >= self.part.size || (n == 0 && !buf.is_empty());
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&buf[..n]);
-        }
-        match self.hasher.take_if(|_| ends).map(Hasher::finish::<BlobDigest>) {
-            Some(found) if found != self.part.digest => Err(io::Error::other(self.blob.wrong_digest(&found))),
-            _ => Ok(n),
-        }
-    }
-}
-
 /// A repository that receives an image.
 pub(crate) struct Upload<'a> {
     pub repository: &'a Repository,
@@ -128,7 +104,7 @@ impl BlobSink for Upload<'_> {
             blob.start_at(at)?;
             // The registry alone can verify the digest of an upload that is continued.
             let hasher = (at == 0 && blob.verified().is_none()).then(Hasher::new);
-            let verifying = Verifying { blob, part: *part, hasher, read: at };
+            let verifying = Verifying::new(blob, *part, hasher, at);
             Ok(Box::new(Counting::new(verifying, moved.clone())) as Box<dyn Read + '_>)
         };
         let mount_from = self.elsewhere.get(&digest).map(String::as_str);

@@ -28,7 +28,7 @@ const MAX_RECORDS: u64 = 64 << 20;
 /// Maximum number of records.
 const MAX_LINES: usize = 1_000_000;
 /// Size in bytes up to which the configuration and the records are also in the manifest itself.
-const MAX_EMBEDDED: usize = 64 << 10;
+pub(crate) const MAX_EMBEDDED: usize = 64 << 10;
 /// Level of the compression of records.
 const LEVEL: i32 = 9;
 

@@ -17,7 +17,7 @@ use crate::cache::artifact::CachedSteps;
 use crate::cache::buildkit::BuildKitCache;
 use crate::cache::local::{LocalCache, open_local};
 use crate::cache::records::{CacheRecords, RemoteSteps};
-use crate::cache::shards::RemoteCache;
+use crate::cache::shared_cache::SharedCache;
 use crate::error::{Result, TransportError};
 use crate::layout::LayoutSource;
 
@@ -44,19 +44,19 @@ enum LayerPlace {
         identity: Option<(u64, u64)>,
         tag: String,
     },
-    Registry(RemoteCache),
+    Shared(SharedCache),
 }
 
-/// A layer of a cache in a registry.
+/// A layer of a cache that several machines share.
 #[derive(Debug, Clone)]
 pub struct WantedLayer {
-    /// Name of the cache.
-    pub name: Reference,
+    /// The cache.
+    pub cache: SharedCache,
     /// The layer.
     pub blob: BlobInfo,
 }
 
-/// Downloads layers of registries into the store. Returns for each the reason why it cannot be
+/// Downloads layers of caches into the store. Returns for each the reason why it cannot be
 /// used, if it cannot; `None` if it was interrupted.
 pub type LayerFetcher = dyn Fn(&Store, &[WantedLayer]) -> Option<Vec<Option<String>>> + Send + Sync;
 
@@ -74,11 +74,11 @@ impl ImportedCache {
         Ok(open_local(dir, tag)?.map(cache))
     }
 
-    /// Returns the cache in a registry with these records.
-    pub fn remote(cache: RemoteCache, steps: RemoteSteps) -> ImportedCache {
+    /// Returns the cache on other machines with these records.
+    pub fn shared(cache: SharedCache, steps: RemoteSteps) -> ImportedCache {
         let RemoteSteps { steps, buildkit, .. } = steps;
         let records = CacheRecords { steps: steps.into_iter().map(|step| (step.key, step)).collect(), buildkit };
-        ImportedCache::new(format!("`{}`", cache.name().familiar()), records, LayerPlace::Registry(cache))
+        ImportedCache::new(format!("`{}`", cache.name()), records, LayerPlace::Shared(cache))
     }
 
     fn new(name: String, records: CacheRecords, layers: LayerPlace) -> ImportedCache {
@@ -161,7 +161,8 @@ impl ImportedCaches {
         ImportedCaches { caches, ..ImportedCaches::default() }
     }
 
-    /// Returns the caches, with the function that downloads layers of those in registries.
+    /// Returns the caches, with the function that downloads layers of those on other
+    /// machines.
     pub fn fetched_by(self, fetcher: Arc<LayerFetcher>) -> ImportedCaches {
         ImportedCaches { fetcher: Mutex::new(Some(fetcher)), ..self }
     }
@@ -171,25 +172,26 @@ impl ImportedCaches {
         let own = identity(&cache.dir.path());
         self.lost_in(|place| match place {
             LayerPlace::Directory { identity, tag, .. } => own.is_some() && *identity == own && *tag == cache.tag,
-            LayerPlace::Registry(_) => false,
+            LayerPlace::Shared(_) => false,
         })
     }
 
-    /// Returns the keys of the steps of a cache in a registry whose layers cannot be used.
-    pub fn lost_in_registry(&self, cache: &RemoteCache) -> BTreeSet<CacheKey> {
-        self.lost_in(|place| matches!(place, LayerPlace::Registry(known) if known.name() == cache.name()))
+    /// Returns the keys of the steps of a shared cache whose layers cannot be used.
+    pub fn lost_in_shared(&self, cache: &SharedCache) -> BTreeSet<CacheKey> {
+        self.lost_in(|place| matches!(place, LayerPlace::Shared(known) if known.is_same_place(cache)))
     }
 
-    /// Returns true if a cache in a registry, as it was read, has these steps, and they were used
+    /// Returns true if a shared cache, as it was read, has these steps, and they were used
     /// recently.
-    pub fn has_recent(&self, cache: &RemoteCache, steps: &[CachedStep], today: i64) -> bool {
+    pub fn has_recent(&self, cache: &SharedCache, steps: &[CachedStep], today: i64) -> bool {
         let lost = locked(&self.lost);
         self.caches.iter().enumerate().any(|(number, imported)| {
             let is_there = |step: &CachedStep| {
                 let known = imported.steps.get(&step.key).filter(|known| known.used >= today);
                 known.is_some_and(|known| known.result == step.result) && !lost.contains(&(number, step.key))
             };
-            matches!(&imported.layers, LayerPlace::Registry(known) if known == cache) && steps.iter().all(is_there)
+            matches!(&imported.layers, LayerPlace::Shared(known) if known.has_same_documents(cache))
+                && steps.iter().all(is_there)
         })
     }
 
@@ -256,10 +258,10 @@ impl ImportedCaches {
         (!locked(&self.lost).contains(&(cache, step.key))).then_some(ImportedStep { step, cache })
     }
 
-    /// Returns the names of the caches in registries.
-    pub fn registries(&self) -> Vec<Reference> {
+    /// Returns the caches on other machines.
+    pub fn shared(&self) -> Vec<SharedCache> {
         let name = |cache: &ImportedCache| match &cache.layers {
-            LayerPlace::Registry(cache) => Some(cache.name().clone()),
+            LayerPlace::Shared(cache) => Some(cache.clone()),
             LayerPlace::Directory { .. } => None,
         };
         self.caches.iter().filter_map(name).collect()
@@ -274,14 +276,14 @@ impl ImportedCaches {
     pub fn sources(&self) -> impl Iterator<Item = &dyn BlobSource> {
         self.caches.iter().filter_map(|cache| match &cache.layers {
             LayerPlace::Directory { blobs, .. } => Some(blobs as &dyn BlobSource),
-            LayerPlace::Registry(_) => None,
+            LayerPlace::Shared(_) => None,
         })
     }
 
-    /// Returns the name of the registry's cache that has a step; `None` if it is in a directory.
+    /// Returns the name of the registry's cache that has a step; `None` if it is elsewhere.
     pub fn registry_of(&self, step: &ImportedStep) -> Option<&Reference> {
         match &self.caches[step.cache].layers {
-            LayerPlace::Registry(cache) => Some(cache.name()),
+            LayerPlace::Shared(cache) => cache.reference(),
             LayerPlace::Directory { .. } => None,
         }
     }
@@ -333,10 +335,10 @@ impl ImportedCaches {
             match &self.caches[step.cache].layers {
                 LayerPlace::Directory { blobs, .. } => here.push((*step, blob, blobs)),
                 // What the store has needs no fetcher.
-                LayerPlace::Registry(_) if store.blobs().has_complete_blob(&blob.digest, blob.size)? => {}
-                LayerPlace::Registry(cache) => {
+                LayerPlace::Shared(_) if store.blobs().has_complete_blob(&blob.digest, blob.size)? => {}
+                LayerPlace::Shared(cache) => {
                     elsewhere.push(*step);
-                    wanted.push(WantedLayer { name: cache.name().clone(), blob });
+                    wanted.push(WantedLayer { cache: cache.clone(), blob });
                 }
             }
         }

@@ -7,6 +7,7 @@ use super::*;
 use crate::cache::artifact::tests::step;
 use crate::cache::local::{LocalCache, write_local_cache};
 use crate::cache::merge::{CacheLimits, OwnSteps};
+use crate::cache::shards::RemoteCache;
 use crate::layout::LayoutWriter;
 
 /// Returns an empty tar archive, and one with other bytes.
@@ -108,10 +109,10 @@ fn a_lost_layer_is_one_of_its_cache() {
     let [one, _] = layers();
     let a = step("a", &one, 1);
     let first = imported(&place, "first", std::slice::from_ref(&a));
-    let remote = |name: &str| RemoteCache::new(name.parse().unwrap(), 16);
+    let remote = |name: &str| SharedCache::Registry(RemoteCache::new(name.parse().unwrap(), 16));
     let name = remote("a.io/cache:x");
     let steps = RemoteSteps { steps: vec![a.clone()], ..RemoteSteps::default() };
-    let caches = ImportedCaches::new(vec![first, ImportedCache::remote(name.clone(), steps)]);
+    let caches = ImportedCaches::new(vec![first, ImportedCache::shared(name.clone(), steps)]);
     let recent = |name: &str, used| caches.has_recent(&remote(name), std::slice::from_ref(&a), used);
     assert_eq!((recent("a.io/cache:x", 1), recent("a.io/cache:x", 2), recent("a.io/cache:y", 1)), (true, false, false));
     let lost_in = |dir: &str, tag: &str| {
@@ -119,9 +120,9 @@ fn a_lost_layer_is_one_of_its_cache() {
     };
     caches.give_up(&caches.step(&a.key).unwrap());
     assert_eq!((lost_in("first", "t"), lost_in("first/../first", "t")), (1, 1));
-    assert_eq!((lost_in("first", "other"), lost_in("second", "t"), caches.lost_in_registry(&name).len()), (0, 0, 0));
+    assert_eq!((lost_in("first", "other"), lost_in("second", "t"), caches.lost_in_shared(&name).len()), (0, 0, 0));
     caches.give_up(&caches.step(&a.key).unwrap());
-    assert_eq!(caches.lost_in_registry(&name), BTreeSet::from([a.key]));
+    assert_eq!(caches.lost_in_shared(&name), BTreeSet::from([a.key]));
     assert!(!caches.has_recent(&name, std::slice::from_ref(&a), 1));
-    assert!(caches.lost_in_registry(&remote("a.io/cache:y")).is_empty());
+    assert!(caches.lost_in_shared(&remote("a.io/cache:y")).is_empty());
 }

@@ -1,0 +1,164 @@
+//! Adds the steps of a build to the manifest of a cache that several machines write to.
+
+use std::collections::BTreeSet;
+
+use rbuild_image::BlobDigest;
+use rbuild_store::{Store, Workspace};
+
+use crate::blobs::{BlobInfo, BlobOrigin};
+use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type, steps_to_extend};
+use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
+use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::remote_documents::RemoteDocuments;
+use crate::error::{Result, TransportError};
+
+/// Number of times that the steps are merged again because another machine wrote meanwhile.
+const MERGES: usize = 8;
+
+/// The layers of a cache that is written.
+#[derive(Default)]
+struct KnownLayers {
+    /// Layers that the place has, as far as it is known.
+    there: BTreeSet<BlobDigest>,
+    uploaded: BTreeSet<BlobDigest>,
+    /// Layers that the store lacks.
+    lacking: BTreeSet<BlobDigest>,
+    /// Layers of the place that were found to be unusable.
+    damaged: BTreeSet<BlobDigest>,
+    /// True if the records may name layers that the place lacks.
+    is_distrusted: bool,
+}
+
+/// Adds steps to the manifest of a place. Uploads the layers that the place lacks. If another
+/// machine writes meanwhile, its steps stay. Layers that neither the store nor the place has are
+/// left out with their steps.
+///
+/// # Errors
+///
+/// Fails if the place fails or refuses.
+pub(crate) fn extend(store: &Store, place: &dyn CacheStore, ours: &OwnSteps<'_>) -> Result<WrittenCache> {
+    let (mut written, mut layers) = (WrittenCache::default(), KnownLayers::default());
+    let mut known = known_steps(store, place)?;
+    for _ in 0..=MERGES {
+        let (before, theirs) = match &known {
+            Some((found, KnownSteps::Whole(steps))) => (Some(found), steps.clone()),
+            Some((found, KnownSteps::Damaged)) => {
+                written.note = CacheNote::Replaced;
+                (Some(found), CachedSteps::new())
+            }
+            Some((_, KnownSteps::OtherFormat)) => {
+                written.note = CacheNote::OtherFormat;
+                return Ok(written);
+            }
+            None => (None, CachedSteps::new()),
+        };
+        layers.note_recorded(place, &theirs, ours)?;
+        let mut all = merged(theirs, ours);
+        layers.upload(store, place, &all, &mut written)?;
+        all.retain(|_, step| !layers.lacking.contains(&step.layer.blob));
+        written.steps = all.len();
+        let documents = CacheDocuments::of(&all)?;
+        // A shard without steps is not begun.
+        if before.map(|found| found.digest) == Some(documents.manifest.digest()) || (before.is_none() && all.is_empty())
+        {
+            written.is_unchanged = true;
+            return Ok(written);
+        }
+        match place.replace(&documents, before)? {
+            Replacement::Done => {
+                keep(store, &documents)?;
+                return Ok(written);
+            }
+            Replacement::Conflict => known = known_steps(store, place)?,
+            // Layers that the records name are gone, although no build has needed them.
+            Replacement::LacksLayers(_) if !layers.is_distrusted => {
+                layers.is_distrusted = true;
+                layers.there.clone_from(&layers.uploaded);
+            }
+            Replacement::LacksLayers(e) => return Err(e),
+        }
+    }
+    Err(TransportError::other(format!("other machines wrote to `{}` all the time", place.name())))
+}
+
+impl KnownLayers {
+    /// Notes the layers that records name and that were not lost.
+    fn note_recorded(&mut self, place: &dyn CacheStore, theirs: &CachedSteps, ours: &OwnSteps<'_>) -> Result<()> {
+        // Several steps may have the layer that is lost.
+        let (lost, usable): (Vec<_>, Vec<_>) = theirs.values().partition(|step| ours.lost.contains(&step.key));
+        self.damaged.extend(lost.into_iter().map(|step| step.layer.blob));
+        let own: BTreeSet<_> = ours.steps.iter().map(|step| step.key).collect();
+        let (mut unknown, mut old, mut listed) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for step in usable {
+            let part = BlobInfo { digest: step.layer.blob, size: step.layer.size };
+            if self.damaged.contains(&part.digest) || self.there.contains(&part.digest) || !listed.insert(part.digest) {
+                continue;
+            }
+            if self.is_distrusted {
+                unknown.push(part);
+            } else if own.contains(&step.key) && step.used < ours.today {
+                old.push(part);
+            } else {
+                self.there.insert(part.digest);
+            }
+        }
+        self.there.extend(place.present(&unknown)?);
+        self.there.extend(place.refreshed(&old)?);
+        Ok(())
+    }
+
+    /// Uploads the layers of steps that the place lacks.
+    fn upload(
+        &mut self,
+        store: &Store,
+        place: &dyn CacheStore,
+        steps: &CachedSteps,
+        written: &mut WrittenCache,
+    ) -> Result<()> {
+        let mut listed = BTreeSet::new();
+        let layers = steps.values().map(|step| BlobInfo { digest: step.layer.blob, size: step.layer.size });
+        let new: Vec<BlobInfo> =
+            layers.filter(|part| !self.there.contains(&part.digest) && listed.insert(part.digest)).collect();
+        let outcomes = place.upload(&store.blobs(), &new, &self.damaged)?;
+        for (part, outcome) in new.iter().zip(outcomes) {
+            match outcome {
+                LayerUpload::There(origin) => {
+                    self.there.insert(part.digest);
+                    self.uploaded.insert(part.digest);
+                    if origin == BlobOrigin::Source {
+                        written.layers += 1;
+                        written.bytes += part.size;
+                    }
+                }
+                LayerUpload::Lacking => drop(self.lacking.insert(part.digest)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps documents in the store, from which the next build reads them.
+fn keep(store: &Store, documents: &CacheDocuments) -> Result<()> {
+    let work = Workspace::open(store)?;
+    for bytes in documents.blobs.iter().chain([&documents.manifest.bytes]) {
+        store.blobs().put_blob(&work, &bytes[..])?;
+    }
+    Ok(())
+}
+
+/// Returns the manifest that is extended, and its steps.
+fn known_steps(store: &Store, place: &dyn CacheStore) -> Result<Option<(FoundManifest, KnownSteps)>> {
+    let Some(found) = place.current()? else { return Ok(None) };
+    let documents = RemoteDocuments { store, blobs: place.blobs(), work: &Workspace::open(store)? };
+    let manifest = match &found.bytes {
+        Some(bytes) => bytes.clone(),
+        None => documents.manifest(&found.digest)?,
+    };
+    let steps = match check_type(&manifest).and_then(|()| documents.prefetched(&manifest)) {
+        Ok(blobs) => steps_to_extend(&manifest, &blobs)?,
+        // The type is checked first: only a cache is replaced.
+        Err(TransportError::Document { .. }) if check_type(&manifest).is_ok() => KnownSteps::Damaged,
+        Err(e) => return Err(e),
+    };
+    Ok(Some((found, steps)))
+}

@@ -1,0 +1,112 @@
+//! Tags of registries as places of caches.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rbuild_image::{BlobDigest, Reference};
+use rbuild_linux::parallel::try_map;
+use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, ResolvedTag};
+
+use crate::blobs::{BlobInfo, BlobSink, BlobSource};
+use crate::cache::artifact::CacheDocuments;
+use crate::cache::memory::Prefetched;
+use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::shards::settle;
+use crate::error::{Result, TransportError};
+use crate::registry::Upload;
+
+/// A tag that has a cache, or a shard of one.
+pub(crate) struct CacheTag<'a> {
+    name: &'a Reference,
+    repository: Repository,
+}
+
+impl CacheTag<'_> {
+    /// Returns the place with that name. Connects to nothing.
+    pub fn open<'a>(client: &Client, name: &'a Reference) -> Result<CacheTag<'a>> {
+        Ok(CacheTag { name, repository: client.repository(name)? })
+    }
+
+    fn sink(&self) -> Upload<'_> {
+        Upload { repository: &self.repository, elsewhere: HashMap::new(), remote: Default::default() }
+    }
+
+    /// Returns the digest of the tag in the repository that is pushed to, never that of a mirror.
+    fn resolved(&self) -> Result<Option<BlobDigest>> {
+        Ok(match self.repository.resolve_pushed(tag_of(self.name))? {
+            Some(ResolvedTag::Digest(digest)) => Some(digest),
+            Some(ResolvedTag::Manifest(manifest)) => Some(manifest.digest),
+            None => None,
+        })
+    }
+
+    /// Uploads the documents of a cache, and then its tag if that has the digest `before`. Returns
+    /// false if another machine wrote the tag before or at the same time.
+    fn put(&self, documents: &CacheDocuments, before: Option<BlobDigest>) -> Result<bool> {
+        let upload = self.sink();
+        let source = Prefetched::of(&documents.blobs);
+        try_map(CONNECTIONS, &source.parts(), |part| upload.copy(&source, part, &Arc::default()))?;
+        let checked = Instant::now();
+        if self.resolved()? != before {
+            return Ok(false);
+        }
+        let manifest = &documents.manifest;
+        self.repository.push_document(tag_of(self.name), &manifest.media_type, &manifest.bytes)?;
+        settle(checked.elapsed());
+        Ok(self.resolved()? == Some(manifest.digest()))
+    }
+}
+
+impl CacheStore for CacheTag<'_> {
+    fn name(&self) -> String {
+        self.name.familiar()
+    }
+
+    fn current(&self) -> Result<Option<FoundManifest>> {
+        let found = self.resolved()?;
+        Ok(found.map(|digest| FoundManifest { revision: digest.to_string(), digest, bytes: None }))
+    }
+
+    fn blobs(&self) -> &dyn BlobSource {
+        &self.repository
+    }
+
+    fn has_blob(&self, part: &BlobInfo) -> Result<bool> {
+        Ok(self.repository.has_blob(&part.digest)?)
+    }
+
+    fn upload(
+        &self,
+        source: &dyn BlobSource,
+        parts: &[BlobInfo],
+        _damaged: &BTreeSet<BlobDigest>,
+    ) -> Result<Vec<LayerUpload>> {
+        let upload = self.sink();
+        try_map(CONNECTIONS, parts, |part| match upload.copy(source, part, &Arc::default()) {
+            Ok(origin) => Ok(LayerUpload::There(origin)),
+            // The registry refuses everything, or the store lacks this layer.
+            Err(TransportError::Registry(e)) => Err(TransportError::Registry(e)),
+            Err(_) => Ok(LayerUpload::Lacking),
+        })
+    }
+
+    fn replace(&self, documents: &CacheDocuments, before: Option<&FoundManifest>) -> Result<Replacement> {
+        match self.put(documents, before.map(|found| found.digest)) {
+            Ok(true) => Ok(Replacement::Done),
+            Ok(false) => Ok(Replacement::Conflict),
+            Err(TransportError::Registry(e)) if lacks_layers(&e) => Ok(Replacement::LacksLayers(e.into())),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Returns true if a registry refuses a manifest because it lacks something that it names.
+fn lacks_layers(e: &RegistryError) -> bool {
+    matches!(&*e.problem, RegistryProblem::Status { status: 400, .. } | RegistryProblem::Missing { .. })
+}
+
+/// Returns the tag of a name.
+pub(crate) fn tag_of(name: &Reference) -> &str {
+    name.tag().unwrap_or("latest")
+}
