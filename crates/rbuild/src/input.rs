@@ -9,6 +9,7 @@ pub mod hidden_credentials;
 pub mod mount_order;
 pub mod mounts;
 pub mod network;
+pub mod object_caches;
 pub mod output;
 pub mod ports;
 pub mod proxies;
@@ -19,7 +20,9 @@ pub mod server_settings;
 pub mod settings;
 pub mod stdin;
 pub mod toml_value;
+pub mod user_password;
 pub mod value;
+pub mod withheld_caches;
 
 #[cfg(test)]
 mod tests;

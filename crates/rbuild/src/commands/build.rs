@@ -8,7 +8,7 @@ use rbuild_engine::{
 };
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_plan::NoCache;
-use rbuild_transport::{ImportedCaches, RemoteCache};
+use rbuild_transport::{ImportedCaches, RemoteCache, SharedCache};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
@@ -53,7 +53,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
         downloads::fetch_one(&store, &args.registry, secrets, display, url)
     };
-    let records = |names: &[RemoteCache]| caches::read(&store, &args.registry, names);
+    let records = |names: &[SharedCache]| caches::read(&store, &args.registry, names);
     let layers = || caches::layer_fetcher(&args.registry);
     let is_quiet = matches!(progress_mode(&args), Mode::Quiet | Mode::RawJson);
     let note = |text: &str| {
@@ -161,7 +161,7 @@ fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -
     }
     let written = cache_to.iter().filter(|target| target.export.mode == CacheMode::Max);
     let written = written.filter_map(|target| match &target.to {
-        CachePlace::Registry(cache) => Some(cache),
+        CachePlace::Shared(cache) => cache.registry(),
         CachePlace::Directory(_) | CachePlace::Image => None,
     });
     // A cache that does not exist yet is not among those that were read.

@@ -276,12 +276,12 @@ impl BuildOnce<'_> {
 
     /// Starts the fetcher that downloads layers of caches for the builder, if it may need any.
     fn layer_server(&self, request: &BuildRequest, platforms: &[Prepared]) -> Option<LayerServer> {
-        let names = request.caches.registries();
-        if names.is_empty() || !platforms.iter().any(Prepared::has_open_steps) {
+        let caches = request.caches.shared();
+        if caches.is_empty() || !platforms.iter().any(Prepared::has_open_steps) {
             return None;
         }
         // Without a fetcher, the steps run.
-        let server = LayerServer::start(self.store, self.flags, &names, || self.close_others()).ok()?;
+        let server = LayerServer::start(self.store, self.flags, caches, || self.close_others()).ok()?;
         request.caches.fetch_with(server.fetcher());
         Some(server)
     }

@@ -35,7 +35,7 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
     for target in exports.targets {
         let place = match &target.to {
             CachePlace::Directory(to) => quoted(to.dir.path()).to_string(),
-            CachePlace::Registry(cache) => format!("`{}`", cache.name().familiar()),
+            CachePlace::Shared(cache) => format!("`{}`", cache.name()),
             // Its records were written with it.
             CachePlace::Image => continue,
         };
@@ -48,13 +48,18 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
                     terminal::err(&format!("{}\n", report(&place, &written)));
                 }
             }
-            Err(failure) if target.ignores_errors && failure.code != code::INTERRUPTED => {
+            Err(failure) if is_ignored(target) && failure.code != code::INTERRUPTED => {
                 terminal::warning(Warning { text: failure.message, help: None });
             }
             Err(failure) => failed = failed.or(Some(failure)),
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Returns true if failures of a cache are only warnings.
+fn is_ignored(target: &CacheTarget) -> bool {
+    target.ignores_errors || matches!(&target.to, CachePlace::Shared(cache) if cache.is_best_effort())
 }
 
 fn write_one(
@@ -67,11 +72,11 @@ fn write_one(
     let steps = cached.of(&target.export);
     let lost = match &target.to {
         CachePlace::Directory(to) => caches.lost_in_directory(to),
-        CachePlace::Registry(cache) => caches.lost_in_registry(cache),
+        CachePlace::Shared(cache) => caches.lost_in_shared(cache),
         CachePlace::Image => return Ok(WrittenCache::default()),
     };
     let refreshed = cached.refreshed();
-    if let CachePlace::Registry(cache) = &target.to
+    if let CachePlace::Shared(cache) = &target.to
         && cached.failure.is_none()
         && !steps.is_empty()
         && refreshed.is_empty()
@@ -87,7 +92,7 @@ fn write_one(
             let places: Vec<&dyn BlobSource> = places.collect();
             write_local_cache(to, &own, &places).map_err(Failure::from)
         }
-        CachePlace::Registry(cache) => fetcher::caches::write(store, flags, cache, &own),
+        CachePlace::Shared(cache) => fetcher::caches::write(store, flags, cache, &own),
         CachePlace::Image => Ok(WrittenCache::default()),
     };
     let written = written.map_err(|failure| Failure { message: named(&failure.message), ..failure })?;

@@ -8,10 +8,11 @@ use rbuild_layer::LayerForm;
 use rbuild_remedy::ReportedError;
 use rbuild_transport::{
     CacheLimits, ImportedCache, ImportedCaches, LayerFetcher, LocalCache, MAX_SHARDS, RemoteCache, RemoteSteps,
-    tag_of_scope,
+    SharedCache, tag_of_scope,
 };
 
 use crate::exit::Failure;
+use crate::input::object_caches::{AZURE_KEYS, GITHUB_KEYS, ObjectOptions, S3_KEYS};
 use crate::input::output::{self, csv_fields, layer_form};
 use crate::input::registry;
 use crate::input::value;
@@ -20,12 +21,14 @@ use crate::ui::terminal;
 
 /// Tag of a cache without `tag=`, as in BuildKit.
 const TAG: &str = "latest";
-/// Types of caches, with those of BuildKit that are not supported yet.
+/// Types of caches.
 const TYPES: [&str; 6] = ["local", "registry", "inline", "gha", "s3", "azblob"];
 /// Number of shards of a cache in a registry.
 const SHARDS: u32 = 16;
 /// Prefix of the tags of scopes.
 const SCOPE_PREFIX: &str = "cache";
+/// Name of a cache in an object store.
+const NAME: &str = "cache";
 const SOURCE_KEYS: [&str; 7] = ["type", "src", "ref", "tag", "scope", "shards", "required"];
 const INLINE_KEYS: [&str; 2] = ["type", "mode"];
 /// Default of `mounts-max`.
@@ -71,18 +74,19 @@ impl CacheTarget {
 /// The place of a cache that is written.
 pub enum CachePlace {
     Directory(LocalCache),
-    Registry(RemoteCache),
+    /// Elsewhere: in a registry.
+    Shared(SharedCache),
     /// The configuration of the image.
     Image,
 }
 
-/// The outcome of reading the records of a cache in a registry; `None` if there is no such cache.
+/// The outcome of reading the records of a cache; `None` if there is no such cache.
 pub type ReadCache = Result<Option<RemoteSteps>, ReportedError>;
 
-/// Reads the records of caches in registries, all at once.
-pub type RecordReader<'a> = dyn Fn(&[RemoteCache]) -> Result<Vec<ReadCache>, Failure> + 'a;
+/// Reads the records of caches on other machines, all at once.
+pub type RecordReader<'a> = dyn Fn(&[SharedCache]) -> Result<Vec<ReadCache>, Failure> + 'a;
 
-/// The functions that read caches in registries.
+/// The functions that read caches on other machines.
 #[derive(Clone, Copy)]
 pub struct CacheReader<'a> {
     pub records: &'a RecordReader<'a>,
@@ -119,20 +123,15 @@ impl<'a> CacheFields<'a> {
         Ok(CacheFields { flag, text, pairs })
     }
 
-    /// Splits a value, and checks its type. Returns `None`, after a warning, for one that is not
-    /// supported yet.
-    fn parse(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<Option<CacheFields<'a>>, Failure> {
+    /// Splits a value, and checks its type.
+    fn parse(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<CacheFields<'a>, Failure> {
         let bad = |problem: String| Failure::usage(format!("{flag} {text}: {problem}"));
         let fields = CacheFields::split(flag, text, form.clone())?;
         match fields.get("type") {
             None => Err(bad("the type is missing".into()).help(form)),
-            Some("local" | "registry") => Ok(Some(fields)),
-            Some("inline") if flag == "--cache-to" => Ok(Some(fields)),
+            Some("local" | "registry" | "s3" | "azblob" | "gha") => Ok(fields),
+            Some("inline") if flag == "--cache-to" => Ok(fields),
             Some("inline") => Err(fields.bad("records in an image are read by its name", ValueRemedy::CacheRefForm)),
-            Some(known) if TYPES.contains(&known) => {
-                unsupported(flag, known);
-                Ok(None)
-            }
             Some(other) => Err(bad(format!("unknown type `{other}`")).help(hints::suggestion(other, &TYPES))),
         }
     }
@@ -144,6 +143,17 @@ impl<'a> CacheFields<'a> {
 
     fn bad(&self, problem: impl std::fmt::Display, hint: impl Into<Hint>) -> Failure {
         Failure::usage(format!("{} {}: {problem}", self.flag, self.text)).help(hint)
+    }
+
+    /// Checks the options, which are these and those of the type.
+    fn check_options(&self, known: &[&str]) -> Result<(), Failure> {
+        let own: &[&str] = match self.get("type") {
+            Some("s3") => &S3_KEYS,
+            Some("azblob") => &AZURE_KEYS,
+            Some("gha") => &GITHUB_KEYS,
+            _ => &[],
+        };
+        self.check_keys(&[known, own].concat())
     }
 
     fn check_keys(&self, known: &[&str]) -> Result<(), Failure> {
@@ -185,10 +195,49 @@ impl<'a> CacheFields<'a> {
         named.collect()
     }
 
+    /// Returns the caches on other machines; `None` if the type is another one.
+    fn shared(&self) -> Result<Option<Vec<SharedCache>>, Failure> {
+        let option = |key: &str| self.get(key);
+        let variable = |name: &str| std::env::var(name).ok();
+        let options = ObjectOptions { option: &option, variable: &variable, names: self.names()? };
+        let objects = match self.get("type") {
+            Some("registry") => {
+                return Ok(Some(self.remote()?.into_iter().map(SharedCache::Registry).collect()));
+            }
+            Some("s3") => options.of_s3(),
+            Some("azblob") => options.of_azure(),
+            Some("gha") => {
+                let scopes: Vec<String> = self.scopes().into_iter().flatten().map(str::to_string).collect();
+                let caches = options.of_github(&scopes).map_err(|e| self.bad(e.problem, e.hint))?;
+                if caches.is_none() {
+                    no_job(self.flag);
+                }
+                return Ok(Some(caches.into_iter().flatten().map(SharedCache::Github).collect()));
+            }
+            _ => return Ok(None),
+        };
+        let objects = objects.map_err(|e| self.bad(e.problem, e.hint))?;
+        Ok(Some(objects.into_iter().map(SharedCache::Objects).collect()))
+    }
+
+    /// Returns the names of caches in an object store: those that are given, or one for each scope.
+    fn names(&self) -> Result<Vec<String>, Failure> {
+        let given: Vec<&str> = list(self.get("name").unwrap_or_default()).collect();
+        let names = match (self.scopes(), &given[..]) {
+            (None, []) => vec![NAME.to_string()],
+            (None, names) => names.iter().map(|name| name.to_string()).collect(),
+            (Some(scopes), [] | [_]) => {
+                let prefix = given.first().copied().unwrap_or(NAME);
+                scopes.map(|scope| tag_of_scope(prefix, scope)).collect()
+            }
+            (Some(_), _) => return Err(self.bad("scopes need one name", ValueRemedy::CacheTargetForm)),
+        };
+        Ok(names)
+    }
+
     /// Returns the scopes, of which the first one is written.
     fn scopes(&self) -> Option<impl Iterator<Item = &str>> {
-        let scopes = self.get("scope").filter(|scope| !scope.is_empty())?;
-        Some(scopes.split(';').map(str::trim).filter(|scope| !scope.is_empty()))
+        Some(list(self.get("scope").filter(|scope| !scope.is_empty())?))
     }
 
     fn shards(&self) -> Result<u32, Failure> {
@@ -251,10 +300,15 @@ impl<'a> CacheFields<'a> {
         }
         if let Some(text) = self.get("max-age") {
             let bad = || self.bad(format!("`max-age={text}`: not a duration"), VerbRemedy::DurationForm);
-            limits.age = seconds(text).ok_or_else(bad)?;
+            limits.age = value::duration_seconds(text).ok_or_else(bad)?;
         }
         Ok(limits)
     }
+}
+
+/// Returns the elements of a list.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(';').map(str::trim).filter(|element| !element.is_empty())
 }
 
 /// Parses a choice of cache mounts: `all`, or IDs.
@@ -267,16 +321,10 @@ pub fn mount_choice(text: &str) -> MountChoice {
     }
 }
 
-fn unsupported(flag: &str, kind: &str) {
-    terminal::warning(format!("{flag} is not supported yet for type={kind} and has no effect"));
-}
-
-/// Parses a duration. Days have 24 hours.
-fn seconds(text: &str) -> Option<u64> {
-    if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()) {
-        return days.checked_mul(86_400);
-    }
-    text.parse::<jiff::SignedDuration>().ok()?.as_secs().try_into().ok()
+/// Warns that a build is not a job of GitHub Actions, or does not have the variables of one.
+fn no_job(flag: &str) {
+    let reason = "ACTIONS_RESULTS_URL and ACTIONS_RUNTIME_TOKEN are not set";
+    terminal::warning(format!("{flag} type=gha has no effect: {reason}"));
 }
 
 /// The caches of a value of `--cache-from`, before they are opened.
@@ -287,8 +335,8 @@ struct CacheSource<'a> {
     is_required: bool,
     /// Those in a directory.
     opened: Vec<Result<Option<ImportedCache>, String>>,
-    /// Those in a registry.
-    remote: Vec<RemoteCache>,
+    /// Those on other machines.
+    shared: Vec<SharedCache>,
 }
 
 /// Returns the caches of `--cache-from` in registries.
@@ -316,13 +364,16 @@ pub fn remote_sources(given: &[String]) -> Result<Vec<RemoteCache>, Failure> {
 pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCaches, Failure> {
     let mut sources = Vec::new();
     for text in given {
-        let Some(fields) = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)? else { continue };
-        fields.check_keys(&SOURCE_KEYS)?;
+        let fields = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)?;
+        fields.check_options(&SOURCE_KEYS)?;
         let is_required = fields.switch("required")?;
-        let (mut opened, mut remote) = (Vec::new(), Vec::new());
-        let place = if fields.is_registry() {
-            remote = fields.remote()?;
-            remote.iter().map(|cache| cache.name().familiar()).collect::<Vec<_>>().join("`, `")
+        let (mut opened, mut shared) = (Vec::new(), Vec::new());
+        let place = if let Some(caches) = fields.shared()? {
+            shared = caches;
+            if shared.is_empty() && !is_required {
+                continue;
+            }
+            shared.iter().map(SharedCache::name).collect::<Vec<_>>().join("`, `")
         } else {
             let src = fields.get("src").filter(|src| !src.is_empty());
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
@@ -331,15 +382,15 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             opened = tags.iter().map(open).collect();
             tags.join("`, `")
         };
-        sources.push(CacheSource { text, place, is_required, opened, remote });
+        sources.push(CacheSource { text, place, is_required, opened, shared });
     }
-    let names: Vec<RemoteCache> = sources.iter().flat_map(|source| source.remote.clone()).collect();
+    let names: Vec<SharedCache> = sources.iter().flat_map(|source| source.shared.clone()).collect();
     let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names)? };
     let mut read = read.into_iter();
     let mut found = Vec::new();
-    for CacheSource { text, place, is_required, opened, remote } in sources {
+    for CacheSource { text, place, is_required, opened, shared } in sources {
         let mut outcomes = opened;
-        for cache in remote {
+        for cache in shared {
             let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message);
             if let Ok(Some(steps)) = &answer {
                 for cause in &steps.faults {
@@ -351,7 +402,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
                     terminal::warning(rbuild_engine::Warning { text, help: None });
                 }
             }
-            outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::remote(cache, steps))));
+            outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::shared(cache, steps))));
         }
         let (count, mut is_unreadable) = (found.len(), false);
         for outcome in outcomes {
@@ -385,35 +436,37 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
 pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
     let mut targets = Vec::new();
     for text in given {
-        let Some(fields) = CacheFields::parse("--cache-to", text, ValueRemedy::CacheTargetForm)? else { continue };
-        fields.check_keys(&TARGET_KEYS)?;
+        let fields = CacheFields::parse("--cache-to", text, ValueRemedy::CacheTargetForm)?;
+        fields.check_options(&TARGET_KEYS)?;
         let modes = [("min", CacheMode::Min), ("max", CacheMode::Max)];
         let mode = value::choice("mode", &modes, fields.get("mode").unwrap_or("min"));
         let mode = mode.map_err(|e| fields.bad(e.problem, e.hint))?;
         let ignores_errors = fields.switch("ignore-error")?;
         let (form, limits) = (fields.form()?, fields.limits()?);
         fields.check_one_scope()?;
-        let to = if fields.get("type") == Some("inline") {
+        let places = if fields.get("type") == Some("inline") {
             fields.check_keys(&INLINE_KEYS)?;
-            CachePlace::Image
-        } else if fields.is_registry() {
-            let cache = fields.remote()?.remove(0);
-            if cache.name().digest().is_some() {
+            vec![CachePlace::Image]
+        } else if let Some(caches) = fields.shared()? {
+            if caches.iter().filter_map(SharedCache::reference).any(|name| name.digest().is_some()) {
                 return Err(fields.bad("a cache cannot be written to a digest", ValueRemedy::CacheRefForm));
             }
-            CachePlace::Registry(cache)
+            caches.into_iter().map(CachePlace::Shared).collect()
         } else {
             let dest = fields.get("dest").filter(|dest| !dest.is_empty());
             let dest = dest.ok_or_else(|| fields.bad("`dest` is missing", ValueRemedy::CacheTargetForm))?;
-            CachePlace::Directory(LocalCache { dir: output::directory(Path::new(dest))?, tag: fields.tags().remove(0) })
+            let dir = output::directory(Path::new(dest))?;
+            vec![CachePlace::Directory(LocalCache { dir, tag: fields.tags().remove(0) })]
         };
         let (mounts, max_mount) = (fields.mounts(), fields.max_mount()?);
-        let registry = match &to {
-            CachePlace::Registry(cache) => Some(cache.name().clone()),
-            CachePlace::Directory(_) | CachePlace::Image => None,
-        };
-        let export = CacheExport { form, mode, registry, mounts, max_mount };
-        targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors });
+        for to in places {
+            let registry = match &to {
+                CachePlace::Shared(cache) => cache.reference().cloned(),
+                CachePlace::Directory(_) | CachePlace::Image => None,
+            };
+            let export = CacheExport { form, mode, registry, mounts: mounts.clone(), max_mount };
+            targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors });
+        }
     }
     Ok(targets)
 }
@@ -421,13 +474,6 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_days() {
-        for (text, want) in [("30d", Some(2_592_000)), ("1h30m", Some(5400)), ("d", None), ("-1h", None), ("x", None)] {
-            assert_eq!(seconds(text), want, "{text}");
-        }
-    }
 
     #[test]
     fn records_in_an_image_have_no_place() {
@@ -462,7 +508,7 @@ mod tests {
         assert_eq!((to.tag.as_str(), target.limits), ("main", CacheLimits::default()));
         for text in ["a.io/b", "type=registry,ref=a.io/b", "ref=a.io/b:latest,type=registry,oci-mediatypes=true"] {
             let [target] = &targets(&[text.to_string()]).unwrap()[..] else { panic!() };
-            let CachePlace::Registry(cache) = &target.to else { panic!() };
+            let CachePlace::Shared(SharedCache::Registry(cache)) = &target.to else { panic!() };
             assert_eq!((cache.name().familiar().as_str(), cache.shards()), ("a.io/b:latest", SHARDS), "{text}");
         }
         for (text, want) in [
@@ -472,7 +518,7 @@ mod tests {
             ("ref=a.io/b:latest,scope=main", "a.io/b:latest-main"),
         ] {
             let [target] = &targets(&[format!("type=registry,ref=a.io/b,{text}")]).unwrap()[..] else { panic!() };
-            let CachePlace::Registry(cache) = &target.to else { panic!() };
+            let CachePlace::Shared(SharedCache::Registry(cache)) = &target.to else { panic!() };
             assert!(cache.name().familiar().starts_with(want), "{text}");
         }
         for text in ["scope=a;b", "shards=0", "shards=65", "shards=x"] {

@@ -5,8 +5,10 @@ use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Cli, Verb};
+use crate::args::{BuildArgs, Cli, Verb};
 use crate::exit::Failure;
+use crate::input::user_password::user_and_password;
+use crate::input::withheld_caches::{CacheLogins, WithheldLogin};
 
 /// Variable with a login.
 const CREDS: &str = "RBUILD_CREDS";
@@ -23,6 +25,12 @@ pub struct HiddenCredentials {
     pub creds_by_flag: bool,
     /// A document with logins.
     pub auth_config: Option<String>,
+    /// Logins for object stores.
+    #[serde(default)]
+    pub object_logins: Vec<WithheldLogin>,
+    /// Variables with logins for object stores, and their values.
+    #[serde(default)]
+    pub variables: Vec<(String, String)>,
 }
 
 /// Executes the program again without its credentials, if it has any.
@@ -47,14 +55,66 @@ pub fn hide(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
     let creds_by_flag = line.iter().take_while(|arg| *arg != "--").any(is_flag);
     // CI systems pass an unset secret as an empty variable.
     let given = flags.and_then(|flags| flags.creds.clone()).filter(|pair| creds_by_flag || !pair.is_empty());
-    let found = HiddenCredentials { creds: given, creds_by_flag, auth_config: std::env::var(AUTH_CONFIG).ok() };
-    if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {
+    // The launcher must not read them again.
+    given.as_deref().map_or(Ok(()), |pair| user_and_password(pair, creds_by_flag).map(drop))?;
+    let mut line = if flags.is_some() { without_flag(line) } else { line.to_vec() };
+    let mut logins = CacheLogins::default();
+    let mut variables = Vec::new();
+    if let Verb::Build(args) = &cli.verb {
+        line = without_logins(&line, &mut logins)?;
+        variables = variables_to_withhold(args, &logins);
+    }
+    let auth_config = std::env::var(AUTH_CONFIG).ok();
+    let found = HiddenCredentials { creds: given, creds_by_flag, auth_config, object_logins: logins.logins, variables };
+    if found.creds.is_none()
+        && std::env::var_os(CREDS).is_none()
+        && std::env::var_os(AUTH_CONFIG).is_none()
+        && found.object_logins.is_empty()
+        && found.variables.is_empty()
+    {
         return Ok(());
     }
     let text = serde_json::to_string(&found).map_err(|e| not_withheld(&e))?;
-    let line = if flags.is_some() { without_flag(line) } else { line.to_vec() };
     let argv = [&line, words].concat();
-    Err(not_withheld(&rbuild_linux::execute_withholding(&text, &argv, &[CREDS, AUTH_CONFIG])))
+    let removed: Vec<&str> =
+        [CREDS, AUTH_CONFIG].into_iter().chain(found.variables.iter().map(|(name, _)| name.as_str())).collect();
+    Err(not_withheld(&rbuild_linux::execute_withholding(&text, &argv, &removed)))
+}
+
+/// Returns the arguments without the logins in the values of caches.
+fn without_logins(line: &[OsString], logins: &mut CacheLogins) -> Result<Vec<OsString>, Failure> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let mut kept: Vec<OsString> = Vec::new();
+    let mut rest = line.iter();
+    while let Some(arg) = rest.next() {
+        kept.push(arg.clone());
+        let Some(text) = arg.to_str() else { continue };
+        if text == "--" {
+            break;
+        }
+        for flag in ["--cache-from", "--cache-to"] {
+            if let Some(value) = text.strip_prefix(flag).and_then(|rest| rest.strip_prefix('=')) {
+                kept.pop();
+                kept.push(format!("{flag}={}", logins.withhold(flag, value, &variable)?).into());
+            } else if text == flag
+                && let Some(value) = rest.next()
+            {
+                kept.push(match value.to_str() {
+                    Some(value) => logins.withhold(flag, value, &variable)?.into(),
+                    None => value.clone(),
+                });
+            }
+        }
+    }
+    kept.extend(rest.cloned());
+    Ok(kept)
+}
+
+/// Returns the variables with logins of caches, unless the build uses them otherwise, too.
+fn variables_to_withhold(args: &BuildArgs, logins: &CacheLogins) -> Vec<(String, String)> {
+    let is_used = |name: &&str| args.secret.iter().chain(&args.build_arg).any(|text| text.contains(*name));
+    let names = logins.variables().into_iter().filter(|name| !is_used(name));
+    names.filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?))).collect()
 }
 
 fn not_withheld(e: &(dyn std::error::Error + 'static)) -> Failure {

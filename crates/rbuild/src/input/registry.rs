@@ -12,6 +12,8 @@ use rbuild_remedy::{ReportedError, sentence};
 use crate::args::RegistryFlags;
 use crate::exit::{Failure, reported};
 use crate::input::hidden_credentials::{self, HiddenCredentials};
+use crate::input::user_password::{setting, user_and_password};
+use crate::input::withheld_caches::WithheldLogin;
 use crate::input::{flags, value};
 use crate::ui::hints::{self, ValueRemedy};
 use crate::ui::plain::plain;
@@ -74,10 +76,10 @@ pub fn full_name_in_dockerfile(text: &str) -> Result<Option<Reference>, Reported
 /// Returns the environment of this process, with the credentials that were set aside.
 pub fn environment() -> Result<ProcessEnvironment, Failure> {
     let environment = ProcessEnvironment::of_process();
-    Ok(match hidden_credentials::read()?.auth_config {
-        Some(text) => environment.with("DOCKER_AUTH_CONFIG", &text),
-        None => environment,
-    })
+    let HiddenCredentials { auth_config, variables, .. } = hidden_credentials::read()?;
+    let documents = auth_config.map(|text| ("DOCKER_AUTH_CONFIG".to_string(), text));
+    let withheld = documents.into_iter().chain(variables);
+    Ok(withheld.fold(environment, |environment, (name, value)| environment.with(&name, &value)))
 }
 
 /// Returns the client for the flags. Credentials among them are sent only to the registry of `own`,
@@ -97,11 +99,13 @@ pub fn client_with(
     notify: impl Fn(Notice) + Send + Sync + 'static,
 ) -> Result<Client, Failure> {
     check(flags)?;
-    let HiddenCredentials { creds, creds_by_flag, .. } = hidden_credentials::read()?;
+    let HiddenCredentials { creds, creds_by_flag, object_logins, .. } = hidden_credentials::read()?;
+    let object_logins = object_logins.into_iter().map(WithheldLogin::login).collect();
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
     let (tls_verify, cert_dir) = (flags.tls_verify.into(), flags.cert_dir.clone());
-    let options = Options { given, tls_verify, cert_dir, servers: flags.servers.clone(), ..Options::default() };
+    let servers = flags.servers.clone();
+    let options = Options { given, tls_verify, cert_dir, servers, object_logins, ..Options::default() };
     Ok(Client::new(environment()?, options, notify))
 }
 
@@ -120,17 +124,14 @@ fn check_short_names() -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// Fails if the login file does not exist, if the credentials are not of the form USER:PASSWORD, or
-/// if `RBUILD_SHORT_NAMES` is invalid.
+/// Fails if the login file does not exist, or if `RBUILD_SHORT_NAMES` is invalid.
 pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
     check_short_names()?;
     if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
         return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))
             .help(ValueRemedy::LoginFile));
     }
-    flags.cert_dir.as_deref().map_or(Ok(()), check_cert_dir)?;
-    let HiddenCredentials { creds, creds_by_flag, .. } = hidden_credentials::read()?;
-    creds.map_or(Ok(()), |pair| user_and_password(&pair, creds_by_flag).map(drop))
+    flags.cert_dir.as_deref().map_or(Ok(()), check_cert_dir)
 }
 
 /// Checks the directory with certificates.
@@ -148,17 +149,6 @@ pub fn check_cert_dir(dir: &Path) -> Result<(), Failure> {
         let message = format!("--cert-dir {}: {reason}", quoted(dir));
         Failure::usage(message).help(ValueRemedy::CertificateDirectory)
     })
-}
-
-/// Returns the name of the setting that contains the credentials.
-fn setting(by_flag: bool) -> &'static str {
-    if by_flag { "--creds" } else { "RBUILD_CREDS" }
-}
-
-fn user_and_password(pair: &str, by_flag: bool) -> Result<(&str, &str), Failure> {
-    pair.split_once(':')
-        .filter(|(user, password)| !user.is_empty() && !password.is_empty())
-        .ok_or_else(|| Failure::usage(format!("{}: the value is not of the form USER:PASSWORD", setting(by_flag))))
 }
 
 fn own_login(pair: &str, own: &[Reference], by_flag: bool) -> Result<CommandLineLogin, Failure> {

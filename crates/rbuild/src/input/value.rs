@@ -162,6 +162,14 @@ pub fn switch(text: &str) -> Result<bool, BadValue> {
     rbuild_dockerfile::parse_bool(text).ok_or_else(bad)
 }
 
+/// Parses a duration, and returns its seconds. Days have 24 hours.
+pub fn duration_seconds(text: &str) -> Option<u64> {
+    if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()) {
+        return days.checked_mul(86_400);
+    }
+    text.parse::<jiff::SignedDuration>().ok()?.as_secs().try_into().ok()
+}
+
 /// Parses a time in seconds.
 pub fn seconds(text: &str) -> Result<u64, BadValue> {
     text.parse()
@@ -281,6 +289,13 @@ pub fn json_only(text: &str) -> Result<String, BadValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_have_days() {
+        for (text, want) in [("30d", Some(2_592_000)), ("1h30m", Some(5400)), ("d", None), ("-1h", None), ("x", None)] {
+            assert_eq!(duration_seconds(text), want, "{text}");
+        }
+    }
 
     #[test]
     fn misspelled_words_have_a_suggestion_and_others_a_list() {

@@ -39,6 +39,7 @@ mod many_layers;
 mod mount_cleanup;
 mod multistage;
 mod names;
+mod object_caches;
 mod output_formats;
 mod outputs;
 mod owners;

@@ -6,18 +6,18 @@ use crate::lab::{Lab, Ran, is_bare};
 use crate::registries::Scene;
 use crate::registries::server::{Access, Registry};
 
-const FILE: &str = "FROM busybox AS tools\nRUN echo tool > /tool; echo unused > /unused\n\
+pub const FILE: &str = "FROM busybox AS tools\nRUN echo tool > /tool; echo unused > /unused\n\
     FROM busybox\nWORKDIR /w\nCOPY src /w/\nRUN cat /w/a > /w/made; ln -s made /w/link\n\
     COPY --from=tools /tool /tool\n";
 
 /// A machine with an empty store, and a home directory.
-struct Machine {
-    lab: Lab,
-    home: String,
+pub struct Machine {
+    pub lab: Lab,
+    pub home: String,
 }
 
 impl Machine {
-    fn new() -> Machine {
+    pub fn new() -> Machine {
         let lab = Lab::new();
         let home = lab.path("home");
         std::fs::create_dir(&home).unwrap();
@@ -25,12 +25,12 @@ impl Machine {
         Machine { lab, home: home.to_str().unwrap().to_string() }
     }
 
-    fn build(&self, file: &str, args: &[&str]) -> Ran {
+    pub fn build(&self, file: &str, args: &[&str]) -> Ran {
         self.build_as("runner", file, args)
     }
 
     /// Builds on a machine with that name.
-    fn build_as(&self, name: &str, file: &str, args: &[&str]) -> Ran {
+    pub fn build_as(&self, name: &str, file: &str, args: &[&str]) -> Ran {
         self.lab.write("Dockerfile", file);
         let mut command = self.lab.command(["build"].into_iter().chain(args.iter().copied()));
         let home = self.home.as_str();
@@ -39,7 +39,7 @@ impl Machine {
     }
 
     /// Builds the result and returns its files, as `find` would print them.
-    fn files(&self, args: &[&str]) -> (Ran, Vec<String>) {
+    pub fn files(&self, args: &[&str]) -> (Ran, Vec<String>) {
         let tar = self.lab.path("files.tar");
         let output = format!("type=tar,dest={}", tar.display());
         let ran = self.build(FILE, &[&["-o", &output], args].concat()).ok();

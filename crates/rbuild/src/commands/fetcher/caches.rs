@@ -1,13 +1,13 @@
-//! Caches in registries: records are read before the build, layers when they are needed, and steps
-//! are written after it.
+//! Caches on other machines: records are read before the build, layers when they are needed, and
+//! steps are written after it.
 
 use std::sync::Arc;
 
 use rbuild_linux::parallel::try_map;
 use rbuild_store::Store;
 use rbuild_transport::{
-    LayerFetcher, OwnSteps, RemoteCache, RemoteTarget, WantedLayer, WrittenCache, fetch_remote_layers,
-    read_remote_cache, write_remote_cache,
+    LayerFetcher, OwnSteps, SharedCache, SharedTarget, WantedLayer, WrittenCache, fetch_shared_layers,
+    read_shared_cache, write_shared_cache,
 };
 
 use crate::args::RegistryFlags;
@@ -17,10 +17,10 @@ use crate::input::cache::ReadCache;
 use crate::input::registry;
 
 /// Reads the records of caches, all at once. The caller must have one thread.
-pub fn read(store: &Store, flags: &RegistryFlags, caches: &[RemoteCache]) -> Result<Vec<ReadCache>, Failure> {
+pub fn read(store: &Store, flags: &RegistryFlags, caches: &[SharedCache]) -> Result<Vec<ReadCache>, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        let read = |cache: &RemoteCache| read_remote_cache(store, &client, cache).map_err(|e| reported(&e, e.help()));
+        let read = |cache: &SharedCache| read_shared_cache(store, &client, cache).map_err(|e| reported(&e, e.help()));
         try_map(caches.len().max(1), caches, |cache| Ok(read(cache)))
     })?
 }
@@ -37,7 +37,7 @@ pub fn layer_fetcher(flags: &RegistryFlags) -> Arc<LayerFetcher> {
 fn fetch_layers(store: &Store, flags: &RegistryFlags, wanted: &[WantedLayer]) -> Option<Vec<Option<String>>> {
     let fetched: Result<Result<Vec<Option<String>>, Failure>, Failure> = in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        fetch_remote_layers(store, &client, wanted).map_err(Failure::from)
+        fetch_shared_layers(store, &client, wanted).map_err(Failure::from)
     });
     match fetched.and_then(|fetched| fetched) {
         Ok(causes) => Some(causes),
@@ -58,11 +58,11 @@ pub fn machine() -> String {
 pub fn write(
     store: &Store,
     flags: &RegistryFlags,
-    cache: &RemoteCache,
+    cache: &SharedCache,
     steps: &OwnSteps<'_>,
 ) -> Result<WrittenCache, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        write_remote_cache(store, &client, RemoteTarget { cache, machine: &machine() }, steps).map_err(Failure::from)
+        write_shared_cache(store, &client, SharedTarget { cache, machine: &machine() }, steps).map_err(Failure::from)
     })?
 }

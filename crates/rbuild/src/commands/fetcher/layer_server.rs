@@ -7,20 +7,20 @@
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::sync::{Arc, Mutex};
 
-use rbuild_image::{BlobDigest, Reference};
+use rbuild_image::BlobDigest;
 use rbuild_linux::parallel::locked;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_store::Store;
-use rbuild_transport::{BlobInfo, LayerFetcher, WantedLayer, fetch_remote_layers};
+use rbuild_transport::{BlobInfo, LayerFetcher, SharedCache, WantedLayer, fetch_shared_layers};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
 use crate::exit::{Failure, code};
 use crate::input::registry;
 
-/// A layer in a request: the name of its cache, its digest and its size in bytes.
+/// A layer in a request: the number of its cache, its digest and its size in bytes.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct LayerRequest(String, BlobDigest, u64);
+struct LayerRequest(usize, BlobDigest, u64);
 
 /// For each layer, the reason why it cannot be used.
 type Outcomes = Vec<Option<String>>;
@@ -29,6 +29,7 @@ type Outcomes = Vec<Option<String>>;
 pub struct LayerServer {
     pid: u32,
     pipes: Arc<Mutex<ServerPipes>>,
+    caches: Vec<SharedCache>,
 }
 
 /// The ends of the builder.
@@ -38,12 +39,12 @@ struct ServerPipes {
 }
 
 impl LayerServer {
-    /// Forks the fetcher, which downloads from the caches `names` only. The caller must have one
+    /// Forks the fetcher, which downloads from these caches only. The caller must have one
     /// thread. `close` closes what belongs to the launcher.
     pub fn start(
         store: &Store,
         flags: &RegistryFlags,
-        names: &[Reference],
+        caches: Vec<SharedCache>,
         close: impl FnOnce(),
     ) -> std::io::Result<LayerServer> {
         let (requests, requests_writer) = std::io::pipe()?;
@@ -57,12 +58,12 @@ impl LayerServer {
                 // The launcher ends this process.
                 let _ = process::block_ending_signals();
                 let fetch = |wanted: &[WantedLayer]| fetched(store, flags, wanted);
-                let ended = ended.and_then(|()| serve(requests, outcomes_writer, names, fetch));
+                let ended = ended.and_then(|()| serve(requests, outcomes_writer, &caches, fetch));
                 std::process::exit(i32::from(ended.err().unwrap_or(code::OK)))
             }
             Cloned::Parent { child } => {
                 let pipes = ServerPipes { requests: requests_writer, outcomes: BufReader::new(outcomes) };
-                Ok(LayerServer { pid: child, pipes: Arc::new(Mutex::new(pipes)) })
+                Ok(LayerServer { pid: child, pipes: Arc::new(Mutex::new(pipes)), caches })
             }
         }
     }
@@ -74,10 +75,10 @@ impl LayerServer {
 
     /// Returns the function with which the builder requests layers.
     pub fn fetcher(&self) -> Arc<LayerFetcher> {
-        let pipes = self.pipes.clone();
+        let (pipes, caches) = (self.pipes.clone(), self.caches.clone());
         Arc::new(move |_, wanted| {
             let ended = || wanted.iter().map(|_| Some("the fetcher ended without an answer".to_string())).collect();
-            Some(locked(&pipes).request(wanted).unwrap_or_else(|_| ended()))
+            Some(locked(&pipes).request(&caches, wanted).unwrap_or_else(|_| ended()))
         })
     }
 
@@ -89,11 +90,13 @@ impl LayerServer {
 }
 
 impl ServerPipes {
-    fn request(&mut self, wanted: &[WantedLayer]) -> std::io::Result<Outcomes> {
-        let list: Vec<LayerRequest> = wanted
-            .iter()
-            .map(|layer| LayerRequest(layer.name.to_string(), layer.blob.digest, layer.blob.size))
-            .collect();
+    fn request(&mut self, caches: &[SharedCache], wanted: &[WantedLayer]) -> std::io::Result<Outcomes> {
+        let numbered = |layer: &WantedLayer| {
+            let number = caches.iter().position(|cache| *cache == layer.cache)?;
+            Some(LayerRequest(number, layer.blob.digest, layer.blob.size))
+        };
+        let list: Option<Vec<LayerRequest>> = wanted.iter().map(numbered).collect();
+        let list = list.ok_or(std::io::ErrorKind::NotFound)?;
         let mut line = serde_json::to_vec(&list)?;
         line.push(b'\n');
         self.requests.write_all(&line)?;
@@ -107,19 +110,16 @@ impl ServerPipes {
 fn serve(
     requests: PipeReader,
     mut outcomes: PipeWriter,
-    names: &[Reference],
+    caches: &[SharedCache],
     fetch: impl Fn(&[WantedLayer]) -> Outcomes,
 ) -> Result<(), u8> {
     for line in BufReader::new(requests).lines() {
         let line = line.map_err(|_| code::FAILED)?;
         let list: Vec<LayerRequest> = serde_json::from_str(&line).map_err(|_| code::BUG)?;
-        let wanted = list.into_iter().map(|LayerRequest(name, digest, size)| {
-            let name: Reference = name.parse().map_err(|_| code::BUG)?;
+        let wanted = list.into_iter().map(|LayerRequest(number, digest, size)| {
             // The builder handles hostile images and must not choose where logins are sent.
-            if !names.contains(&name) {
-                return Err(code::BUG);
-            }
-            Ok(WantedLayer { name, blob: BlobInfo { digest, size } })
+            let cache = caches.get(number).cloned().ok_or(code::BUG)?;
+            Ok(WantedLayer { cache, blob: BlobInfo { digest, size } })
         });
         let mut answer = serde_json::to_vec(&fetch(&wanted.collect::<Result<Vec<_>, u8>>()?)).map_err(|_| code::BUG)?;
         answer.push(b'\n');
@@ -130,34 +130,39 @@ fn serve(
 
 fn fetched(store: &Store, flags: &RegistryFlags, wanted: &[WantedLayer]) -> Outcomes {
     let fetched: Result<Outcomes, Failure> = registry::client_of(flags, &[], true)
-        .and_then(|client| fetch_remote_layers(store, &client, wanted).map_err(Failure::from));
+        .and_then(|client| fetch_shared_layers(store, &client, wanted).map_err(Failure::from));
     fetched.unwrap_or_else(|failure| wanted.iter().map(|_| Some(failure.message.clone())).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use rbuild_transport::RemoteCache;
+
     use super::*;
 
     #[test]
-    fn layers_are_requested_by_name_and_digest() {
+    fn layers_are_requested_by_cache_and_digest() {
         let (requests, requests_writer) = std::io::pipe().unwrap();
         let (outcomes, outcomes_writer) = std::io::pipe().unwrap();
         let mut pipes = ServerPipes { requests: requests_writer, outcomes: BufReader::new(outcomes) };
         let fetch = |wanted: &[WantedLayer]| -> Outcomes {
-            wanted.iter().map(|layer| (layer.blob.size > 5).then(|| layer.name.to_string())).collect()
+            wanted.iter().map(|layer| (layer.blob.size > 5).then(|| layer.cache.name())).collect()
         };
-        let names: Vec<Reference> = ["a.io/b:c", "127.0.0.1:5000/x/y:latest"].map(|name| name.parse().unwrap()).into();
-        let server = std::thread::spawn(move || serve(requests, outcomes_writer, &names, fetch));
-        let wanted = [("a.io/b:c", 5), ("127.0.0.1:5000/x/y:latest", 6)].map(|(name, size)| WantedLayer {
-            name: name.parse().unwrap(),
-            blob: BlobInfo { digest: BlobDigest::of(name.as_bytes()), size },
+        let cache = |name: &str| SharedCache::Registry(RemoteCache::new(name.parse().unwrap(), 1));
+        let caches = ["a.io/b:c", "127.0.0.1:5000/x/y:latest"].map(cache);
+        let known = caches.to_vec();
+        let server = std::thread::spawn(move || serve(requests, outcomes_writer, &known, fetch));
+        let wanted = [5, 6].map(|size| WantedLayer {
+            cache: caches[size - 5].clone(),
+            blob: BlobInfo { digest: BlobDigest::of(b"layer"), size: size as u64 },
         });
         for _ in 0..2 {
-            assert_eq!(pipes.request(&wanted).unwrap(), [None, Some(wanted[1].name.to_string())]);
+            assert_eq!(pipes.request(&caches, &wanted).unwrap(), [None, Some(caches[1].name())]);
         }
+        let other = WantedLayer { cache: cache("a.io/other:c"), ..wanted[0].clone() };
+        assert!(pipes.request(&caches, std::slice::from_ref(&other)).is_err());
         // Requests for anything else end the fetcher.
-        let other = WantedLayer { name: "a.io/other:c".parse().unwrap(), ..wanted[0].clone() };
-        assert!(pipes.request(&[other]).is_err());
+        assert!(pipes.request(&[&caches[..], std::slice::from_ref(&other.cache)].concat(), &[other]).is_err());
         assert_eq!(server.join().unwrap(), Err(code::BUG));
     }
 }

@@ -93,6 +93,12 @@ pub enum ValueRemedy {
     CpusForm,
     /// Add the name of a cache in a registry.
     CacheRefForm,
+    /// Use the form of a cache in a bucket of S3.
+    CacheBucketForm,
+    /// Use the form of a cache in a container of Azure.
+    CacheContainerForm,
+    /// Use version 2 of GitHub's cache service.
+    CacheServiceVersion,
     /// Use a number of shards.
     CacheShardsRange { most: u32 },
     /// Use a number of seconds.
@@ -202,6 +208,11 @@ impl ValueRemedy {
             ValueRemedy::CacheTargetForm => "use a form such as type=local,dest=DIR,mode=max".into(),
             ValueRemedy::CpusForm => "use a number, such as 1.5".into(),
             ValueRemedy::CacheRefForm => "add the name of the cache, such as ref=ghcr.io/me/app:cache".into(),
+            ValueRemedy::CacheBucketForm => "use a form such as type=s3,bucket=NAME,region=eu-central-1".into(),
+            ValueRemedy::CacheContainerForm => {
+                "use a form such as type=azblob,account_url=https://NAME.blob.core.windows.net".into()
+            }
+            ValueRemedy::CacheServiceVersion => "set ACTIONS_RESULTS_URL, or use another type of cache".into(),
             ValueRemedy::CacheShardsRange { most } => format!("use a number from 1 to {most}").into(),
             ValueRemedy::SecondsForm => "use a number, such as 60".into(),
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
