@@ -24,8 +24,8 @@ const WRONG: u32 = 2;
 /// the caller verifies the digest. The error of a failed read carries a [`RegistryError`].
 pub struct ObjectReader<'a> {
     source: Box<dyn RangeSource + 'a>,
-    /// Position of the blob in the object.
-    offset: u64,
+    /// Position of the blob in the object; `None` if the blob is the object.
+    offset: Option<u64>,
     request: BlobRequest,
     body: Option<BodyReader<'static>>,
     attempts: Attempts,
@@ -55,7 +55,7 @@ impl<'a> ObjectReader<'a> {
         let policy = source.shared().http.retry_policy();
         ObjectReader {
             source,
-            offset: 0,
+            offset: None,
             request: BlobRequest { digest: *digest, at: 0, size },
             body: None,
             attempts: Attempts::new(policy, EndpointRole::Registry),
@@ -65,9 +65,10 @@ impl<'a> ObjectReader<'a> {
         }
     }
 
-    /// Returns the reader for a blob that begins at a position of the object.
+    /// Returns the reader for a blob that begins at a position of the object and may be a part of
+    /// it.
     pub(crate) fn at_offset(self, offset: u64) -> ObjectReader<'a> {
-        ObjectReader { offset, ..self }
+        ObjectReader { offset: Some(offset), ..self }
     }
 
     /// Continues at a position, counted in bytes from the beginning of the blob.
@@ -91,9 +92,9 @@ impl<'a> ObjectReader<'a> {
     /// Requests the rest of the blob.
     fn open(&mut self) -> Result<(), RegistryProblem> {
         let BlobRequest { at, size, .. } = self.request;
-        let position = |at: u64| self.offset.saturating_add(at);
+        let position = |at: u64| self.offset.unwrap_or(0).saturating_add(at);
         let range = format!("bytes={}-{}", position(at), position(size - 1));
-        let is_whole = self.offset == 0 && at == 0;
+        let is_whole = self.offset.is_none() && at == 0;
         let reply = self.source.request((!is_whole).then_some(range))?;
         let skipped = self.skipped(&reply)?;
         let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
@@ -110,11 +111,10 @@ impl<'a> ObjectReader<'a> {
     /// Returns the number of bytes of a reply that precede the position.
     fn skipped(&self, reply: &HttpReply) -> Result<u64, RegistryProblem> {
         let BlobRequest { digest, at, size } = self.request;
-        let wanted = self.offset.saturating_add(at);
+        let wanted = self.offset.unwrap_or(0).saturating_add(at);
         let length = reply.response.body().content_length();
         match (reply.status(), reply.header("content-range").and_then(content_range)) {
-            // Without an offset, the object is the blob.
-            (200, _) if self.offset == 0 && length.is_some_and(|length| length != size) => {
+            (200, _) if self.offset.is_none() && length.is_some_and(|length| length != size) => {
                 let found = length.unwrap_or_default();
                 Err(ReplyFault::BlobSize { digest, found, size }.of(self.source.host()))
             }

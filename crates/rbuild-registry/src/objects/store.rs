@@ -75,7 +75,8 @@ impl ObjectStore {
                 200 => {}
                 404 => {
                     let fault = ObjectFault::of(reply, &self.shared.http);
-                    if fault.lacks_bucket() {
+                    // A container of Azure is created by the first write.
+                    if fault.lacks_bucket() && matches!(self.found.login, StoreLogin::S3 { .. }) {
                         return Err(self.problem(fault, &call, RemoteAction::ReadObject));
                     }
                     return Ok(None);

@@ -349,6 +349,9 @@ fn refusal(request: &Request) -> Option<Reply> {
         });
         return (!is_signed && !sas).then(|| error(403, "AuthenticationFailed"));
     }
+    if request.header("authorization").is_empty() {
+        return Some(error(403, "AccessDenied"));
+    }
     let hash = hex(&Sha256::digest(&request.body));
     if request.header("x-amz-content-sha256") != hash {
         return Some(error(400, "XAmzContentSHA256Mismatch"));
