@@ -66,7 +66,15 @@ impl GithubCache {
             scopes.push(String::new());
         }
         let (cache, deadline) = (self.clone(), Instant::now() + self.timeout);
-        Ok(OpenGithubCache { service, cache, scopes, deadline, packs: Mutex::default(), conflict: Mutex::default() })
+        Ok(OpenGithubCache {
+            service,
+            cache,
+            scopes,
+            deadline,
+            packs: Mutex::default(),
+            knows_packs: Mutex::default(),
+            conflict: Mutex::default(),
+        })
     }
 
     /// Returns the beginning of the keys of indexes in a scope of the token.
@@ -99,8 +107,10 @@ pub(crate) struct OpenGithubCache {
     /// The scopes of the token, of which the first one is written.
     scopes: Vec<String>,
     deadline: Instant,
-    /// Known once an index was read.
-    packs: Mutex<Option<Packs>>,
+    /// The packs of the indexes that were read.
+    packs: Mutex<Packs>,
+    /// True once all indexes were read.
+    knows_packs: Mutex<bool>,
     /// The number of the index that could not be followed by another one, and the times.
     conflict: Mutex<(u64, u64)>,
 }
@@ -128,12 +138,11 @@ impl OpenGithubCache {
     fn index(&self, scope: &str) -> Result<Option<(u64, Vec<u8>)>> {
         let prefix = self.cache.index(scope);
         let found = self.service.newest(&prefix, MAX_INDEX)?;
-        let mut packs = locked(&self.packs);
-        let packs = packs.get_or_insert_default();
         let Some((key, bytes)) = found else { return Ok(None) };
         let number = key.strip_prefix(&prefix).and_then(|number| number.parse().ok()).unwrap_or(0);
         let index: ActionsIndex =
             serde_json::from_slice(&bytes).map_err(TransportError::document("the index of the cache"))?;
+        let mut packs = locked(&self.packs);
         for (pack, layers) in index.packs {
             packs.extend(layers.into_iter().map(|LayerPosition(digest, at)| (digest, (pack.clone(), at))));
         }
@@ -142,10 +151,14 @@ impl OpenGithubCache {
 
     /// Returns the key of the entry with a layer, and the position of the layer.
     fn location(&self, digest: &BlobDigest) -> Result<(String, u64)> {
-        if locked(&self.packs).is_none() {
+        // Others wait until the indexes are read.
+        let mut knows_packs = locked(&self.knows_packs);
+        if !*knows_packs {
             self.indexes()?;
+            *knows_packs = true;
         }
-        let packed = locked(&self.packs).as_ref().and_then(|packs| packs.get(digest).cloned());
+        drop(knows_packs);
+        let packed = locked(&self.packs).get(digest).cloned();
         Ok(packed.unwrap_or_else(|| (key_of(digest), 0)))
     }
 
@@ -173,7 +186,6 @@ impl OpenGithubCache {
         let size = parts.iter().map(|part| part.size).sum();
         self.service.create(&key, &EntryContent { size, open: &open }).map_err(TransportError::pushing)?;
         let mut packs = locked(&self.packs);
-        let packs = packs.get_or_insert_default();
         let mut at = 0;
         for part in parts {
             packs.insert(part.digest, (key.clone(), at));
@@ -340,7 +352,7 @@ impl CacheStore for OpenGithubCache {
         let failed = || TransportError::document("the index of the cache");
         let manifest: Box<RawValue> = serde_json::from_slice(&documents.manifest.bytes).map_err(failed())?;
         let mut packs: BTreeMap<String, Vec<LayerPosition>> = BTreeMap::new();
-        for (digest, (pack, at)) in locked(&self.packs).clone().unwrap_or_default() {
+        for (digest, (pack, at)) in locked(&self.packs).clone() {
             if manifest.get().contains(&digest.to_string()) {
                 packs.entry(pack).or_default().push(LayerPosition(digest, at));
             }
