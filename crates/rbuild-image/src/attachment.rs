@@ -19,6 +19,14 @@ pub fn is_attachment(entry: &Descriptor) -> bool {
     is_unknown || annotation(entry, REFERENCE_TYPE).is_some() || is_artifact
 }
 
+/// Returns true if an entry of an index is an image or an index, which may contain images. Entries
+/// of unknown types have to be ignored (image-spec, image-index.md, "manifests").
+pub fn leads_to_images(entry: &Descriptor) -> bool {
+    let is_known = matches!(entry.media_type(), MediaType::ImageManifest | MediaType::ImageIndex)
+        || entry.media_type().as_ref().starts_with("application/vnd.docker.distribution.manifest.");
+    is_known && !is_attachment(entry)
+}
+
 /// Returns true for the media types of configurations of images.
 pub fn is_image_config(kind: &MediaType) -> bool {
     match kind {
@@ -66,7 +74,23 @@ mod tests {
             let index = parse_index(format!(r#"{{"schemaVersion":2,"manifests":[{entry}]}}"#).as_bytes()).unwrap();
             let entry = &index.manifests()[0];
             assert_eq!(is_attachment(entry), is_it, "{more}");
+            assert_eq!(leads_to_images(entry), !is_it, "{more}");
             assert_eq!(attested(entry).map(|digest| digest.to_string()), subject, "{more}");
+        }
+    }
+    #[test]
+    fn only_known_types_lead_to_images() {
+        for (kind, want) in [
+            ("application/vnd.oci.image.manifest.v1+json", true),
+            ("application/vnd.oci.image.index.v1+json", true),
+            ("application/vnd.docker.distribution.manifest.v2+json", true),
+            ("application/vnd.docker.distribution.manifest.list.v2+json", true),
+            ("application/vnd.oci.artifact.manifest.v1+json", false),
+            ("application/vnd.example.signature.v1+json", false),
+            ("text/plain", false),
+        ] {
+            let entry = crate::descriptor(MediaType::from(kind), &crate::BlobDigest::of(b""), 0);
+            assert_eq!(leads_to_images(&entry), want, "{kind}");
         }
     }
 }

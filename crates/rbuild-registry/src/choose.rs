@@ -1,6 +1,6 @@
 //! Selection of an image for a platform, by the rules of containerd's `platforms`.
 
-use rbuild_image::{Descriptor, ImageIndex, MediaType, Platform, is_attachment};
+use rbuild_image::{Descriptor, ImageIndex, Platform, leads_to_images};
 
 /// The entry of an index for a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum PlatformMatch {
 
 /// Chooses the entry of an index that serves a platform best.
 pub fn choose(index: &ImageIndex, wanted: &Platform) -> PlatformMatch {
-    let entries: Vec<&Descriptor> = index.manifests().iter().filter(|entry| is_image(entry)).collect();
+    let entries: Vec<&Descriptor> = index.manifests().iter().filter(|entry| leads_to_images(entry)).collect();
     let ranked = entries.iter().filter_map(|entry| {
         let needs_features = entry.platform().as_ref()?.os_features().as_ref().is_some_and(|list| !list.is_empty());
         let rank = rank(wanted, &Platform::of(entry)?)?;
@@ -37,14 +37,7 @@ pub fn choose(index: &ImageIndex, wanted: &Platform) -> PlatformMatch {
 /// Returns the entries of an index that are images or nested indexes, without attestations and
 /// other artifacts.
 pub fn image_entries(index: &ImageIndex) -> Vec<Descriptor> {
-    index.manifests().iter().filter(|entry| is_image(entry)).cloned().collect()
-}
-
-/// Returns false for attestations and other artifacts.
-fn is_image(entry: &Descriptor) -> bool {
-    let image = matches!(entry.media_type(), MediaType::ImageManifest | MediaType::ImageIndex)
-        || entry.media_type().as_ref().starts_with("application/vnd.docker.distribution.manifest.");
-    image && !is_attachment(entry)
+    index.manifests().iter().filter(|entry| leads_to_images(entry)).cloned().collect()
 }
 
 /// Returns the rank of a platform among those that run on `wanted`; 0 is the best. `None` if it

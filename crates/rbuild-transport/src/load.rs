@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
+use rbuild_image::{
+    BlobDigest, Descriptor, ManifestDigest, Platform, REF_NAME, Reference, leads_to_images, parse_index,
+};
 use rbuild_linux::quoted;
 use rbuild_remedy::{ImageRemedy, Remedy, Warning, counted};
 use rbuild_store::{LostPlatforms, Staging, Store, Workspace};
@@ -91,12 +93,13 @@ pub fn import_from_layout(
     };
     let index = parse_index(&text).map_err(unreadable("index.json"))?;
     let tag = |d: &Descriptor| d.annotations().as_ref().and_then(|a| a.get(REF_NAME).cloned()).unwrap_or_default();
+    let entries: Vec<&Descriptor> = index.manifests().iter().filter(|entry| leads_to_images(entry)).collect();
     let fits = |d: &&Descriptor| match wanted {
         Some(wanted) => tag(d) == wanted || d.digest().to_string() == wanted,
-        None => tag(d) == "latest" || index.manifests().len() == 1,
+        None => tag(d) == "latest" || entries.len() == 1,
     };
-    let Some(entry) = index.manifests().iter().find(fits) else {
-        let tags: Vec<String> = index.manifests().iter().map(tag).filter(|t| !t.is_empty()).collect();
+    let Some(entry) = entries.iter().copied().find(fits) else {
+        let tags: Vec<String> = entries.iter().copied().map(tag).filter(|t| !t.is_empty()).collect();
         return Err(TransportError::Other {
             message: format!("the OCI layout `{}` has no image `{}`", dir.display(), wanted.unwrap_or("latest")),
             help: Some(if tags.is_empty() { ImageRemedy::UseDigest.into() } else { Remedy::UseOneOf { words: tags } }),

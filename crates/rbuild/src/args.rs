@@ -227,7 +227,7 @@ pub struct SaveArgs {
     /// Output file, or `-` for standard output [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Archive format: docker-archive, oci-archive, or oci for a directory
+    /// Archive format: docker-archive, oci-archive, or oci (oci-dir) for a directory
     #[arg(long, default_value = "docker-archive")]
     pub format: String,
     /// Omit layers of this image, which the receiver already has

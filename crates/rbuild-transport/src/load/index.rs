@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
+use rbuild_image::{
+    BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, leads_to_images, parse_index,
+};
 
 use crate::archive_error::SkippedPlatforms;
 use crate::error::{Result, TransportError};
@@ -69,9 +71,12 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         IndexResolver { members, seen, counts, images, manifests, wanted }
     }
 
-    /// Imports everything that an entry of the layout's own index refers to. An image that the
+    /// Imports the images that an entry of the layout's own index refers to. An image that the
     /// entry names directly is accepted for any platform, unless one was requested.
     pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<ResolvedEntry> {
+        if !leads_to_images(entry) {
+            return Ok(ResolvedEntry { reached: IndexMatch::None, skipped: SkippedPlatforms::default() });
+        }
         let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().accepts(own));
         match foreign.filter(|_| !is_index(entry.media_type())) {
             Some(platform) => {
@@ -172,7 +177,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
 
     fn follow_all(&mut self, index: &ImageIndex, depth: usize) -> Result<ResolvedEntry> {
         let mut all = ResolvedEntry { reached: IndexMatch::None, skipped: SkippedPlatforms::default() };
-        for entry in index.manifests() {
+        for entry in index.manifests().iter().filter(|entry| leads_to_images(entry)) {
             match Platform::of(entry) {
                 Some(platform) if !self.wanted.platform().accepts(&platform) => {
                     self.skip(entry, &platform, &mut all.skipped)?;

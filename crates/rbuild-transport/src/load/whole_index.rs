@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{BlobDigest, Descriptor, ImageIndex, Platform, is_attachment, parse_index, parse_manifest};
+use rbuild_image::{
+    BlobDigest, Descriptor, ImageIndex, Platform, is_attachment, leads_to_images, parse_index, parse_manifest,
+};
 use rbuild_store::Image;
 
 use crate::archive_error::SkippedPlatforms;
@@ -81,6 +83,8 @@ impl<'m, 'a> WholeIndex<'m, 'a> {
             self.follow_index(entry)?;
         } else if is_attachment(entry) {
             self.is_partial |= !self.import_attachment(entry)?;
+        } else if !leads_to_images(entry) {
+            self.is_partial = true;
         } else if self.lacks(entry)? {
             self.is_partial = true;
             self.skipped.absent.extend(Platform::of(entry).map(|platform| platform.to_string()));
@@ -137,7 +141,7 @@ mod tests {
     use rbuild_image::{BlobDigest, Reference};
     use rbuild_store::{Artifact, DanglingImages, Store};
     use rbuild_testkit::Scratch;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use crate::fixture::{Fixture, INDEX, Parts, named, store_in};
     use crate::layout::blob_path;
@@ -211,6 +215,23 @@ mod tests {
         assert!(e.ends_with("has no image for linux/amd64, only for linux/s390x"), "{e}");
         let e = without("own layer", &|parts| vec![blob_path(&parts[0].layer)]).map(drop).unwrap_err();
         assert!(e.contains("1 layer is missing from the archive and the store"), "{e}");
+    }
+
+    #[test]
+    fn entries_of_unknown_types_are_left_out() {
+        let (scratch, (mut fixture, [one, other, attestation], _)) = (Scratch::new(), layout());
+        let signature = fixture.document("application/vnd.example.signature.v1+json", &json!({"signature": 1}));
+        let entries = [&one.entry, &other.entry, &attestation.entry, &signature].map(Clone::clone);
+        let list = fixture.list(INDEX, &entries);
+        let store = store_in(&scratch, "all");
+        loaded(&store, &fixture, &list).unwrap();
+        let images = [&one, &other].map(|image| image.manifest.of_manifest());
+        assert_eq!((artifact(&store).images(), artifact(&store).attachments()), (&images[..], &[][..]));
+        // The image for this machine, from an index and beside other entries of the layout.
+        let archive = fixture.with_index(&[signature, named(&list, TAG, "a:1")]).archive();
+        let store = store_in(&scratch, "host");
+        load(&store, &archive[..], &WantedPlatform::Host(HOST.parse().unwrap())).unwrap();
+        assert_eq!(artifact(&store), Artifact::Image(one.manifest.of_manifest()));
     }
 
     #[test]

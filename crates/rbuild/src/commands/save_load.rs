@@ -181,15 +181,28 @@ fn check_change(change: &str, keyword: &str) -> Result<(), BuildError> {
     Err(BuildError::Other { message, help: Some(Remedy::UseOneOf { words }) })
 }
 
-pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
-    let format = match args.format.as_str() {
-        "docker-archive" => ArchiveFormat::Docker,
-        "oci-archive" | "oci" => ArchiveFormat::Oci,
-        other => {
-            return Err(Failure::usage(format!("--format {other}: unknown archive format"))
-                .help(hints::use_one_of(&["docker-archive", "oci-archive", "oci"])));
+/// The form in which `save` writes images.
+enum SaveForm {
+    Archive(ArchiveFormat),
+    /// An OCI layout.
+    Directory,
+}
+
+impl SaveForm {
+    /// `name` is the word of `--format`; `oci-dir` is podman's.
+    fn of_name(name: &str) -> Result<SaveForm, Failure> {
+        match name {
+            "docker-archive" => Ok(SaveForm::Archive(ArchiveFormat::Docker)),
+            "oci-archive" => Ok(SaveForm::Archive(ArchiveFormat::Oci)),
+            "oci" | "oci-dir" => Ok(SaveForm::Directory),
+            other => Err(Failure::usage(format!("--format {other}: unknown archive format"))
+                .help(hints::use_one_of(&["docker-archive", "oci-archive", "oci"]))),
         }
-    };
+    }
+}
+
+pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
+    let form = SaveForm::of_name(&args.format)?;
     let store = settings.open()?;
     let images = saved_images(&store, &args.images)?;
     let mut known = BTreeSet::new();
@@ -199,16 +212,16 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     for path in &args.since {
         known.extend(rbuild_transport::archive_blobs(open(path)?, &path.display().to_string(), store.limits())?);
     }
-    if args.format == "oci" {
+    let SaveForm::Archive(format) = form else {
         let Some(path) = args.output.as_ref().filter(|path| !is_stdio(path)) else {
-            return Err(Failure::usage("--format oci writes a directory, not to standard output")
-                .help(OutputRemedy::AddDirectory));
+            let message = format!("--format {} writes a directory, not to standard output", args.format);
+            return Err(Failure::usage(message).help(OutputRemedy::AddDirectory));
         };
         let dir = output::directory(path)?;
         let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));
         rbuild_transport::save_directory(&store, &images, &known, &dir, bar.moved())?;
         return Ok(code::OK);
-    }
+    };
     let dest = match &args.output {
         Some(path) if !is_stdio(path) => output::archive(path)?,
         _ => output::stdout()?,

@@ -132,7 +132,7 @@ fn assert_kept(scene: &Scene, name: &str, index: &[u8]) {
     assert_eq!(scene.document("copy", "1"), scene.document("multi", "1"));
     // An image of the index is used, never the attestation.
     scene.build(&format!("FROM --platform=linux/s390x {name}\nCOPY --from={name} /amd64 /\n"), &["."]).ok();
-    for (format, file) in [("docker-archive", "a.tar"), ("oci-archive", "b.tar"), ("oci", "c")] {
+    for (format, file) in [("docker-archive", "a.tar"), ("oci-archive", "b.tar"), ("oci", "c"), ("oci-dir", "d")] {
         let file = scene.lab.path(file);
         let file = file.to_str().unwrap();
         scene.rbuild(&["save", "--format", format, "-o", file, name]).ok();
