@@ -476,17 +476,42 @@ impl Images<'_> {
             kept.retain(|d| name_of(d).is_some() || !manifest_in(d).is_ok_and(|manifest| given.contains(&manifest)));
             // Images that lost their last name, or never had one, stay as dangling entries until
             // they are pruned.
-            let mut there: HashSet<ManifestDigest> = kept.iter().filter_map(|d| manifest_in(d).ok()).collect();
-            for mut d in old.into_iter().chain(named.iter().map(|(manifest, _)| entry(manifest))) {
-                if there.insert(manifest_in(&d)?) {
-                    d.set_annotations(None);
-                    kept.push(d);
-                }
-            }
+            keep_dangling(&mut kept, old.into_iter().chain(named.iter().map(|(manifest, _)| entry(manifest))))?;
             *entries = kept;
             Ok(())
         })
     }
+
+    /// Takes names from the images or indexes that have them: the names refer to other images now,
+    /// which the store does not have. An image that loses its last name is kept as a dangling one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the index cannot be written.
+    pub fn release_names(&self, names: &[Reference]) -> Result<()> {
+        let is_released = |d: &Descriptor| name_of(d).is_some_and(|name| names.contains(&name));
+        if !self.index()?.manifests().iter().any(is_released) {
+            return Ok(());
+        }
+        self.change_index(|entries| {
+            let (old, mut kept): (Vec<_>, Vec<_>) = entries.drain(..).partition(is_released);
+            keep_dangling(&mut kept, old)?;
+            *entries = kept;
+            Ok(())
+        })
+    }
+}
+
+/// Adds entries without names for those images that no other entry refers to.
+fn keep_dangling(entries: &mut Vec<Descriptor>, unnamed: impl IntoIterator<Item = Descriptor>) -> Result<()> {
+    let mut there: HashSet<ManifestDigest> = entries.iter().filter_map(|d| manifest_in(d).ok()).collect();
+    for mut d in unnamed {
+        if there.insert(manifest_in(&d)?) {
+            d.set_annotations(None);
+            entries.push(d);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -108,7 +108,9 @@ fn build_from(
     let early = EarlyPusher::new(&args.registry, if args.verify { &[] } else { &push[..] }, display);
     let push_lent = |finished: &BuildReport| {
         let image = BuiltImage { platforms: &finished.platforms, uploaded: Vec::new(), lent: &finished.lent };
-        pushes::push(store, &args.registry, display, image, &push)
+        pushes::push(store, &args.registry, display, image, &push)?;
+        // Otherwise, the names would refer to the results of earlier builds.
+        store.images().release_names(&push).map_err(Failure::from)
     };
     let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
     let claimed = claimed(args, &request, &cache_to)?;

@@ -454,6 +454,17 @@ fn a_build_downloads_only_the_images_that_it_needs() {
         assert_eq!(blobs(), 2);
         scene.rbuild(&["rmi", "-f", to]).ok();
     }
+    // A name that an earlier image has here refers to the new one, in the registry.
+    scene.forget(&name);
+    scene.build("FROM scratch\nCOPY x /\n", &["-q", "-t", &app, "."]).ok();
+    assert!(scene.build(&linked, &["-t", &app, "--push", "."]).ok().stderr.contains("is in the registry only"));
+    assert_eq!(scene.rbuild(&["images", "-q", &app]).ok().stdout, "");
+    let pulled = scene.build(&format!("FROM {app}\nENV C=d\n"), &["-q", "-t", "on", "."]).ok();
+    assert_eq!(pulled.code, Some(0));
+    assert!(scene.rbuild(&["inspect", "-f", "{{.Config.Env}}", "on"]).ok().stdout.contains("A=b C=d"));
+    scene.rbuild(&["rmi", "-f", &app, "on"]).ok();
+    scene.rbuild(&["image-prune", "-f"]).ok();
+    blobs();
     // Other outputs, and steps that read the files, need them.
     for (file, options) in [
         (linked.clone(), vec!["-o", &out]),
