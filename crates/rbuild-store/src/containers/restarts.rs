@@ -3,6 +3,7 @@
 //! The builder of a container restarts its command. It has no lock of the store meanwhile: it
 //! writes and reads only files of its own container.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 
 const LAST_END: &str = "last-end.json";
-const REQUEST: &str = "request.json";
+/// Exists if the container is to end.
+const STOP: &str = "stop";
+/// Exists if the command is to be started again after its next end.
+const RESTART: &str = "restart";
 
 /// The files of restarts.
-pub(super) const FILES: [&str; 2] = [LAST_END, REQUEST];
+pub(super) const FILES: [&str; 3] = [LAST_END, STOP, RESTART];
 
 /// The ends of a command after which it is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -68,7 +72,7 @@ pub struct LastEnd {
 }
 
 /// A request to end the command of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndRequest {
     /// End it, whatever the policy is.
     Stop,
@@ -80,22 +84,28 @@ pub enum EndRequest {
 #[derive(Debug, Clone)]
 pub struct RestartFiles {
     last_end: PathBuf,
-    request: PathBuf,
+    stop: PathBuf,
+    restart: PathBuf,
 }
 
 impl RestartFiles {
     /// Returns the files in the directory of a container.
     pub(super) fn of(dir: &Path) -> RestartFiles {
-        RestartFiles { last_end: dir.join(LAST_END), request: dir.join(REQUEST) }
+        RestartFiles { last_end: dir.join(LAST_END), stop: dir.join(STOP), restart: dir.join(RESTART) }
     }
 
-    /// Records a request, before the signal that ends the command is sent.
+    /// Records a request, before the signal that ends the command is sent. One for the end applies
+    /// even if a restart is requested before or afterwards.
     ///
     /// # Errors
     ///
     /// Fails if it cannot be written.
     pub fn request_end(&self, request: EndRequest) -> Result<()> {
-        write(&self.request, &request).map_err(|e| rbuild_linux::Error::new("openat", &self.request, e).into())
+        let path = match request {
+            EndRequest::Stop => &self.stop,
+            EndRequest::Restart => &self.restart,
+        };
+        File::create(path).map(drop).map_err(|e| rbuild_linux::Error::new("openat", path, e).into())
     }
 
     /// Returns the last end of a command that was started again.
@@ -112,11 +122,10 @@ impl RestartFiles {
 
     /// Returns the request, if there is one. One for a restart is removed: it applies to one end.
     pub fn take_request(&self) -> Option<EndRequest> {
-        let request = read(&self.request)?;
-        if request == EndRequest::Restart {
-            let _ = std::fs::remove_file(&self.request);
+        if self.stop.exists() {
+            return Some(EndRequest::Stop);
         }
-        Some(request)
+        std::fs::remove_file(&self.restart).ok().map(|()| EndRequest::Restart)
     }
 }
 
@@ -162,6 +171,8 @@ mod tests {
         assert_eq!([files.take_request(), files.take_request()], [Some(EndRequest::Restart), None]);
         files.request_end(EndRequest::Stop).unwrap();
         assert_eq!([files.take_request(), files.take_request()], [Some(EndRequest::Stop); 2]);
+        files.request_end(EndRequest::Restart).unwrap();
+        assert_eq!(files.take_request(), Some(EndRequest::Stop), "a later restart does not replace it");
         let end = LastEnd { code: 1, at: 2, restarts: 3 };
         files.record_end(&end);
         assert_eq!(files.last_end(), Some(end));

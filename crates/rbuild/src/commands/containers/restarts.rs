@@ -23,13 +23,15 @@ pub struct Restarts<'a> {
     files: RestartFiles,
     cancel: &'a Cancel,
     restarts: u32,
+    /// Restarts by the policy.
+    attempts: u32,
     started: Instant,
     delay: Duration,
 }
 
 impl<'a> Restarts<'a> {
     pub fn new(policy: RestartPolicy, files: RestartFiles, cancel: &'a Cancel) -> Restarts<'a> {
-        Restarts { policy, files, cancel, restarts: 0, started: Instant::now(), delay: FIRST_DELAY }
+        Restarts { policy, files, cancel, restarts: 0, attempts: 0, started: Instant::now(), delay: FIRST_DELAY }
     }
 
     /// Returns true for the first start.
@@ -55,9 +57,10 @@ impl<'a> Restarts<'a> {
                 self.record(code);
                 return true;
             }
-            None if !self.policy.restarts(code, self.restarts) => return false,
+            None if !self.policy.restarts(code, self.attempts) => return false,
             None => {}
         }
+        self.attempts = self.attempts.saturating_add(1);
         self.record(code);
         if self.started.elapsed() >= STEADY {
             self.delay = FIRST_DELAY;

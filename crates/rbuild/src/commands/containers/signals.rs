@@ -93,11 +93,16 @@ pub fn usual_stop(store: &Store, container: &Container) -> Result<(i32, u64), Fa
     Ok(settings.map_or((TERM, STOP_TIMEOUT), |settings| (settings.stop_signal, settings.stop_timeout)))
 }
 
-/// Records that the container ends, whatever its restart policy is.
+/// Records that the container ends, whatever its restart policy is, and even if a restart is
+/// requested at the same time.
 fn forbid_restart(store: &Store, container: &Container) -> Result<(), Failure> {
     let settings = store.containers().settings(&container.id)?;
     let restarts = settings.is_some_and(|settings| settings.restart != RestartPolicy::No);
-    if restarts { Ok(store.containers().restart_files(&container.id).request_end(EndRequest::Stop)?) } else { Ok(()) }
+    match store.containers().restart_files(&container.id).request_end(EndRequest::Stop) {
+        Err(e) if restarts => Err(e.into()),
+        // The disk may be full: without a policy, the signal is enough.
+        _ => Ok(()),
+    }
 }
 
 /// Requests the end of a container, and kills it if it has not ended in time. Does nothing if it
