@@ -1,10 +1,11 @@
 //! Changes of the files of a running container: `diff` and `commit`.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{History, ImageConfig, ImageId, MediaType, Reference, descriptor};
-use rbuild_layer::LayerForm;
-use rbuild_linux::{FileKind, RootDir};
+use rbuild_layer::{LayerForm, marks_opaque};
+use rbuild_linux::{FileKind, Result as KernelResult, RootDir};
 use rbuild_sandbox::Builder;
 use rbuild_store::{BuildId, Image, LayerVariant, Session, Staging, Store, Workspace};
 
@@ -61,21 +62,10 @@ impl ChangedFiles<'_> {
         let (trees, _) = store.trees().unpack_image(Session::new(store, &work, &id, now), self.image)?;
         let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
         let mut changes = Vec::new();
-        let mut dirs = vec![(self.open(store, &work)?, PathBuf::from("/"))];
-        while let Some((dir, path)) = dirs.pop() {
-            for entry in dir.entries().map_err(fail())? {
-                let stat = dir.stat_name(&entry.name).map_err(fail())?;
-                let path = path.join(&entry.name);
-                if dir.is_whiteout(&entry.name, &stat).map_err(fail())? {
-                    changes.push((path, ChangeKind::Deleted));
-                    continue;
-                }
-                let kind = if view.exists(&path).map_err(fail())? { ChangeKind::Changed } else { ChangeKind::Added };
-                changes.push((path.clone(), kind));
-                if stat.kind == FileKind::Dir {
-                    dirs.push((dir.sub(&entry.name).map_err(fail())?, path));
-                }
-            }
+        let root = ChangedDir { path: "/".into(), upper: self.open(store, &work)?, lower: Some(view) };
+        let mut dirs = vec![root];
+        while let Some(dir) = dirs.pop() {
+            dir.compare(&mut changes, &mut dirs).map_err(fail())?;
         }
         changes.sort();
         Ok(changes)
@@ -94,6 +84,9 @@ impl ChangedFiles<'_> {
         let mut config = self.image.config.clone();
         (commit.change)(&mut config);
         config.created = Some(time(commit.now)?);
+        if let Some(author) = commit.author {
+            config.author = Some(author.to_string());
+        }
         config.rootfs.diff_ids.push(layer.diff_id);
         config.history.push(History {
             created: config.created.clone(),
@@ -110,6 +103,56 @@ impl ChangedFiles<'_> {
         let manifest = staging.put_document(&manifest)?.0.of_manifest();
         staging.publish("commit", &[manifest], &[(manifest, commit.name.cloned())])?;
         Ok(config_digest.of_config())
+    }
+}
+
+/// A directory with changes.
+struct ChangedDir {
+    path: PathBuf,
+    /// The directory of the container's changes.
+    upper: RootDir,
+    /// The directory of the image with that path, if there is one.
+    lower: Option<RootDir>,
+}
+
+impl ChangedDir {
+    /// Adds the changes of the directory to `changes`, and the directories in it to `dirs`. Files
+    /// that the container removes meanwhile are left out.
+    fn compare(self, changes: &mut Vec<(PathBuf, ChangeKind)>, dirs: &mut Vec<ChangedDir>) -> KernelResult<()> {
+        let ChangedDir { path, upper, lower } = self;
+        let names: Vec<OsString> = upper.entries()?.into_iter().map(|entry| entry.name).collect();
+        for name in &names {
+            let Some(stat) = if_present(upper.stat_name(name))? else { continue };
+            let of_image = lower.as_ref().map(|lower| if_present(lower.stat_name(name))).transpose()?.flatten();
+            let path = path.join(name);
+            if if_present(upper.is_whiteout(name, &stat))?.unwrap_or(false) {
+                changes.extend(of_image.map(|_| (path, ChangeKind::Deleted)));
+                continue;
+            }
+            let kind = if of_image.is_some() { ChangeKind::Changed } else { ChangeKind::Added };
+            changes.push((path.clone(), kind));
+            let inner = if stat.kind == FileKind::Dir { if_present(upper.sub(name))? } else { None };
+            let Some(inner) = inner else { continue };
+            let lower = lower.as_ref().filter(|_| of_image.is_some_and(|stat| stat.kind == FileKind::Dir));
+            dirs.push(ChangedDir { path, upper: inner, lower: lower.map(|lower| lower.sub(name)).transpose()? });
+        }
+        // An opaque directory hides everything that the image has there.
+        if let Some(lower) = lower
+            && marks_opaque(&upper.xattrs(OsStr::new(""))?)
+        {
+            let hidden = lower.entries()?.into_iter().filter(|entry| !names.contains(&entry.name));
+            changes.extend(hidden.map(|entry| (path.join(entry.name), ChangeKind::Deleted)));
+        }
+        Ok(())
+    }
+}
+
+/// Returns `None` if a file does not exist.
+fn if_present<T>(found: KernelResult<T>) -> KernelResult<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.is_gone() => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -6,17 +6,21 @@ use std::path::PathBuf;
 use rbuild_engine::{BuildError, ChangeKind, ChangedFiles, Commit};
 use rbuild_image::{ImageConfig, Reference};
 use rbuild_linux::Timestamp;
+use rbuild_linux::process::{signal_name, signal_number};
 use rbuild_sandbox::{Builder, enter};
 use rbuild_store::{Container, Image, RunSettings, Store};
+use serde_json::json;
 
 use crate::args::{CommitArgs, DiffArgs};
 use crate::commands::containers::command::merged;
 use crate::commands::containers::lookup;
+use crate::commands::containers::signals::TERM;
 use crate::commands::in_builder::{exit_code, store_config, store_in};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::value;
 use crate::ui::hints::VerbRemedy;
+use crate::ui::plain::plain;
 use crate::ui::terminal;
 
 /// A running container whose changes are in a directory of their own.
@@ -66,7 +70,7 @@ impl Changed {
 
     /// Sets the properties of the container in the configuration of its image, as docker does.
     fn configure(&self, config: &mut ImageConfig) {
-        let RunSettings { entrypoint, args, env, user, cwd, labels, exposed, .. } = &self.settings;
+        let RunSettings { entrypoint, args, env, user, cwd, labels, exposed, stop_signal, .. } = &self.settings;
         let config = &mut config.config;
         let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.to_string(), value.to_string()));
         let all = merged(config.env.iter().filter_map(pair).chain(env.iter().cloned()));
@@ -80,7 +84,12 @@ impl Changed {
         }
         (config.user, config.working_dir) = (user.clone(), cwd.clone());
         config.labels.extend(labels.iter().cloned());
-        config.exposed_ports.extend(exposed.iter().map(|port| (port.to_string(), Default::default())));
+        for port in exposed {
+            config.exposed_ports.entry(port.to_string()).or_insert_with(|| json!({}));
+        }
+        if signal_number(&config.stop_signal).unwrap_or(TERM) != *stop_signal {
+            config.stop_signal = signal_name(*stop_signal);
+        }
     }
 }
 
@@ -95,7 +104,7 @@ pub fn diff(settings: &Settings, args: DiffArgs) -> Result<u8, Failure> {
                 ChangeKind::Changed => 'C',
                 ChangeKind::Deleted => 'D',
             };
-            format!("{letter} {}\n", path.display())
+            format!("{letter} {}\n", plain(&path.to_string_lossy()).replace('\n', "\\n"))
         };
         terminal::out(&changes.iter().map(line).collect::<String>());
         Ok(())
