@@ -145,14 +145,20 @@ fn copy_sparse(from: &File, size: u64, to: &File, go_on: &dyn Fn() -> bool) -> R
             let n = from
                 .read_at(&mut buffer[..want], pos)
                 .map_err(|e| Error::new("pread", described("file contents"), e))?;
+            // The file has become shorter, or is one of /sys, which state a size of their own.
             if n == 0 {
-                break;
+                return ended_at(to, pos);
             }
             to.write_all_at(&buffer[..n], pos).map_err(|e| Error::new("pwrite", described("file contents"), e))?;
             pos += n as u64;
         }
         at = end.max(start + 1);
     }
+    let length = from.metadata().map_err(|e| Error::new("fstat", described("file contents"), e))?.len();
+    ended_at(to, size.min(length))
+}
+
+fn ended_at(to: &File, size: u64) -> Result<Option<u64>> {
     to.set_len(size).map_err(|e| Error::new("ftruncate", described("file contents"), e))?;
     Ok(Some(size))
 }

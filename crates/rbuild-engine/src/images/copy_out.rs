@@ -108,8 +108,7 @@ pub fn copy_in(store: &Store, copy: IncomingCopy<'_>) -> Result<()> {
     if !entry.is_dir() {
         return entry.put(&dir, &name);
     }
-    dir.create_dir(&name, entry.stat.mode).map_err(writing(&place))?;
-    entry.merge(&dir.sub(&name).map_err(fail())?)
+    entry.create(&dir, &name)
 }
 
 /// Copies a path out of an image or a container. Must run as root of the store's user namespace. A
@@ -209,10 +208,20 @@ impl CopiedEntry<'_> {
             return self.merge(dir);
         }
         let shown = dir.label().join(&self.name);
-        if matches!(dir.stat_follow(&self.name), Ok(there) if there.kind != FileKind::Dir) {
-            return Err(CopyOutError::OverFile(&shown).into());
+        match dir.stat_follow(&self.name) {
+            Ok(there) if there.kind != FileKind::Dir => Err(CopyOutError::OverFile(&shown).into()),
+            Ok(_) => self.merge(&dir.sub(&self.name).map_err(writing(&shown))?),
+            Err(_) => self.create(dir, &self.name),
         }
-        self.merge(&dir.create_dir_all(&self.name, 0o755, None, |_| ()).map_err(writing(&shown))?)
+    }
+
+    /// Copies a directory to a new one, which gets its mode and its time.
+    fn create(&self, parent: &RootDir, name: &OsStr) -> Result<()> {
+        let shown = parent.label().join(name);
+        parent.create_dir(name, 0o700).map_err(writing(&shown))?;
+        self.merge(&parent.sub(name).map_err(writing(&shown))?)?;
+        parent.chmod(name, self.stat.mode).map_err(writing(&shown))?;
+        parent.set_mtime(name, self.stat.mtime).map_err(writing(&shown))
     }
 
     fn copy_over(&self, dest: &Destination) -> Result<CopiedTo> {
@@ -231,8 +240,13 @@ impl CopiedEntry<'_> {
         let Directory { base, rest } = directory;
         let shown = directory.path();
         if self.is_dir() {
-            let dir = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(writing(&shown))?;
-            return self.merge(&dir).map(|()| CopiedTo::Place);
+            let (parent, name) = match (rest.parent(), rest.file_name()) {
+                (Some(parent), Some(name)) if parent != Path::new("") => {
+                    (&base.create_dir_all(parent, 0o755, None, |_| ()).map_err(writing(&shown))?, name)
+                }
+                _ => (base, rest.as_os_str()),
+            };
+            return self.create(parent, name).map(|()| CopiedTo::Place);
         }
         match file {
             None => Err(CopyOutError::NoDirectory(&shown).into()),
