@@ -148,17 +148,20 @@ impl<'s> ContainerChanges<'s> {
     }
 
     /// Removes the containers that their supervisors would have removed, but were killed before.
+    /// Returns their settings: their anonymous volumes are left to the caller.
     ///
     /// # Errors
     ///
     /// Fails if a state cannot be read, or if files cannot be removed.
-    pub fn remove_abandoned(&self) -> Result<()> {
+    pub fn remove_abandoned(&self) -> Result<Vec<RunSettings>> {
+        let mut removed = Vec::new();
         for container in self.containers.list()? {
             if self.is_abandoned(&container)? {
+                removed.extend(self.containers.settings(&container.id)?);
                 self.remove_files(&container.id)?;
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Returns true for a container that was to be removed at its end, and for one that was created

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::args::{ContainersArgs, DfArgs, FsckArgs, ImagePruneArgs, ImagesArgs, PruneArgs, RmiArgs};
 use crate::commands::containers::list;
+use crate::commands::containers::remove::remove_abandoned;
 use crate::commands::images::{self, bad_format, seconds};
 use crate::commands::in_builder::{exit_code, store_config, store_in_builder};
 use crate::commands::named::{self, Purpose};
@@ -23,7 +24,7 @@ use crate::ui::terminal;
 
 pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    store.container_changes()?.remove_abandoned()?;
+    remove_abandoned(settings, &store)?;
     let mut failed = false;
     for wanted in &args.images {
         let (names, gone) = match named::with_full_name(wanted, |name| store.images().untag(name, args.force)) {
@@ -74,6 +75,7 @@ pub fn remove_stopped(store: &Store, before: Option<i64>) -> Result<(String, u64
 pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
+    remove_abandoned(settings, &store)?;
     let text = remove_images(&store, args.all, &filters)?;
     let freed = store.gc().sweep_blobs()?;
     terminal::out(&removed_text(DELETED_IMAGES, &text, freed.bytes));
@@ -82,7 +84,6 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
 
 /// Removes images as above. Returns their names and IDs, one on each line.
 fn remove_images(store: &Store, all: bool, filters: &[PruneFilter]) -> Result<String, Failure> {
-    store.container_changes()?.remove_abandoned()?;
     let held: Vec<ManifestDigest> = store.containers().list()?.into_iter().map(|c| c.image).collect();
     let pulled = store.images().pulled_by_name()?;
     let mut gone = Vec::new();
@@ -180,6 +181,7 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
+    remove_abandoned(settings, &store)?;
     let mut of_containers = 0;
     if args.system {
         let before = budget.and_then(|budget| budget.used_since);

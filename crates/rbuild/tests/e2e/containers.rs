@@ -69,6 +69,26 @@ fn commands_are_started_again_on_their_files_as_the_policy_states() {
     host.line("stop a").ok();
     assert_eq!(host.state("a", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}"), "3 exited 7");
     host.line("restart a").fails(1, &["started before"]);
+    // Restarts on request are no attempts of the policy.
+    host.start("--name d --restart on-failure:1", &format!("echo $$ > /pid; {FOREVER}"));
+    for outputs in 1..=2 {
+        wait_until("output", || host.line("logs d").stdout == "up\n".repeat(outputs));
+        host.line("restart d").ok();
+    }
+    wait_until("output", || host.line("logs d").stdout == "up\n".repeat(3));
+    host.rbuild(["exec", "d", "sh", "-c", "kill -TERM $(cat /pid)"]).ok();
+    wait_until("a restart by the policy", || host.state("d", shown) == "3 running on-failure");
+    // A container that is stopped and restarted at the same time is stopped.
+    for name in ["e", "f", "g"] {
+        host.start(&format!("--name {name} --restart always"), "exit 1");
+        let mut restart =
+            host.0.command(["restart", name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let began = Instant::now();
+        host.line(&format!("stop -t 2 {name}")).ok();
+        assert!(began.elapsed() < Duration::from_secs(9), "{name}");
+        assert!(host.state(name, "{{.State.Status}}").starts_with("exited"), "{name}");
+        restart.wait().unwrap();
+    }
     // A number of restarts, and a container that is stopped between two of them.
     host.start("--name b --restart on-failure:1", "exit 3");
     assert_eq!(host.line("wait b").ok().stdout, "3\n");
@@ -100,6 +120,61 @@ fn changes_are_listed_and_committed(host: &Host) {
     let kept = host.rbuild(["run", "--rm", "--entrypoint", "", "kept:1", "sh", "-c", script]).stdout;
     assert_eq!(kept, "sent\nchanged\n33\n/new/dir\ngone\n");
     assert!(host.line("history kept:1").ok().stdout.contains("words"));
+}
+
+#[test]
+fn hidden_replaced_and_short_lived_files_are_listed_as_they_are() {
+    let host = Host::new();
+    let script = "mkdir -p /lib2/x /d/sub && touch /lib2/foo /d/one && ln -s lib2 /link";
+    host.0.build(&format!("FROM busybox\nRUN {script}\nEXPOSE 80\nSTOPSIGNAL SIGQUIT\n"), &["-t", "made"]).ok();
+    host.line("run -d --name a --expose 81 --stop-signal USR1 made sleep 1000").ok();
+    let script = "rm /link; mkdir /link; touch /link/foo; rm -r /d; mkdir /d; touch /d/new '/d/a\nD b'";
+    host.rbuild(["exec", "a", "sh", "-c", script]).ok();
+    if !is_bare() {
+        let changes = host.line("diff a").ok().stdout;
+        let want = ["A /d/a\\nD b", "A /d/new", "A /link/foo", "C /d", "C /link", "D /d/one", "D /d/sub"];
+        let mut found: Vec<&str> = changes.lines().collect();
+        found.sort_unstable();
+        assert_eq!(found, want);
+        let script = "mkdir /busy; (while :; do touch /busy/a /busy/b; rm -f /busy/a /busy/b; done) & sleep 3";
+        let exec = ["exec", "a", "sh", "-c", script];
+        let mut busy = host.0.command(exec).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        for _ in 0..20 {
+            host.line("diff a").ok();
+        }
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        host.line("commit -a somebody a kept").ok();
+        let shown = "{{.Author}} {{.Config.StopSignal}} {{json .Config.ExposedPorts}}";
+        assert_eq!(host.state("kept", shown), r#"somebody SIGUSR1 {"80/tcp":{},"81/tcp":{}}"#);
+    }
+}
+
+#[test]
+fn copied_directories_keep_their_modes() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    host.0.build("FROM busybox\nRUN mkdir -m 700 /p && touch /p/f\n", &["-t", "made"]).ok();
+    host.line("run -d --name a made sleep 1000").ok();
+    let (new, parent) = (host.0.path("new"), host.0.path("parent"));
+    std::fs::create_dir(&parent).unwrap();
+    for from in ["made:/p", "a:/p"] {
+        host.rbuild(["cp", from, new.to_str().unwrap()]).ok();
+        host.rbuild(["cp", from, parent.to_str().unwrap()]).ok();
+        assert_eq!((mode(&new), mode(&parent.join("p"))), (0o700, 0o700), "{from}");
+        assert!(new.join("f").exists() && parent.join("p/f").exists());
+        std::fs::remove_dir_all(&new).unwrap();
+        std::fs::remove_dir_all(parent.join("p")).unwrap();
+    }
+    let private = host.0.path("private");
+    std::fs::create_dir(&private).unwrap();
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o2750)).unwrap();
+    for to in ["a:/", "a:/other"] {
+        host.rbuild(["cp", private.to_str().unwrap(), to]).ok();
+    }
+    let shown = host.rbuild(["exec", "a", "stat", "-c", "%a", "/private", "/other"]).ok().stdout;
+    assert_eq!(shown, "2750\n2750\n");
 }
 
 #[test]
@@ -546,8 +621,10 @@ fn killed_supervisors_leave_dead_containers_and_no_processes() {
     assert_eq!(std::fs::read_dir(host.0.store().join("tmp")).unwrap().count(), 0);
     host.line("rm a").ok();
     // One that was to be removed blocks neither its name nor its image.
-    for after in [&["run", "--rm", "--name", "k", "busybox", "true"][..], &["rmi", "busybox"]] {
-        let mut run = host.0.command(["run", "--rm", "--name", "k", "busybox", "sleep", "1000"]);
+    let volume = if is_bare() { &[][..] } else { &["-v", "/anonymous"] };
+    for after in [&["run", "--rm", "--name", "k", "busybox", "true"][..], &["prune"], &["rmi", "busybox"]] {
+        let args = [&["run", "--rm", "--name", "k"], volume, &["busybox", "sleep", "1000"]].concat();
+        let mut run = host.0.command(args);
         let mut run = run.stdout(Stdio::null()).spawn().unwrap();
         wait_until("the container runs", || host.line("ps --format {{.State}}").ok().stdout == "running\n");
         run.kill().unwrap();
@@ -555,6 +632,9 @@ fn killed_supervisors_leave_dead_containers_and_no_processes() {
         wait_until("the container is dead", || host.state("k", "{{.State.Status}}") == "dead");
         host.rbuild(after.iter().copied()).ok();
         assert_eq!(host.line("ps -aq").ok().stdout, "");
+        // Without the container, its name was free at once, and its volume is left to `prune`.
+        host.line("volume prune").ok();
+        assert!(after[0] == "run" || host.line("volume ls -q").ok().stdout.is_empty(), "{after:?}");
     }
 }
 

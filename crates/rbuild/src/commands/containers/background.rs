@@ -21,6 +21,7 @@ use rbuild_store::{ContainerId, RunLock, Store};
 
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::launch::{Launch, send_start, started};
+use crate::commands::containers::remove::remove_abandoned;
 use crate::commands::containers::restarts::{Restarts, record_restart};
 use crate::commands::in_builder::{killed, store_in};
 use crate::commands::volumes;
@@ -71,20 +72,20 @@ pub fn start(settings: &Settings, store: Store, launch: &Launch<'_>) -> Result<C
     await_start(&store, &id, ours).map(|()| id).inspect_err(|_| {
         // A supervisor that was killed has not removed the container.
         if matches!(process::wait(supervisor), Ok(Exit::Signal(_))) {
-            remove_abandoned(&store, &id);
+            remove_after_kill(settings, &store, &id);
         }
     })
 }
 
 /// Removes a container whose supervisor was killed during the start, unless that did not create it.
-fn remove_abandoned(store: &Store, id: &ContainerId) {
-    let removed = store.containers().watch(id).and_then(|watch| {
+fn remove_after_kill(settings: &Settings, store: &Store, id: &ContainerId) {
+    let waited = store.containers().watch(id).and_then(|watch| {
         // The builder ends with the supervisor, but a little later.
-        watch.map(|watch| watch.wait()).transpose()?;
-        store.container_changes()?.remove_abandoned()
+        watch.map(|watch| watch.wait()).transpose()
     });
-    if let Err(e) = removed {
-        tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the container stays");
+    let removed = waited.map_err(Failure::from).and_then(|_| remove_abandoned(settings, store));
+    if let Err(failure) = removed {
+        tracing::debug!(target: "engine", error = failure.message, "the container stays");
     }
 }
 
