@@ -1,5 +1,6 @@
 //! Verbs on containers.
 
+pub mod abandoned;
 pub mod background;
 pub mod changes;
 pub mod command;

@@ -11,8 +11,8 @@ use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, 
 use serde_json::json;
 
 use crate::args::{ContainersArgs, DfArgs, FsckArgs, ImagePruneArgs, ImagesArgs, PruneArgs, RmiArgs};
+use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::list;
-use crate::commands::containers::remove::remove_abandoned;
 use crate::commands::images::{self, bad_format, seconds};
 use crate::commands::in_builder::{exit_code, store_config, store_in_builder};
 use crate::commands::named::{self, Purpose};

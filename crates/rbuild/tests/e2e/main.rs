@@ -9,6 +9,7 @@ mod caches;
 mod changed_copies;
 mod changing_contexts;
 mod checking;
+mod container_files;
 mod containers;
 mod contexts;
 mod copy_covers;

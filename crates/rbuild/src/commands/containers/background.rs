@@ -19,9 +19,9 @@ use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_sandbox::{Builder, Cancel, CommandOutcome, SandboxError, Watched, enter_watching};
 use rbuild_store::{ContainerId, RunLock, Store};
 
+use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::launch::{Launch, send_start, started};
-use crate::commands::containers::remove::remove_abandoned;
 use crate::commands::containers::restarts::{Restarts, record_restart};
 use crate::commands::in_builder::{killed, store_in};
 use crate::commands::volumes;

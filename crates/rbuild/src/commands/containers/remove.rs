@@ -49,14 +49,6 @@ fn remove(settings: &Settings, mut store: Store, container: &Container, args: &R
     Ok(())
 }
 
-/// Removes the containers that their supervisors would have removed, but were killed before, and
-/// their anonymous volumes.
-pub fn remove_abandoned(settings: &Settings, store: &Store) -> Result<(), Failure> {
-    let removed = store.container_changes()?.remove_abandoned()?;
-    removed.iter().for_each(|run| volumes::remove_anonymous(settings, store, run));
-    Ok(())
-}
-
 /// Removes all containers that are not running.
 pub fn prune(settings: &Settings) -> Result<u8, Failure> {
     let store = settings.open()?;
