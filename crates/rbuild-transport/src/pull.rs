@@ -79,9 +79,7 @@ pub fn pull(
     image: &WantedImage<'_>,
     progress: &TransferProgress<'_>,
 ) -> Result<PulledImage> {
-    let WantedImage { name, platform, other, name_use } = *image;
-    let (remote, document) = RemoteImage::resolve(client, name, platform, name_use)?;
-    let remote = RemoteImage { other, ..remote };
+    let (remote, document) = RemoteImage::resolve(store, client, image)?;
     let download = || remote.download(&remote.documents(document, store)?, store, progress, None);
     remote.once(store, download)
 }
@@ -101,8 +99,8 @@ pub fn begin_pull(
     platform: &Platform,
     other: OtherPlatform,
 ) -> Result<PullStart> {
-    let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::PreferredImage)?;
-    let remote = RemoteImage { other, ..remote };
+    let wanted = WantedImage { name, platform, other, name_use: NameUse::PreferredImage };
+    let (remote, document) = RemoteImage::resolve(store, client, &wanted)?;
     match remote.find(store)? {
         Some(found) => Ok(PullStart::Found(found)),
         None => {
@@ -144,13 +142,15 @@ pub(crate) struct RemoteImage {
 }
 
 impl RemoteImage {
-    /// Resolves a name. Also returns the document, if the registry sent it.
+    /// Resolves a name. Also returns the document, if the registry sent it: an image that the store
+    /// lacks is requested at once, without its digest first.
     pub(crate) fn resolve(
+        store: &Store,
         client: &Client,
-        name: &Reference,
-        platform: &Platform,
-        name_use: NameUse,
+        image: &WantedImage<'_>,
     ) -> Result<(RemoteImage, Option<ReceivedManifest>)> {
+        let WantedImage { name, platform, other, name_use } = *image;
+        let is_known = || Ok::<_, TransportError>(store.images().pulled_image(name, platform)?.is_some());
         let repository = client.repository(name)?;
         let (resolved, document) = match (name.digest(), name.checksum(), name.tag()) {
             (Some(digest), ..) => (digest.blob(), None),
@@ -158,13 +158,17 @@ impl RemoteImage {
                 let document = repository.checked(checksum)?;
                 (document.digest, Some(document))
             }
-            (None, None, tag) => match repository.resolve(tag.unwrap_or("latest"))? {
+            (None, None, tag) if is_known()? => match repository.resolve(tag.unwrap_or("latest"))? {
                 ResolvedTag::Digest(digest) => (digest, None),
                 ResolvedTag::Manifest(document) => (document.digest, Some(document)),
             },
+            (None, None, tag) => {
+                let document = repository.tagged(tag.unwrap_or("latest"))?;
+                (document.digest, Some(document))
+            }
         };
         let (name, platform) = (name.clone(), platform.clone());
-        let (resolved, other) = (resolved.of_manifest(), OtherPlatform::Accept);
+        let resolved = resolved.of_manifest();
         Ok((RemoteImage { repository, name, platform, resolved, name_use, other }, document))
     }
 

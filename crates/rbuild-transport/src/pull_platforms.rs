@@ -15,7 +15,8 @@ use crate::error::{Result, TransportError};
 use crate::kept_index::Attachment;
 use crate::media_types;
 use crate::pull::{
-    ImageDocuments, ListedManifest, NameUse, RemoteImage, Transfer, is_index, missing_layers, nested, refused, tag_of,
+    ImageDocuments, ListedManifest, NameUse, OtherPlatform, RemoteImage, Transfer, WantedImage, is_index,
+    missing_layers, nested, refused, tag_of,
 };
 use crate::registry::WithUrls;
 
@@ -66,7 +67,9 @@ pub fn pull_platforms(
     wanted: &[Platform],
     progress: &TransferProgress<'_>,
 ) -> Result<PulledPlatforms> {
-    let (remote, document) = RemoteImage::resolve(client, name, &Platform::host(), NameUse::ThisImage)?;
+    let (platform, other) = (&Platform::host(), OtherPlatform::Accept);
+    let image = WantedImage { name, platform, other, name_use: NameUse::ThisImage };
+    let (remote, document) = RemoteImage::resolve(store, client, &image)?;
     let bytes = remote.top(document, store)?;
     let found = match wanted {
         [] => {
