@@ -43,7 +43,9 @@ pub use cache::actions::GithubCache;
 pub use cache::archive::{unpack_cache_archive, write_cache_archive};
 pub use cache::artifact::CachedSteps;
 pub use cache::buildkit::{BuildKitCache, BuildKitLayer, InputRecords};
-pub use cache::claim::{ClaimOutcome, ClaimRequest, RENEWAL, claim, release_claim, renew_claim};
+pub use cache::claim::{
+    ClaimOutcome, ClaimRequest, FIRST_RENEWAL, LAST_RENEWAL, PROMPT, claim, release_claim, renew_claim,
+};
 pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LayerFetcher, LostLayer, WantedLayer};
 pub use cache::inline::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records};
 pub use cache::local::{LocalCache, write_local_cache};
@@ -53,6 +55,7 @@ pub use cache::records::RemoteSteps;
 pub use cache::shards::{MAX_SHARDS, RemoteCache, tag_of_scope};
 pub use cache::shared::{SharedTarget, fetch_shared_layers, read_shared_cache, write_shared_cache};
 pub use cache::shared_cache::SharedCache;
+pub use cache::signature::{RecordKeyError, RecordKeys};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{NamedArtifact, index_of_images, preferred};

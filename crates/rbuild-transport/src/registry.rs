@@ -92,6 +92,13 @@ pub(crate) struct Upload<'a> {
     pub remote: HashSet<BlobDigest>,
 }
 
+impl Upload<'_> {
+    /// Returns a repository that receives blobs of this machine only.
+    pub fn to(repository: &Repository) -> Upload<'_> {
+        Upload { repository, elsewhere: HashMap::new(), remote: HashSet::new() }
+    }
+}
+
 impl BlobSink for Upload<'_> {
     fn at_once(&self) -> usize {
         self.repository.connections()

@@ -23,6 +23,7 @@ use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
 use crate::cache::records::RemoteSteps;
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::shards::{tag_of_scope, union};
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 use crate::verifying::Verifying;
 
@@ -117,15 +118,20 @@ pub(crate) struct OpenGithubCache {
 
 impl OpenGithubCache {
     /// Reads the records of all scopes. Returns `None` if there is no such cache.
-    pub fn read(&self, store: &Store) -> Result<Option<RemoteSteps>> {
+    pub fn read(&self, store: &Store, keys: &RecordKeys) -> Result<Option<RemoteSteps>> {
         let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)? };
-        let mut found = Vec::new();
+        let (mut found, mut has_unsigned) = (Vec::new(), false);
         for (_, manifest) in self.indexes()? {
             check_type(&manifest)?;
-            found.push(read_steps(&manifest, &documents.prefetched(&manifest)?)?);
+            let read = read_steps(&manifest, &documents.prefetched(&manifest)?, keys)?;
+            has_unsigned |= read.has_unsigned;
+            found.push(read.steps);
         }
-        let steps = |found| RemoteSteps { steps: union(found).into_values().collect(), ..RemoteSteps::default() };
-        Ok((!found.is_empty()).then(|| steps(found)))
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let steps = union(found).into_values().collect();
+        Ok(Some(RemoteSteps { steps, has_unsigned, ..RemoteSteps::default() }))
     }
 
     /// Reads the newest index of each scope. Returns their numbers and manifests.

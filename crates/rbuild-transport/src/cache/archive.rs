@@ -15,6 +15,7 @@ use crate::archive_error::ArchiveProblem;
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
 use crate::cache::artifact::{ARTIFACT, CacheDocuments};
 use crate::cache::merge::WrittenCache;
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 use crate::layout::digest_in;
 use crate::load::named::clean;
@@ -34,7 +35,7 @@ pub fn write_cache_archive(
     source: &dyn BlobSource,
 ) -> Result<WrittenCache> {
     let steps = steps.iter().map(|step| (step.key, step.clone())).collect();
-    let documents = CacheDocuments::of(&steps)?;
+    let documents = CacheDocuments::of(&steps, RecordKeys::none())?;
     let archive = ArchiveWriter::begin(out)?;
     let mut written = WrittenCache { steps: steps.len(), ..WrittenCache::default() };
     let mut layers: Vec<BlobInfo> =
@@ -126,7 +127,7 @@ mod tests {
             let path = place.join(number.to_string());
             std::fs::create_dir(&path).unwrap();
             unpack_cache_archive(&archive[..], &RootDir::open(&path).unwrap(), Limits::default()).unwrap();
-            let (records, blobs) = open_local(&path, "latest").unwrap().unwrap();
+            let (records, blobs) = open_local(&path, "latest", RecordKeys::none()).unwrap().unwrap();
             assert_eq!(records.steps, steps(two.clone()));
             assert_eq!(blobs.size(&two[0].layer.blob).unwrap(), Some(3));
         }

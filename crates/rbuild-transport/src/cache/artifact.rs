@@ -11,7 +11,8 @@ use rbuild_store::{CacheKey, CachedStep};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::blobs::{BlobInfo, BlobSource, Document};
+use crate::blobs::{BlobSource, Document};
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 
 /// Type of the artifact.
@@ -20,6 +21,8 @@ const CONFIG: &str = "application/vnd.rbuild.cache.config.v1+json";
 const RECORDS: &str = "application/vnd.rbuild.cache.records.v1+jsonl+zstd";
 /// Media type of the configuration of BuildKit's caches.
 pub(crate) const BUILDKIT_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+/// Annotation with the signature of a blob of records.
+const SIGNATURE: &str = "io.rbuild.signature";
 /// Annotation with the diffID of a layer.
 const DIFF_ID: &str = "io.rbuild.diffid";
 
@@ -56,8 +59,8 @@ pub(crate) struct CacheDocuments {
 }
 
 impl CacheDocuments {
-    /// Returns the documents of a cache with these steps.
-    pub fn of(steps: &CachedSteps) -> Result<CacheDocuments> {
+    /// Returns the documents of a cache with these steps, signed if there is a key for it.
+    pub fn of(steps: &CachedSteps, keys: &RecordKeys) -> Result<CacheDocuments> {
         let failed = |e: serde_json::Error| TransportError::document("the cache")(e);
         let mut lines = Vec::new();
         for step in steps.values() {
@@ -75,7 +78,11 @@ impl CacheDocuments {
             }
             descriptor
         };
-        let mut layers = vec![blob(RECORDS, &records)];
+        let mut signed = blob(RECORDS, &records);
+        if let Some(signature) = keys.sign(&BlobDigest::of(&records)) {
+            signed["annotations"] = json!({SIGNATURE: signature});
+        }
+        let mut layers = vec![signed];
         let mut listed = BTreeSet::new();
         for layer in steps.values().map(|step| &step.layer).filter(|layer| listed.insert(layer.blob)) {
             layers.push(json!({
@@ -104,35 +111,49 @@ pub(crate) fn compressed(lines: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
+/// The steps of a cache that may be used.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct ReadSteps {
+    pub steps: CachedSteps,
+    /// True if the cache has records without a valid signature, which were ignored.
+    pub has_unsigned: bool,
+}
+
 /// Reads the steps of a cache from its manifest and the blobs of records. Lines in an unknown form
-/// are ignored.
+/// are ignored, and so are blobs that `keys` do not accept.
 ///
 /// # Errors
 ///
 /// Fails if the manifest is that of something else, or if a document is missing or damaged.
-pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource) -> Result<CachedSteps> {
+pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordKeys) -> Result<ReadSteps> {
     check_type(manifest)?;
     let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
-    let info = |descriptor: &rbuild_image::Descriptor| {
-        let digest = rbuild_image::digest_of(descriptor).map_err(TransportError::document("the cache's manifest"))?;
-        Ok::<_, TransportError>(BlobInfo { digest, size: descriptor.size() })
+    let digest = |descriptor: &rbuild_image::Descriptor| {
+        rbuild_image::digest_of(descriptor).map_err(TransportError::document("the cache's manifest"))
     };
-    let config = blobs.document(&info(parsed.config())?.digest)?;
+    let config = blobs.document(&digest(parsed.config())?)?;
     if has_other_format(&config)? {
         return Err(TransportError::other("it was written by a version of rbuild with another format"));
     }
-    let mut steps = CachedSteps::new();
+    let mut read = ReadSteps::default();
     let mut rest = RecordLimits::default();
     for layer in parsed.layers().iter().filter(|layer| layer.media_type().to_string() == RECORDS) {
-        let packed = blobs.document(&info(layer)?.digest)?;
+        let digest = digest(layer)?;
+        let signature = layer.annotations().as_ref().and_then(|all| all.get(SIGNATURE));
+        if !keys.accept(&digest, signature.map(String::as_str)) {
+            // The tag of a cache whose shards have all steps has none of its own.
+            read.has_unsigned |= config_of(&config)?.steps > 0;
+            continue;
+        }
+        let packed = blobs.document(&digest)?;
         rest.parse(&packed, &mut |line| {
             // The first record of a key applies.
             if let Some(step) = serde_json::from_slice::<CachedStep>(line).ok().filter(CachedStep::has_valid_times) {
-                steps.entry(step.key).or_insert(step);
+                read.steps.entry(step.key).or_insert(step);
             }
         })?;
     }
-    Ok(steps)
+    Ok(read)
 }
 
 /// The bytes and lines of records that may still be read from a cache.
@@ -173,14 +194,17 @@ pub(crate) fn parse_lines(packed: &[u8], found: &mut dyn FnMut(&[u8])) -> Result
 
 /// Returns true if the configuration is that of another format.
 fn has_other_format(config: &[u8]) -> Result<bool> {
-    let config: CacheConfig =
-        serde_json::from_slice(config).map_err(TransportError::document("the cache's configuration"))?;
+    let config = config_of(config)?;
     Ok(config.version != 1 || config.layer_format != LAYER_FORMAT)
+}
+
+fn config_of(bytes: &[u8]) -> Result<CacheConfig> {
+    serde_json::from_slice(bytes).map_err(TransportError::document("the cache's configuration"))
 }
 
 /// A cache that is extended.
 pub(crate) enum KnownSteps {
-    Whole(CachedSteps),
+    Whole(ReadSteps),
     /// A document is missing, or has wrong bytes. The cache is replaced.
     Damaged,
     /// Another version of the program uses the cache.
@@ -193,14 +217,14 @@ pub(crate) enum KnownSteps {
 /// # Errors
 ///
 /// Fails if the manifest is that of something else, or if a document cannot be read now.
-pub(crate) fn steps_to_extend(manifest: &[u8], blobs: &dyn BlobSource) -> Result<KnownSteps> {
+pub(crate) fn steps_to_extend(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordKeys) -> Result<KnownSteps> {
     check_type(manifest)?;
     let is_other = || -> Result<bool> {
         let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
         let digest = rbuild_image::digest_of(parsed.config()).map_err(TransportError::document("the manifest"))?;
         has_other_format(&blobs.document(&digest)?)
     };
-    match read_steps(manifest, blobs) {
+    match read_steps(manifest, blobs, keys) {
         Ok(steps) => Ok(KnownSteps::Whole(steps)),
         Err(TransportError::Document { .. }) => Ok(KnownSteps::Damaged),
         Err(e) => {
@@ -246,6 +270,7 @@ pub mod tests {
 
     use super::*;
     use crate::blobs::BlobRead;
+    use crate::cache::merge::MAX_LAYERS;
 
     /// Returns a step whose layer contains `content`.
     pub(crate) fn step(name: &str, content: &[u8], used: i64) -> CachedStep {
@@ -273,13 +298,17 @@ pub mod tests {
         fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
             self.0.get(digest).cloned().ok_or_else(|| TransportError::other("missing"))
         }
-        fn open(&self, _: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
+        fn open(&self, _: &crate::blobs::BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
             panic!("layers are not read")
         }
     }
 
+    fn read(manifest: &[u8], blobs: &Memory) -> Result<CachedSteps> {
+        read_steps(manifest, blobs, RecordKeys::none()).map(|read| read.steps)
+    }
+
     fn written(steps: &CachedSteps) -> (Vec<u8>, Memory) {
-        let CacheDocuments { manifest, blobs } = CacheDocuments::of(steps).unwrap();
+        let CacheDocuments { manifest, blobs } = CacheDocuments::of(steps, RecordKeys::none()).unwrap();
         (manifest.bytes, Memory(blobs.into_iter().map(|bytes| (BlobDigest::of(&bytes), bytes)).collect()))
     }
 
@@ -287,20 +316,40 @@ pub mod tests {
     fn steps_are_read_as_they_were_written_without_their_layers() {
         let two = steps([step("a", b"one", 5), step("b", b"one", 6), step("c", b"two", 7)]);
         let (manifest, blobs) = written(&two);
-        assert_eq!(read_steps(&manifest, &blobs).unwrap(), two);
+        assert_eq!(read(&manifest, &blobs).unwrap(), two);
         assert_eq!(written(&two).0, manifest, "equal steps have equal bytes");
         let parsed: Value = serde_json::from_slice(&manifest).unwrap();
         // Steps with equal layers share one descriptor.
         assert_eq!(parsed["layers"].as_array().unwrap().len(), 3);
         assert_eq!(parsed["artifactType"], ARTIFACT);
         let none = written(&CachedSteps::new());
-        assert!(read_steps(&none.0, &none.1).unwrap().is_empty());
+        assert!(read(&none.0, &none.1).unwrap().is_empty());
+    }
+
+    #[test]
+    fn records_without_a_valid_signature_are_ignored() {
+        const KEY: &str = include_str!("signature/test-key");
+        const PUBLIC: &str = include_str!("signature/test-key.pub");
+        let signing = RecordKeys::default().signing_with(KEY.as_bytes()).unwrap();
+        let (trusting, all) = (RecordKeys::default().trusting(PUBLIC).unwrap(), steps([step("a", b"one", 5)]));
+        for (keys, reader, want) in [
+            (&signing, &trusting, ReadSteps { steps: all.clone(), has_unsigned: false }),
+            (&signing, RecordKeys::none(), ReadSteps { steps: all.clone(), has_unsigned: false }),
+            (RecordKeys::none(), &trusting, ReadSteps { steps: CachedSteps::new(), has_unsigned: true }),
+        ] {
+            let CacheDocuments { manifest, blobs } = CacheDocuments::of(&all, keys).unwrap();
+            let blobs = Memory(blobs.into_iter().map(|bytes| (BlobDigest::of(&bytes), bytes)).collect());
+            assert_eq!(read_steps(&manifest.bytes, &blobs, reader).unwrap(), want);
+        }
+        let none = CacheDocuments::of(&CachedSteps::new(), RecordKeys::none()).unwrap();
+        let blobs = Memory(none.blobs.into_iter().map(|bytes| (BlobDigest::of(&bytes), bytes)).collect());
+        assert_eq!(read_steps(&none.manifest.bytes, &blobs, &trusting).unwrap(), ReadSteps::default());
     }
 
     /// The digest of a manifest is that of all documents below it.
     #[test]
     fn the_format_is_pinned() {
-        let document = &CacheDocuments::of(&steps([step("a", b"one", 5)])).unwrap();
+        let document = &CacheDocuments::of(&steps([step("a", b"one", 5)]), RecordKeys::none()).unwrap();
         let lines = Decoder::new(&document.blobs[1][..]).and_then(|mut lines| {
             let mut text = String::new();
             lines.read_to_string(&mut text).map(|_| text)
@@ -334,17 +383,25 @@ pub mod tests {
             ),
             (changed("sha256:", "sha512:"), "manifest"),
         ] {
-            let e = read_steps(&manifest, &blobs).unwrap_err();
+            let e = read(&manifest, &blobs).unwrap_err();
             assert!(e.message().contains(want), "{want}: {}", e.message());
         }
-        assert!(read_steps(&manifest, &Memory(HashMap::new())).is_err());
+        assert!(read(&manifest, &Memory(HashMap::new())).is_err());
         let lines = [b"junk\n{}\n".as_slice(), &serde_json::to_vec(&step("b", b"two", 1)).unwrap()].concat();
         let packed = compressed(&lines).unwrap();
         let records = BlobDigest::of(&blobs.0.values().find(|bytes| !bytes.starts_with(b"{")).unwrap()[..]);
         let manifest = changed(&records.to_string(), &BlobDigest::of(&packed).to_string());
         let mut blobs = blobs;
         blobs.0.insert(BlobDigest::of(&packed), packed);
-        assert_eq!(read_steps(&manifest, &blobs).unwrap(), steps([step("b", b"two", 1)]));
+        assert_eq!(read(&manifest, &blobs).unwrap(), steps([step("b", b"two", 1)]));
+    }
+
+    /// Registries accept manifests of 4 MB, and so does this program.
+    #[test]
+    fn a_manifest_of_the_largest_number_of_layers_is_accepted() {
+        let all = (0..MAX_LAYERS).map(|n| step(&format!("step {n}"), format!("{n}").as_bytes(), 5));
+        let manifest = CacheDocuments::of(&steps(all), RecordKeys::none()).unwrap().manifest.bytes;
+        assert!(manifest.len() < 1_100_000, "{}", manifest.len());
     }
 
     #[test]
@@ -355,7 +412,7 @@ pub mod tests {
         let text =
             String::from_utf8_lossy(&manifest).replace(&records.to_string(), &BlobDigest::of(&packed).to_string());
         blobs.0.insert(BlobDigest::of(&packed), packed);
-        let e = read_steps(text.as_bytes(), &blobs).unwrap_err();
+        let e = read(text.as_bytes(), &blobs).unwrap_err();
         assert!(e.message().contains("exceed 64 MiB"), "{}", e.message());
     }
 }

@@ -2,30 +2,41 @@
 //! others wait for them instead of building them, too.
 //!
 //! A claim is advice. Registries have no locks, so two machines may both believe that they have
-//! one; both then build, and the cache keeps one result. A claim that is not renewed expires.
+//! one; both then build, and the cache keeps one result. A claim that is not renewed expires. One
+//! whose step has reached the cache has served its purpose and is left behind.
 
 use std::time::{Duration, Instant};
 
 use rbuild_image::{BlobDigest, MediaType, Reference};
 use rbuild_linux::Timestamp;
-use rbuild_registry::{Client, Repository};
-use rbuild_store::CacheKey;
+use rbuild_registry::{Client, Repository, ResolvedTag};
+use rbuild_store::{CacheKey, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::cache::remote_read::read_remote_cache;
 use crate::cache::shards::{RemoteCache, settle};
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 
 /// Annotation with the text of a claim.
 const ANNOTATION: &str = "io.rbuild.claim";
-/// Interval at which a claim must be renewed.
-pub const RENEWAL: Duration = Duration::from_secs(4);
-/// Time after which a claim that was not renewed counts as abandoned.
-const EXPIRY: Duration = Duration::from_secs(15);
-/// Age in seconds of a claim that counts as abandoned at first sight. Clocks may differ.
+/// First interval in seconds at which a claim is renewed. It doubles each time, so that the number
+/// of requests hardly depends on the length of a build.
+pub const FIRST_RENEWAL: u64 = 4;
+/// Longest interval in seconds.
+pub const LAST_RENEWAL: u64 = 60;
+/// Number of seconds after the end of its interval at which a claim counts as abandoned.
+const GRACE: u64 = 10;
+/// Age in seconds, besides the interval, of a claim that counts as abandoned at first sight. Clocks
+/// may differ.
 const OLD: i64 = 60;
-/// Interval at which a claim of another machine is read.
-const POLL: Duration = Duration::from_millis(250);
+/// Shortest and longest interval at which a machine that waits looks for the step.
+const POLLS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+/// Number of such looks between two of the claim itself.
+const LOOKS: u32 = 4;
+/// Time within which a registry has to answer for claims that were not requested.
+pub const PROMPT: Duration = Duration::from_millis(50);
 
 /// A step that a machine is about to build.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +47,9 @@ pub struct ClaimRequest<'a> {
     pub key: CacheKey,
     /// Name of the machine and its build.
     pub by: &'a str,
+    /// Time within which the registry has to answer the first request; `None` if it may take
+    /// longer.
+    pub within: Option<Duration>,
 }
 
 /// The outcome of a request for a claim.
@@ -45,7 +59,7 @@ pub enum ClaimOutcome {
     Taken,
     /// Another machine had the claim and has ended.
     Ended,
-    /// A machine builds another step, whose claim has the same place.
+    /// A machine builds another step, whose claim has the same place, or the registry is slow.
     Unavailable,
 }
 
@@ -56,8 +70,24 @@ struct Claim {
     by: String,
     /// Time of the last renewal in seconds since 1970.
     at: i64,
+    /// Number of seconds until the next renewal.
+    #[serde(default = "first_renewal")]
+    every: u64,
     #[serde(default)]
     is_released: bool,
+}
+
+fn first_renewal() -> u64 {
+    FIRST_RENEWAL
+}
+
+impl Claim {
+    /// Returns true if its machine has not renewed it in time. It was first seen in this form that
+    /// long ago.
+    fn is_abandoned(&self, now: i64, unchanged: Duration) -> bool {
+        let every = self.every.min(LAST_RENEWAL);
+        unchanged.as_secs() > every + GRACE || now.saturating_sub(self.at) > OLD + every as i64
+    }
 }
 
 /// The meaning of a claim for a machine.
@@ -75,27 +105,35 @@ enum ClaimState {
 fn state(found: Option<&Claim>, request: &ClaimRequest<'_>, now: i64, unchanged: Duration) -> ClaimState {
     match found {
         None => ClaimState::Free,
-        Some(claim) if claim.is_released || unchanged > EXPIRY || now.saturating_sub(claim.at) > OLD => {
-            ClaimState::Free
-        }
+        Some(claim) if claim.is_released || claim.is_abandoned(now, unchanged) => ClaimState::Free,
         Some(claim) if claim.by == request.by => ClaimState::Own,
         Some(claim) if claim.key == request.key => ClaimState::Held(claim.by.clone()),
         Some(_) => ClaimState::Other,
     }
 }
 
-/// Claims a step, or waits until another machine that builds it has ended. `waiting` is called once
-/// with the name of that machine.
+/// Claims a step, or waits until the cache has it or another machine that builds it has ended.
+/// `waiting` is called once with the name of that machine.
 ///
 /// # Errors
 ///
 /// Fails if the registry fails or refuses.
-pub fn claim(client: &Client, request: &ClaimRequest<'_>, waiting: &dyn Fn(&str)) -> Result<ClaimOutcome> {
+pub fn claim(
+    store: &Store,
+    client: &Client,
+    request: &ClaimRequest<'_>,
+    waiting: &dyn Fn(&str),
+) -> Result<ClaimOutcome> {
     let place = ClaimPlace::of(client, request)?;
-    let (mut seen, mut has_waited): (Option<(Claim, Instant)>, bool) = (None, false);
+    let (mut seen, mut watch): (Option<(Claim, Instant)>, Option<StepWatch<'_>>) = (None, None);
+    let begun = Instant::now();
+    let mut first = Some(place.read()?);
+    if request.within.is_some_and(|most| begun.elapsed() > most) {
+        return Ok(ClaimOutcome::Unavailable);
+    }
     loop {
-        let started = Instant::now();
-        let found = place.read()?;
+        let started = if first.is_some() { begun } else { Instant::now() };
+        let found = first.take().map_or_else(|| place.read(), Ok)?;
         let since = match (&seen, &found) {
             (Some((known, since)), Some(claim)) if known == claim => *since,
             _ => started,
@@ -104,41 +142,79 @@ pub fn claim(client: &Client, request: &ClaimRequest<'_>, waiting: &dyn Fn(&str)
         match state(found.as_ref(), request, Timestamp::now().sec, since.elapsed()) {
             ClaimState::Own => return Ok(ClaimOutcome::Taken),
             // An abandoned claim is taken over.
-            ClaimState::Free if has_waited && found.is_none_or(|claim| claim.is_released) => {
+            ClaimState::Free if watch.is_some() && found.is_none_or(|claim| claim.is_released) => {
                 return Ok(ClaimOutcome::Ended);
             }
             ClaimState::Free => {
-                place.write(request, false)?;
+                place.write(request, FIRST_RENEWAL, false)?;
                 settle(started.elapsed());
             }
             ClaimState::Held(by) => {
-                if !has_waited {
+                let watch = watch.get_or_insert_with(|| {
                     waiting(&by);
+                    StepWatch { store, client, request, seen: None, begun }
+                });
+                if watch.sees_step()? {
+                    return Ok(ClaimOutcome::Ended);
                 }
-                has_waited = true;
-                std::thread::sleep(POLL);
             }
-            ClaimState::Other if has_waited => return Ok(ClaimOutcome::Ended),
+            ClaimState::Other if watch.is_some() => return Ok(ClaimOutcome::Ended),
             ClaimState::Other => return Ok(ClaimOutcome::Unavailable),
         }
     }
 }
 
-/// Renews a claim. Returns false if another machine has it now.
+/// Looks for a step that another machine builds in the cache.
+struct StepWatch<'a> {
+    store: &'a Store,
+    client: &'a Client,
+    request: &'a ClaimRequest<'a>,
+    /// Digest of the cache's tag when it was read last.
+    seen: Option<BlobDigest>,
+    /// Start of the wait.
+    begun: Instant,
+}
+
+impl StepWatch<'_> {
+    /// Looks several times. Returns true if the step is there.
+    fn sees_step(&mut self) -> Result<bool> {
+        let name = self.request.cache.name();
+        let repository = self.client.repository(name)?;
+        for _ in 0..LOOKS {
+            let found = repository.resolve_pushed(name.tag().unwrap_or("latest"))?.map(|found| match found {
+                ResolvedTag::Digest(digest) => digest,
+                ResolvedTag::Manifest(manifest) => manifest.digest,
+            });
+            if found != self.seen {
+                self.seen = found;
+                // A cache that cannot be read is no reason not to wait.
+                let steps = read_remote_cache(self.store, self.client, self.request.cache, RecordKeys::none());
+                let steps = steps.ok().flatten();
+                if steps.is_some_and(|found| found.steps.iter().any(|step| step.key == self.request.key)) {
+                    return Ok(true);
+                }
+            }
+            std::thread::sleep((self.begun.elapsed() / 20).clamp(POLLS[0], POLLS[1]));
+        }
+        Ok(false)
+    }
+}
+
+/// Renews a claim for that number of seconds. Returns false if another machine has it now.
 ///
 /// # Errors
 ///
 /// Fails if the registry fails or refuses.
-pub fn renew_claim(client: &Client, request: &ClaimRequest<'_>) -> Result<bool> {
+pub fn renew_claim(client: &Client, request: &ClaimRequest<'_>, every: u64) -> Result<bool> {
     let place = ClaimPlace::of(client, request)?;
     let is_own = place.is_own(request)?;
     if is_own {
-        place.write(request, false)?;
+        place.write(request, every, false)?;
     }
     Ok(is_own)
 }
 
-/// Ends a claim, unless another machine has it now.
+/// Ends a claim whose step will not reach the cache, unless another machine has it now.
 ///
 /// # Errors
 ///
@@ -146,7 +222,7 @@ pub fn renew_claim(client: &Client, request: &ClaimRequest<'_>) -> Result<bool> 
 pub fn release_claim(client: &Client, request: &ClaimRequest<'_>) -> Result<()> {
     let place = ClaimPlace::of(client, request)?;
     if place.is_own(request)? {
-        place.write(request, true)?;
+        place.write(request, FIRST_RENEWAL, true)?;
     }
     Ok(())
 }
@@ -176,8 +252,8 @@ impl ClaimPlace {
         Ok(self.read()?.is_some_and(|claim| claim.by == request.by && claim.key == request.key))
     }
 
-    fn write(&self, request: &ClaimRequest<'_>, is_released: bool) -> Result<()> {
-        let claim = Claim { key: request.key, by: request.by.into(), at: Timestamp::now().sec, is_released };
+    fn write(&self, request: &ClaimRequest<'_>, every: u64, is_released: bool) -> Result<()> {
+        let claim = Claim { key: request.key, by: request.by.into(), at: Timestamp::now().sec, every, is_released };
         let failed = || TransportError::document("the claim");
         let text = serde_json::to_string(&claim).map_err(failed())?;
         // An index needs no blobs.
@@ -206,22 +282,34 @@ mod tests {
     fn a_claim_holds_until_it_is_released_or_not_renewed() {
         let cache = RemoteCache::new("a.io/b:c".parse().unwrap(), 16);
         let (own, other) = (CacheKey::of(b"own"), CacheKey::of(b"other"));
-        let request = ClaimRequest { cache: &cache, key: own, by: "me" };
-        let claim = |key: CacheKey, by: &str, at, is_released| Claim { key, by: by.into(), at, is_released };
-        let (fresh, late) = (Duration::from_secs(1), EXPIRY + Duration::from_secs(1));
+        let request = ClaimRequest { cache: &cache, key: own, by: "me", within: None };
+        let claim = |key: CacheKey, by: &str, at, every| Claim { key, by: by.into(), at, every, is_released: false };
+        let seconds = Duration::from_secs;
         let held = || ClaimState::Held("you".into());
         for (found, unchanged, want) in [
-            (None, fresh, ClaimState::Free),
-            (Some(claim(own, "me", 1000, false)), fresh, ClaimState::Own),
-            (Some(claim(own, "you", 1000, false)), fresh, held()),
-            (Some(claim(own, "you", 1000, true)), fresh, ClaimState::Free),
-            (Some(claim(own, "you", 1000, false)), late, ClaimState::Free),
-            (Some(claim(own, "you", 1000 - OLD - 1, false)), fresh, ClaimState::Free),
+            (None, seconds(1), ClaimState::Free),
+            (Some(claim(own, "me", 1000, 4)), seconds(1), ClaimState::Own),
+            (Some(claim(own, "you", 1000, 4)), seconds(14), held()),
+            (Some(Claim { is_released: true, ..claim(own, "you", 1000, 4) }), seconds(1), ClaimState::Free),
+            (Some(claim(own, "you", 1000, 4)), seconds(15), ClaimState::Free),
+            // A build that takes longer renews its claim less often.
+            (Some(claim(own, "you", 1000, 32)), seconds(42), held()),
+            (Some(claim(own, "you", 1000, 32)), seconds(43), ClaimState::Free),
+            (Some(claim(own, "you", 1000, u64::MAX)), seconds(71), ClaimState::Free),
+            (Some(claim(own, "you", 1000 - 64, 4)), seconds(1), held()),
+            (Some(claim(own, "you", 1000 - 65, 4)), seconds(1), ClaimState::Free),
             // The clock of the other machine is ahead.
-            (Some(claim(own, "you", 9000, false)), fresh, held()),
-            (Some(claim(other, "you", 1000, false)), fresh, ClaimState::Other),
+            (Some(claim(own, "you", 9000, 4)), seconds(1), held()),
+            (Some(claim(other, "you", 1000, 4)), seconds(1), ClaimState::Other),
         ] {
             assert_eq!(state(found.as_ref(), &request, 1000, unchanged), want, "{found:?}");
         }
+    }
+
+    #[test]
+    fn claims_of_earlier_versions_are_read() {
+        let text = json!({"key": CacheKey::of(b"own"), "by": "you", "at": 7}).to_string();
+        let claim: Claim = serde_json::from_str(&text).unwrap();
+        assert_eq!((claim.every, claim.is_released), (FIRST_RENEWAL, false));
     }
 }

@@ -10,6 +10,8 @@ use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
 use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
 use crate::cache::remote_documents::RemoteDocuments;
+use crate::cache::shards::union;
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 
 /// Number of times that the steps are merged again because another machine wrote meanwhile.
@@ -29,6 +31,17 @@ struct KnownLayers {
     is_distrusted: bool,
 }
 
+/// Returns the steps of other manifests that a manifest, if there is one, takes over.
+pub(crate) type OtherSteps<'a> = dyn Fn(Option<&[u8]>) -> Result<CachedSteps> + 'a;
+
+/// A manifest to which steps were added.
+#[derive(Debug)]
+pub(crate) struct ExtendedCache {
+    pub written: WrittenCache,
+    /// The manifest, if the place has one now.
+    pub manifest: Option<Vec<u8>>,
+}
+
 /// Adds steps to the manifest of a place. Uploads the layers that the place lacks. If another
 /// machine writes meanwhile, its steps stay. Layers that neither the store nor the place has are
 /// left out with their steps.
@@ -36,40 +49,52 @@ struct KnownLayers {
 /// # Errors
 ///
 /// Fails if the place fails or refuses.
-pub(crate) fn extend(store: &Store, place: &dyn CacheStore, ours: &OwnSteps<'_>) -> Result<WrittenCache> {
+pub(crate) fn extend(
+    store: &Store,
+    place: &dyn CacheStore,
+    ours: &OwnSteps<'_>,
+    others: &OtherSteps<'_>,
+) -> Result<ExtendedCache> {
     let (mut written, mut layers) = (WrittenCache::default(), KnownLayers::default());
-    let mut known = known_steps(store, place)?;
+    let mut known = known_steps(store, place, ours.keys)?;
     for _ in 0..=MERGES {
         let (before, theirs) = match &known {
-            Some((found, KnownSteps::Whole(steps))) => (Some(found), steps.clone()),
-            Some((found, KnownSteps::Damaged)) => {
+            Some(KnownCache { found, steps: KnownSteps::Whole(read), .. }) => {
+                if read.has_unsigned {
+                    written.note = CacheNote::Unsigned;
+                }
+                (Some(found), read.steps.clone())
+            }
+            Some(KnownCache { found, steps: KnownSteps::Damaged, .. }) => {
                 written.note = CacheNote::Replaced;
                 (Some(found), CachedSteps::new())
             }
-            Some((_, KnownSteps::OtherFormat)) => {
+            Some(KnownCache { steps: KnownSteps::OtherFormat, .. }) => {
                 written.note = CacheNote::OtherFormat;
-                return Ok(written);
+                return Ok(ExtendedCache { written, manifest: None });
             }
             None => (None, CachedSteps::new()),
         };
+        let others = others(known.as_ref().map(|known| &known.manifest[..]))?;
+        let theirs = union([theirs, others]);
         layers.note_recorded(place, &theirs, ours)?;
         let mut all = merged(theirs, ours);
         layers.upload(store, place, &all, &mut written)?;
         all.retain(|_, step| !layers.lacking.contains(&step.layer.blob));
         written.steps = all.len();
-        let documents = CacheDocuments::of(&all)?;
+        let documents = CacheDocuments::of(&all, ours.keys)?;
+        let is_same = before.map(|found| found.digest) == Some(documents.manifest.digest());
         // A shard without steps is not begun.
-        if before.map(|found| found.digest) == Some(documents.manifest.digest()) || (before.is_none() && all.is_empty())
-        {
+        if is_same || (before.is_none() && all.is_empty()) {
             written.is_unchanged = true;
-            return Ok(written);
+            return Ok(ExtendedCache { written, manifest: is_same.then_some(documents.manifest.bytes) });
         }
         match place.replace(&documents, before)? {
             Replacement::Done => {
                 keep(store, &documents)?;
-                return Ok(written);
+                return Ok(ExtendedCache { written, manifest: Some(documents.manifest.bytes) });
             }
-            Replacement::Conflict => known = known_steps(store, place)?,
+            Replacement::Conflict => known = known_steps(store, place, ours.keys)?,
             // Layers that the records name are gone, although no build has needed them.
             Replacement::LacksLayers(_) if !layers.is_distrusted => {
                 layers.is_distrusted = true;
@@ -146,19 +171,35 @@ fn keep(store: &Store, documents: &CacheDocuments) -> Result<()> {
     Ok(())
 }
 
+/// A cache before it is extended.
+struct KnownCache {
+    found: FoundManifest,
+    manifest: Vec<u8>,
+    steps: KnownSteps,
+}
+
 /// Returns the manifest that is extended, and its steps.
-fn known_steps(store: &Store, place: &dyn CacheStore) -> Result<Option<(FoundManifest, KnownSteps)>> {
+fn known_steps(store: &Store, place: &dyn CacheStore, keys: &RecordKeys) -> Result<Option<KnownCache>> {
     let Some(found) = place.current()? else { return Ok(None) };
     let documents = RemoteDocuments { store, blobs: place.blobs(), work: &Workspace::open(store)? };
     let manifest = match &found.bytes {
         Some(bytes) => bytes.clone(),
         None => documents.manifest(&found.digest)?,
     };
-    let steps = match check_type(&manifest).and_then(|()| documents.prefetched(&manifest)) {
-        Ok(blobs) => steps_to_extend(&manifest, &blobs)?,
+    let steps = steps_in(&documents, &manifest, keys)?;
+    Ok(Some(KnownCache { found, manifest, steps }))
+}
+
+/// Returns the steps of a manifest that is extended.
+///
+/// # Errors
+///
+/// Fails if the manifest is that of something else, or if a document cannot be read now.
+pub(crate) fn steps_in(documents: &RemoteDocuments<'_>, manifest: &[u8], keys: &RecordKeys) -> Result<KnownSteps> {
+    match check_type(manifest).and_then(|()| documents.prefetched(manifest)) {
+        Ok(blobs) => steps_to_extend(manifest, &blobs, keys),
         // The type is checked first: only a cache is replaced.
-        Err(TransportError::Document { .. }) if check_type(&manifest).is_ok() => KnownSteps::Damaged,
-        Err(e) => return Err(e),
-    };
-    Ok(Some((found, steps)))
+        Err(TransportError::Document { .. }) if check_type(manifest).is_ok() => Ok(KnownSteps::Damaged),
+        Err(e) => Err(e),
+    }
 }

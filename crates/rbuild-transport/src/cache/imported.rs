@@ -18,6 +18,7 @@ use crate::cache::buildkit::BuildKitCache;
 use crate::cache::local::{LocalCache, open_local};
 use crate::cache::records::{CacheRecords, RemoteSteps};
 use crate::cache::shared_cache::SharedCache;
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 use crate::layout::LayoutSource;
 
@@ -33,6 +34,8 @@ pub struct ImportedCache {
     contents: HashMap<CacheKey, CacheKey>,
     /// The records of BuildKit, if the cache is one of these.
     buildkit: Option<BuildKitCache>,
+    /// True if records without a valid signature were ignored.
+    has_unsigned: bool,
     layers: LayerPlace,
 }
 
@@ -66,23 +69,24 @@ impl ImportedCache {
     /// # Errors
     ///
     /// Fails if the directory contains something else, or if a document is damaged.
-    pub fn local(dir: &Path, tag: &str) -> Result<Option<ImportedCache>> {
+    pub fn local(dir: &Path, tag: &str, keys: &RecordKeys) -> Result<Option<ImportedCache>> {
         let cache = |(records, blobs)| {
             let layers = LayerPlace::Directory { blobs, identity: identity(dir), tag: tag.into() };
             ImportedCache::new(rbuild_linux::quoted(dir).to_string(), records, layers)
         };
-        Ok(open_local(dir, tag)?.map(cache))
+        Ok(open_local(dir, tag, keys)?.map(cache))
     }
 
     /// Returns the cache on other machines with these records.
     pub fn shared(cache: SharedCache, steps: RemoteSteps) -> ImportedCache {
-        let RemoteSteps { steps, buildkit, .. } = steps;
-        let records = CacheRecords { steps: steps.into_iter().map(|step| (step.key, step)).collect(), buildkit };
+        let RemoteSteps { steps, buildkit, has_unsigned, .. } = steps;
+        let steps = steps.into_iter().map(|step| (step.key, step)).collect();
+        let records = CacheRecords { steps, buildkit, has_unsigned };
         ImportedCache::new(format!("`{}`", cache.name()), records, LayerPlace::Shared(cache))
     }
 
     fn new(name: String, records: CacheRecords, layers: LayerPlace) -> ImportedCache {
-        let CacheRecords { steps, buildkit } = records;
+        let CacheRecords { steps, buildkit, has_unsigned } = records;
         let mut contents = HashMap::new();
         for step in steps.values() {
             if let Some(content) = step.shared {
@@ -90,7 +94,7 @@ impl ImportedCache {
                 contents.entry(content).or_insert(step.key);
             }
         }
-        ImportedCache { name, steps, contents, buildkit, layers }
+        ImportedCache { name, steps, contents, buildkit, has_unsigned, layers }
     }
 
     /// Returns the cache with another name in messages.
@@ -101,6 +105,11 @@ impl ImportedCache {
     /// Returns true if it has records of BuildKit only. Its steps are found from those below them.
     pub fn is_of_other_builder(&self) -> bool {
         self.buildkit.is_some() && self.steps.is_empty()
+    }
+
+    /// Returns true if records without a valid signature were ignored.
+    pub fn has_unsigned(&self) -> bool {
+        self.has_unsigned
     }
 
     /// Returns the number of steps.

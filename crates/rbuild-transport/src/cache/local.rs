@@ -12,6 +12,7 @@ use crate::blobs::{BlobInfo, BlobRead, BlobSource, copy_verified};
 use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps, KnownSteps, damaged_document, steps_to_extend};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
 use crate::cache::records::{CacheRecords, read_any};
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
 
@@ -29,14 +30,14 @@ pub struct LocalCache {
 /// # Errors
 ///
 /// Fails if the directory contains something else, or if a document is damaged.
-pub(crate) fn open_local(dir: &Path, tag: &str) -> Result<Option<(CacheRecords, LayoutSource)>> {
+pub(crate) fn open_local(dir: &Path, tag: &str, keys: &RecordKeys) -> Result<Option<(CacheRecords, LayoutSource)>> {
     let source = match LayoutSource::open(dir) {
         Err(TransportError::OpenLayout { source, .. }) if source.whole().is_not_found() => return Ok(None),
         other => other?,
     };
     let Some(index) = source.read("index.json")? else { return Ok(None) };
     let Some(manifest) = manifest_in(&index, tag)? else { return Ok(None) };
-    let records = read_any(&source.document(&manifest)?, &source)?;
+    let records = read_any(&source.document(&manifest)?, &source, keys)?;
     Ok(Some((records, source)))
 }
 
@@ -74,8 +75,13 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
         let here = layout.source()?;
         let mut theirs = CachedSteps::new();
         if let Some(manifest) = known {
-            match known_steps(&manifest, &here)? {
-                KnownSteps::Whole(steps) => theirs = steps,
+            match known_steps(&manifest, &here, ours.keys)? {
+                KnownSteps::Whole(read) => {
+                    theirs = read.steps;
+                    if read.has_unsigned {
+                        written.note = CacheNote::Unsigned;
+                    }
+                }
                 // A cache that is damaged is replaced, but nothing else.
                 KnownSteps::Damaged => written.note = CacheNote::Replaced,
                 KnownSteps::OtherFormat => {
@@ -110,7 +116,7 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
         }
         all.retain(|key, _| !failed.contains(key));
         written.steps = all.len();
-        let documents = CacheDocuments::of(&all)?;
+        let documents = CacheDocuments::of(&all, ours.keys)?;
         let manifest = documents.manifest.digest();
         if known == Some(manifest) && layout.has(&manifest, documents.manifest.bytes.len() as u64)? {
             written.is_unchanged = true;
@@ -132,10 +138,10 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
     Ok(written)
 }
 
-fn known_steps(manifest: &BlobDigest, here: &LayoutSource) -> Result<KnownSteps> {
+fn known_steps(manifest: &BlobDigest, here: &LayoutSource, keys: &RecordKeys) -> Result<KnownSteps> {
     let documents = WrittenDocuments(here);
     match documents.document(manifest) {
-        Ok(manifest) => steps_to_extend(&manifest, &documents),
+        Ok(manifest) => steps_to_extend(&manifest, &documents, keys),
         Err(TransportError::Document { .. }) => Ok(KnownSteps::Damaged),
         Err(e) => Err(e),
     }

@@ -6,9 +6,10 @@ use rbuild_store::{CacheKey, CachedStep};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::artifact::CachedSteps;
+use crate::cache::signature::RecordKeys;
 
 /// Maximum number of layers in a manifest. Registries accept manifests of 4 MiB, some of less.
-const MAX_LAYERS: usize = 3000;
+pub(crate) const MAX_LAYERS: usize = 3000;
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 
@@ -41,6 +42,9 @@ pub struct OwnSteps<'a> {
     pub limits: CacheLimits,
     /// The day of the build.
     pub today: i64,
+    /// Keys for the records. If they are required, steps in records without a valid signature are
+    /// dropped, because the others would be signed with them.
+    pub keys: &'a RecordKeys,
 }
 
 /// Steps that were written to a cache.
@@ -68,6 +72,8 @@ pub enum CacheNote {
     Replaced,
     /// Another version of the program uses it, and it was not changed.
     OtherFormat,
+    /// Some records had no valid signature, and were dropped.
+    Unsigned,
 }
 
 /// Returns the day of a time in seconds since the Unix epoch.
@@ -79,7 +85,7 @@ pub fn day_of(seconds: i64) -> i64 {
 /// `others` are the steps of the other shards. A step that another shard has stays there, unless it
 /// is lost or replaced, or will soon be dropped because of its age.
 pub(crate) fn own_share(ours: &OwnSteps<'_>, others: &CachedSteps, shards: u32) -> (Vec<CachedStep>, CacheLimits) {
-    let OwnSteps { steps, lost, refreshed, limits, today } = *ours;
+    let OwnSteps { steps, lost, refreshed, limits, today, .. } = *ours;
     let half_age = day_of(i64::try_from(limits.age / 2).unwrap_or(i64::MAX));
     let is_left = |step: &CachedStep| {
         let is_fresh = |there: &CachedStep| there.used >= today.saturating_sub(half_age);
@@ -97,7 +103,7 @@ pub(crate) fn own_share(ours: &OwnSteps<'_>, others: &CachedSteps, shards: u32) 
 /// have is that of the cache, unless it is lost or refreshed, so that all machines continue with
 /// one result. Own steps and those that were used last stay, within the limits.
 pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
-    let OwnSteps { steps, lost, refreshed, limits, today } = *ours;
+    let OwnSteps { steps, lost, refreshed, limits, today, .. } = *ours;
     let mut all = theirs;
     all.retain(|key, _| !lost.contains(key));
     let own: BTreeSet<CacheKey> = steps.iter().map(|step| step.key).collect();
@@ -139,8 +145,14 @@ mod tests {
         let theirs = step("a", b"their layer", 90);
         let ours = step("a", b"our layer", 0);
         let ours = [ours, step("b", b"new", 0)];
-        let mut own =
-            OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits: CacheLimits::default(), today: 100 };
+        let mut own = OwnSteps {
+            steps: &ours,
+            lost: NONE,
+            refreshed: NONE,
+            limits: CacheLimits::default(),
+            today: 100,
+            keys: RecordKeys::none(),
+        };
         let all = merged(steps([theirs.clone()]), &own);
         assert_eq!(all, steps([CachedStep { used: 100, ..theirs.clone() }, step("b", b"new", 100)]));
         // A lost step is replaced.
@@ -165,7 +177,8 @@ mod tests {
         for own_name in names {
             let theirs = steps(names.map(|name| step(name, name.as_bytes(), 100)));
             let ours = [step(&format!("own {own_name}"), b"4444", 0)];
-            let own = OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits, today: 100 };
+            let own =
+                OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits, today: 100, keys: RecordKeys::none() };
             assert_eq!(merged(theirs, &own), steps([CachedStep { used: 100, ..ours[0].clone() }]));
         }
     }
@@ -174,7 +187,8 @@ mod tests {
     fn the_steps_used_last_stay_within_the_limits() {
         let old = [step("a", b"1234", 69), step("b", b"5678", 70), step("c", b"90", 99), step("d", b"90", 98)];
         let names = |limits: CacheLimits, ours: &[CachedStep]| {
-            let own = OwnSteps { steps: ours, lost: NONE, refreshed: NONE, limits, today: 100 };
+            let own =
+                OwnSteps { steps: ours, lost: NONE, refreshed: NONE, limits, today: 100, keys: RecordKeys::none() };
             let all = merged(steps(old.clone()), &own);
             let known = ["a", "b", "c", "d", "new"];
             known.iter().filter(|name| all.contains_key(&step(name, b"", 0).key)).copied().collect::<String>()
@@ -196,7 +210,8 @@ mod tests {
         let ours = ["a", "old", "lost", "new", "refreshed"].map(|name| step(name, b"own", 0));
         let (lost, refreshed) = (BTreeSet::from([ours[2].key]), BTreeSet::from([ours[4].key]));
         let limits = CacheLimits { bytes: 20, ..CacheLimits::default() };
-        let own = OwnSteps { steps: &ours, lost: &lost, refreshed: &refreshed, limits, today: 100 };
+        let own =
+            OwnSteps { steps: &ours, lost: &lost, refreshed: &refreshed, limits, today: 100, keys: RecordKeys::none() };
         let (share, left) = own_share(&own, &others, 4);
         assert_eq!(steps(share), steps(ours[1..].to_vec()));
         assert_eq!(left.bytes, 14, "two layers are elsewhere");

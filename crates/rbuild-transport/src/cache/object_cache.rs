@@ -17,6 +17,7 @@ use crate::cache::memory::Prefetched;
 use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, Replacement};
 use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
 use crate::cache::remote_documents::RemoteDocuments;
+use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 use crate::verifying::Verifying;
 
@@ -68,13 +69,14 @@ pub(crate) struct OpenObjects {
 
 impl OpenObjects {
     /// Reads the records. Returns `None` if there is no such cache.
-    pub fn read(&self, store: &Store) -> Result<Option<RemoteSteps>> {
+    pub fn read(&self, store: &Store, keys: &RecordKeys) -> Result<Option<RemoteSteps>> {
         let Some(found) = self.objects.read(&self.manifest(), MAX_MANIFEST)? else { return Ok(None) };
         let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)? };
         check_type(&found.bytes)?;
         let blobs = documents.prefetched(&found.bytes)?;
-        let CacheRecords { steps, buildkit } = read_any(&found.bytes, &blobs)?;
-        Ok(Some(RemoteSteps { steps: steps.into_values().collect(), buildkit, faults: Vec::new() }))
+        let CacheRecords { steps, buildkit, has_unsigned } = read_any(&found.bytes, &blobs, keys)?;
+        let steps = steps.into_values().collect();
+        Ok(Some(RemoteSteps { steps, buildkit, has_unsigned, faults: Vec::new() }))
     }
 
     fn manifest(&self) -> String {

@@ -4,9 +4,10 @@ use rbuild_store::CachedStep;
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::BlobSource;
-use crate::cache::artifact::{CachedSteps, check_type, read_steps};
+use crate::cache::artifact::{CachedSteps, ReadSteps, check_type, read_steps};
 use crate::cache::buildkit::{BuildKitCache, is_buildkit_cache, read_buildkit};
 use crate::cache::inline::read_inline;
+use crate::cache::signature::RecordKeys;
 use crate::error::Result;
 
 /// The records of a cache in a registry.
@@ -16,6 +17,8 @@ pub struct RemoteSteps {
     pub steps: Vec<CachedStep>,
     /// The records of BuildKit.
     pub buildkit: Option<BuildKitCache>,
+    /// True if records without a valid signature were ignored.
+    pub has_unsigned: bool,
     /// The reasons why some of its shards cannot be read.
     pub faults: Vec<String>,
 }
@@ -26,25 +29,31 @@ pub(crate) struct CacheRecords {
     pub steps: CachedSteps,
     /// Those of BuildKit.
     pub buildkit: Option<BuildKitCache>,
+    /// True if records without a valid signature were ignored.
+    pub has_unsigned: bool,
 }
 
-/// Reads the records of a cache, of an image, or of a cache of BuildKit.
+/// Reads the records of a cache, of an image, or of a cache of BuildKit. Only caches can be signed.
 ///
 /// # Errors
 ///
 /// Fails as [`read_steps`] does, or if an image has no records.
-pub(crate) fn read_any(manifest: &[u8], blobs: &dyn BlobSource) -> Result<CacheRecords> {
+pub(crate) fn read_any(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordKeys) -> Result<CacheRecords> {
     let Err(other) = check_type(manifest) else {
-        return Ok(CacheRecords { steps: read_steps(manifest, blobs)?, buildkit: None });
+        let ReadSteps { steps, has_unsigned } = read_steps(manifest, blobs, keys)?;
+        return Ok(CacheRecords { steps, buildkit: None, has_unsigned });
     };
+    if keys.are_required() {
+        return Ok(CacheRecords { has_unsigned: true, ..CacheRecords::default() });
+    }
     let buildkit = read_buildkit(manifest, blobs)?;
     // The entries of an index of BuildKit's cache are layers, not images.
     if is_buildkit_cache(manifest) {
-        return Ok(CacheRecords { steps: CachedSteps::new(), buildkit });
+        return Ok(CacheRecords { buildkit, ..CacheRecords::default() });
     }
     match (read_inline(manifest, blobs)?, buildkit) {
         (None, None) => Err(other),
-        (steps, buildkit) => Ok(CacheRecords { steps: steps.unwrap_or_default(), buildkit }),
+        (steps, buildkit) => Ok(CacheRecords { steps: steps.unwrap_or_default(), buildkit, ..CacheRecords::default() }),
     }
 }
 
@@ -67,7 +76,7 @@ mod tests {
             entry(BUILDKIT_CONFIG, &config),
         ]});
         let blobs = Memory([(BlobDigest::of(&config), config)].into());
-        let records = read_any(index.to_string().as_bytes(), &blobs).unwrap();
+        let records = read_any(index.to_string().as_bytes(), &blobs, RecordKeys::none()).unwrap();
         assert_eq!((records.steps.len(), records.buildkit.map(|cache| cache.len())), (0, Some(1)));
     }
 }

@@ -1,104 +1,28 @@
-//! Caches in repositories of registries.
+//! Writes caches in repositories of registries.
 
-use rbuild_image::{BlobDigest, Reference};
-use rbuild_linux::parallel::try_map;
-use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, ResolvedTag};
+use std::collections::BTreeSet;
+
+use rbuild_registry::{Client, Repository};
 use rbuild_store::{Store, Workspace};
 
-use crate::cache::artifact::check_type;
-use crate::cache::buildkit::BuildKitCache;
-use crate::cache::extend::extend;
-use crate::cache::merge::{OwnSteps, WrittenCache, own_share};
-use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
-use crate::cache::remote_documents::RemoteDocuments;
+use crate::cache::artifact::{CachedSteps, KnownSteps, ReadSteps};
+use crate::cache::extend::{ExtendedCache, extend, steps_in};
+use crate::cache::listed_shards::{ShardDigests, listed_shards};
+use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, own_share};
+use crate::cache::remote_read::{CacheTagReader, documents};
 use crate::cache::shards::{RemoteCache, union};
 use crate::cache::tag::{CacheTag, tag_of};
-use crate::error::{Result, TransportError};
+use crate::cache::top::WrittenShard;
+use crate::error::Result;
 
-/// Reads the records of a cache in a registry, without its layers; all shards at once. Documents
-/// that the store kept from the last time are not requested again. Returns `None` if there is no
-/// such cache.
-///
-/// # Errors
-///
-/// Fails if the registry fails or refuses, or if a document is damaged, and nothing could be read.
-#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(name = %cache.name()))]
-pub(crate) fn read_remote_cache(store: &Store, client: &Client, cache: &RemoteCache) -> Result<Option<RemoteSteps>> {
-    let (mut found, mut failure) = (Vec::new(), None);
-    let (mut faults, mut buildkit) = (Vec::new(), None);
-    for shard in shards(store, client, &cache.names())? {
-        match shard {
-            Ok(Some(records)) => {
-                found.push(records.steps);
-                buildkit = match (buildkit, records.buildkit) {
-                    (Some(known), Some(more)) => Some(BuildKitCache::joined(known, more)),
-                    (known, more) => known.or(more),
-                };
-            }
-            Ok(None) => {}
-            Err(e) => {
-                faults.push(e.message());
-                failure = failure.or(Some(e));
-            }
-        }
-    }
-    match (found.is_empty(), failure) {
-        (true, Some(e)) => Err(e),
-        (true, None) => Ok(None),
-        (false, _) => {
-            faults.dedup();
-            Ok(Some(RemoteSteps { steps: union(found).into_values().collect(), buildkit, faults }))
-        }
-    }
-}
-
-/// Reads the steps of several tags at once.
-fn shards(store: &Store, client: &Client, names: &[Reference]) -> Result<Vec<Result<Option<CacheRecords>>>> {
-    try_map(names.len().max(1), names, |name| {
-        let repository = client.repository(name).map_err(TransportError::from);
-        Ok(repository.and_then(|repository| current(store, &repository, name)))
-    })
-}
-
-/// Returns the records of a tag, `None` if there is no such cache.
-fn current(store: &Store, repository: &Repository, name: &Reference) -> Result<Option<CacheRecords>> {
-    let digest = match name.digest() {
-        Some(digest) => digest.blob(),
-        None => match resolved(repository, name)? {
-            Some(digest) => digest,
-            None => return Ok(None),
-        },
-    };
-    let documents = RemoteDocuments { store, blobs: repository, work: &Workspace::open(store)? };
-    let manifest = match documents.manifest(&digest) {
-        Err(e) if e.is_missing() => return Ok(None),
-        manifest => manifest?,
-    };
-    let blobs = match check_type(&manifest) {
-        Ok(()) => documents.prefetched(&manifest)?,
-        Err(_) => documents.of_others(&manifest)?,
-    };
-    read_any(&manifest, &blobs).map(Some)
-}
-
-fn resolved(repository: &Repository, name: &Reference) -> Result<Option<BlobDigest>> {
-    match repository.find(tag_of(name)) {
-        Ok(Some(ResolvedTag::Digest(digest))) => Ok(Some(digest)),
-        Ok(Some(ResolvedTag::Manifest(manifest))) => Ok(Some(manifest.digest)),
-        Ok(None) => Ok(None),
-        Err(e) if is_missing(&e) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn is_missing(e: &RegistryError) -> bool {
-    matches!(&*e.problem, RegistryProblem::Missing { .. })
-}
+/// Number of layers up to which a machine adds the steps of all others to its shard, so that its
+/// manifest is the only one that is read.
+const MERGED: usize = 1000;
 
 /// Adds the steps of a build to a cache in a registry: uploads the layers that the repository
 /// lacks, and the documents if they change. If another machine writes meanwhile, its steps stay.
 /// Layers that neither the store nor the repository has are left out with their steps. Only the
-/// shard of this machine is written, and steps that the other shards have are left to them.
+/// shard of this machine is written, and then the tag of the cache, which leads to it.
 ///
 /// # Errors
 ///
@@ -117,13 +41,86 @@ pub(crate) fn write_remote_cache(
     machine: &str,
     ours: &OwnSteps<'_>,
 ) -> Result<WrittenCache> {
-    let own_name = cache.name_of(machine);
-    let others: Vec<Reference> = cache.names().into_iter().filter(|name| *name != own_name).collect();
-    // One that cannot be read is as if it were empty: steps are written twice.
-    let others = shards(store, client, &others)?.into_iter().filter_map(|shard| Some(shard.ok()??.steps));
-    let others = union(others);
-    let (steps, limits) = own_share(ours, &others, cache.shards());
-    let place = CacheTag::open(client, &own_name)?;
-    let written = extend(store, &place, &OwnSteps { steps: &steps, limits, ..*ours })?;
-    Ok(WrittenCache { steps: written.steps + others.len(), ..written })
+    let repository = client.repository(cache.name())?;
+    let work = Workspace::open(store)?;
+    let reader = CacheTagReader { documents: documents(store, &repository, &work), cache, keys: ours.keys };
+    if cache.shards() == 1 {
+        let others = |manifest: Option<&[u8]>| match manifest {
+            Some(manifest) => Ok(OtherShards::read(&reader, &repository, manifest)?.steps),
+            None => Ok(CachedSteps::new()),
+        };
+        return Ok(extend(store, &CacheTag::open(client, cache.name())?, ours, &others)?.written);
+    }
+    let top = repository.pushed(tag_of(cache.name()))?;
+    let mut others = OtherShards::default();
+    if let Some(top) = &top {
+        let read = match steps_in(&reader.documents, &top.bytes, ours.keys)? {
+            KnownSteps::Whole(read) => read,
+            KnownSteps::Damaged => ReadSteps::default(),
+            KnownSteps::OtherFormat => {
+                return Ok(WrittenCache { note: CacheNote::OtherFormat, ..WrittenCache::default() });
+            }
+        };
+        others = OtherShards::read(&reader, &repository, &top.bytes)?;
+        others.steps = union([read.steps, others.steps]);
+        others.has_unsigned |= read.has_unsigned;
+    }
+    let (steps, limits) = own_share(ours, &others.steps, cache.shards());
+    if steps.is_empty() && !others.steps.is_empty() {
+        return Ok(WrittenCache { steps: others.steps.len(), is_unchanged: true, ..WrittenCache::default() });
+    }
+    let layers: BTreeSet<_> = others.steps.values().map(|step| step.layer.blob).collect();
+    let merges = layers.len() <= MERGED;
+    let own = if merges { *ours } else { OwnSteps { steps: &steps, limits, ..*ours } };
+    let merged = if merges { others.steps.clone() } else { CachedSteps::new() };
+    let name = cache.name_of(machine);
+    let ExtendedCache { written, manifest } =
+        extend(store, &CacheTag::open(client, &name)?, &own, &|_| Ok(merged.clone()))?;
+    let Some(manifest) = manifest else { return Ok(written) };
+    let shard = WrittenShard {
+        cache,
+        number: cache.number_of(machine),
+        manifest,
+        keys: own.steps.iter().map(|step| step.key).collect(),
+        before: top.as_ref().map(|top| top.digest),
+        merged: merges.then_some(others.shards),
+        signatures: ours.keys,
+    };
+    shard.publish(store, &repository)?;
+    let steps = if merges { written.steps } else { written.steps + others.steps.len() };
+    let note = match written.note {
+        CacheNote::None if others.has_unsigned => CacheNote::Unsigned,
+        note => note,
+    };
+    Ok(WrittenCache { steps, note, ..written })
+}
+
+/// The steps of other machines in a cache.
+#[derive(Default)]
+struct OtherShards {
+    steps: CachedSteps,
+    /// The shards that they are from.
+    shards: ShardDigests,
+    /// True if records without a valid signature were ignored.
+    has_unsigned: bool,
+}
+
+impl OtherShards {
+    /// Reads the shards that a manifest names. One that cannot be read is as if it were empty: its
+    /// steps are written twice.
+    fn read(reader: &CacheTagReader<'_>, repository: &Repository, manifest: &[u8]) -> Result<OtherShards> {
+        let mut shards = listed_shards(manifest);
+        let (mut found, mut has_unsigned) = (Vec::new(), false);
+        for (number, shard) in reader.shards(repository, manifest)? {
+            match shard {
+                Ok(Some(records)) => {
+                    has_unsigned |= records.has_unsigned;
+                    found.push(records.steps);
+                }
+                Ok(None) => {}
+                Err(_) => drop(shards.remove(&number)),
+            }
+        }
+        Ok(OtherShards { steps: union(found), shards, has_unsigned })
+    }
 }

@@ -56,9 +56,13 @@ impl RemoteCache {
         if self.shards == 1 {
             return self.name.clone();
         }
+        self.shard(self.number_of(machine))
+    }
+
+    /// Returns the number of the shard that a machine writes to.
+    pub(crate) fn number_of(&self, machine: &str) -> u32 {
         let bytes = BlobDigest::of(machine.as_bytes());
-        let number = u32::from_str_radix(&bytes.hex()[..8], 16).unwrap_or(0);
-        self.shard(number % self.shards)
+        u32::from_str_radix(&bytes.hex()[..8], 16).unwrap_or(0) % self.shards
     }
 
     /// Returns the name of the place of claims on a step.
@@ -67,7 +71,8 @@ impl RemoteCache {
         with_tag(&self.name, &format!("{}-c{place}", shortened(tag))).unwrap_or_else(|_| self.name.clone())
     }
 
-    fn shard(&self, number: u32) -> Reference {
+    /// Returns the name of a shard.
+    pub(crate) fn shard(&self, number: u32) -> Reference {
         let tag = self.name.tag().unwrap_or("latest");
         with_tag(&self.name, &format!("{}-s{number}", shortened(tag))).unwrap_or_else(|_| self.name.clone())
     }

@@ -6,14 +6,17 @@ use rbuild_store::{Store, Workspace};
 
 use crate::blobs::BlobSource;
 use crate::cache::actions::OpenGithubCache;
+use crate::cache::artifact::CachedSteps;
 use crate::cache::extend::extend;
 use crate::cache::imported::{WantedLayer, fetch_layer};
 use crate::cache::merge::{OwnSteps, WrittenCache};
 use crate::cache::object_cache::OpenObjects;
 use crate::cache::place::CONNECTIONS;
 use crate::cache::records::RemoteSteps;
-use crate::cache::remote::{read_remote_cache, write_remote_cache};
+use crate::cache::remote::write_remote_cache;
+use crate::cache::remote_read::read_remote_cache;
 use crate::cache::shared_cache::SharedCache;
+use crate::cache::signature::RecordKeys;
 use crate::error::Result;
 
 /// Reads the records of a cache, without its layers. Documents that the store kept from the last
@@ -22,11 +25,16 @@ use crate::error::Result;
 /// # Errors
 ///
 /// Fails if the server fails or refuses, or if a document is damaged, and nothing could be read.
-pub fn read_shared_cache(store: &Store, client: &Client, cache: &SharedCache) -> Result<Option<RemoteSteps>> {
+pub fn read_shared_cache(
+    store: &Store,
+    client: &Client,
+    cache: &SharedCache,
+    keys: &RecordKeys,
+) -> Result<Option<RemoteSteps>> {
     match cache {
-        SharedCache::Registry(cache) => read_remote_cache(store, client, cache),
-        SharedCache::Objects(cache) => cache.open(client)?.read(store),
-        SharedCache::Github(cache) => cache.open(client)?.read(store),
+        SharedCache::Registry(cache) => read_remote_cache(store, client, cache, keys),
+        SharedCache::Objects(cache) => cache.open(client)?.read(store, keys),
+        SharedCache::Github(cache) => cache.open(client)?.read(store, keys),
     }
 }
 
@@ -54,9 +62,14 @@ pub fn write_shared_cache(
 ) -> Result<WrittenCache> {
     match target.cache {
         SharedCache::Registry(cache) => write_remote_cache(store, client, cache, target.machine, ours),
-        SharedCache::Objects(cache) => extend(store, &cache.open(client)?, ours),
-        SharedCache::Github(cache) => extend(store, &cache.open(client)?, ours),
+        SharedCache::Objects(cache) => Ok(extend(store, &cache.open(client)?, ours, &no_others)?.written),
+        SharedCache::Github(cache) => Ok(extend(store, &cache.open(client)?, ours, &no_others)?.written),
     }
+}
+
+/// A cache that is one document takes over no other.
+fn no_others(_: Option<&[u8]>) -> Result<CachedSteps> {
+    Ok(CachedSteps::new())
 }
 
 /// An open source of layers.

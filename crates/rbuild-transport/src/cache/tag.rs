@@ -1,6 +1,6 @@
 //! Tags of registries as places of caches.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,23 +28,14 @@ impl CacheTag<'_> {
         Ok(CacheTag { name, repository: client.repository(name)? })
     }
 
-    fn sink(&self) -> Upload<'_> {
-        Upload { repository: &self.repository, elsewhere: HashMap::new(), remote: Default::default() }
-    }
-
-    /// Returns the digest of the tag in the repository that is pushed to, never that of a mirror.
     fn resolved(&self) -> Result<Option<BlobDigest>> {
-        Ok(match self.repository.resolve_pushed(tag_of(self.name))? {
-            Some(ResolvedTag::Digest(digest)) => Some(digest),
-            Some(ResolvedTag::Manifest(manifest)) => Some(manifest.digest),
-            None => None,
-        })
+        pushed_digest(&self.repository, self.name)
     }
 
     /// Uploads the documents of a cache, and then its tag if that has the digest `before`. Returns
     /// false if another machine wrote the tag before or at the same time.
     fn put(&self, documents: &CacheDocuments, before: Option<BlobDigest>) -> Result<bool> {
-        let upload = self.sink();
+        let upload = Upload::to(&self.repository);
         let source = Prefetched::of(&documents.blobs);
         try_map(CONNECTIONS, &source.parts(), |part| upload.copy(&source, part, &Arc::default()))?;
         let checked = Instant::now();
@@ -82,7 +73,7 @@ impl CacheStore for CacheTag<'_> {
         parts: &[BlobInfo],
         _damaged: &BTreeSet<BlobDigest>,
     ) -> Result<Vec<LayerUpload>> {
-        let upload = self.sink();
+        let upload = Upload::to(&self.repository);
         try_map(CONNECTIONS, parts, |part| match upload.copy(source, part, &Arc::default()) {
             Ok(origin) => Ok(LayerUpload::There(origin)),
             // The registry refuses everything, or the store lacks this layer.
@@ -104,6 +95,15 @@ impl CacheStore for CacheTag<'_> {
 /// Returns true if a registry refuses a manifest because it lacks something that it names.
 fn lacks_layers(e: &RegistryError) -> bool {
     matches!(&*e.problem, RegistryProblem::Status { status: 400, .. } | RegistryProblem::Missing { .. })
+}
+
+/// Returns the digest of a tag in the repository that is pushed to, never that of a mirror.
+pub(crate) fn pushed_digest(repository: &Repository, name: &Reference) -> Result<Option<BlobDigest>> {
+    Ok(match repository.resolve_pushed(tag_of(name))? {
+        Some(ResolvedTag::Digest(digest)) => Some(digest),
+        Some(ResolvedTag::Manifest(manifest)) => Some(manifest.digest),
+        None => None,
+    })
 }
 
 /// Returns the tag of a name.

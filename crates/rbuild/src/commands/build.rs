@@ -8,16 +8,17 @@ use rbuild_engine::{
 };
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_plan::NoCache;
-use rbuild_transport::{ImportedCaches, RemoteCache, SharedCache};
+use rbuild_store::CachedStep;
+use rbuild_transport::{ImportedCaches, RecordKeys, SharedCache};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::cache_export::{self, CacheExports};
 use crate::commands::check::{self, Call, CallMode};
-use crate::commands::fetcher::claims::StepClaims;
+use crate::commands::fetcher::claims::{ClaimedCache, StepClaims};
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::pulls::Pulls;
-use crate::commands::fetcher::pushes::BuiltImage;
+use crate::commands::fetcher::pushes::{BuiltImage, PushCheck};
 use crate::commands::fetcher::{caches, downloads, pushes};
 use crate::commands::lint::{self, Lint};
 use crate::commands::transfer::TransferDisplay;
@@ -53,7 +54,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
         downloads::fetch_one(&store, &args.registry, secrets, display, url)
     };
-    let records = |names: &[SharedCache]| caches::read(&store, &args.registry, names);
+    let records = |names: &[(SharedCache, RecordKeys)]| caches::read(&store, &args.registry, names);
     let layers = || caches::layer_fetcher(&args.registry);
     let is_quiet = matches!(progress_mode(&args), Mode::Quiet | Mode::RawJson);
     let note = |text: &str| {
@@ -95,9 +96,7 @@ fn build_from(
     }
     let settings_of_lint = lint::settings(&file, &request)?;
     let display = transfer_display(args);
-    if !push.is_empty() {
-        pushes::check_push(&args.registry, display, &push)?;
-    }
+    let push_check = PushCheck::new(&args.registry, display, &push);
     let pulls = Pulls::new(store, &args.registry, &push, display);
     let pull_images = |wanted: &[ImageRequest]| pulls.begin(wanted);
     let logins = downloads::logins(&request.secrets);
@@ -113,8 +112,10 @@ fn build_from(
         store.images().release_names(&push).map_err(Failure::from)
     };
     let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
+    cache::check_signed(&args.cache_from, &cache_to)?;
+    caches::check_keys(&cache_to)?;
     let claimed = claimed(args, &request, &cache_to)?;
-    let claims = StepClaims::new(&args.registry, claimed, request.build_id.as_str(), inputs.caches.note);
+    let claims = StepClaims::new(store, &args.registry, claimed, request.build_id.as_str(), inputs.caches.note);
     let once = BuildOnce {
         settings,
         store,
@@ -128,6 +129,7 @@ fn build_from(
         pulls: &pulls,
         early: &early,
         claims: &claims,
+        push_check: &push_check,
         push_lent: &push_lent,
         lint: &lint,
     };
@@ -146,19 +148,30 @@ fn build_from(
     if let (false, BuildOutcome::Made(finished)) = (args.verify, &ended) {
         let exports = CacheExports { store, flags: &args.registry, caches: &caches, targets: &cache_to, now };
         cache_export::write(&exports, finished, is_quiet)?;
+        claims.end(&written_steps(finished, &cache_to));
     }
     // Those of a build that failed are printed before its error.
     if matches!(ended, BuildOutcome::Made(_)) {
         lint.show(mode);
     }
-    claims.end();
     Ok(ended.exit_code())
+}
+
+/// Returns the steps that a build wrote to caches with all steps.
+fn written_steps(finished: &BuildReport, targets: &[CacheTarget]) -> Vec<CachedStep> {
+    let all = targets.iter().find(|target| target.export.mode == CacheMode::Max);
+    all.map(|target| finished.cached.of(&target.export)).unwrap_or_default()
 }
 
 /// Returns the first cache in a registry that a build reads and to which it writes all steps, if it
 /// may claim steps. Other builds would not find the steps that they waited for in any other cache.
-fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -> Result<Option<RemoteCache>, Failure> {
-    if !args.cache_claim || args.verify || request.parameters.no_cache != NoCache::None {
+fn claimed(
+    args: &BuildArgs,
+    request: &BuildRequest,
+    cache_to: &[CacheTarget],
+) -> Result<Option<ClaimedCache>, Failure> {
+    let is_requested = args.cache_claim == Some(true);
+    if args.cache_claim == Some(false) || args.verify || request.parameters.no_cache != NoCache::None {
         return Ok(None);
     }
     let written = cache_to.iter().filter(|target| target.export.mode == CacheMode::Max);
@@ -169,11 +182,11 @@ fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -
     // A cache that does not exist yet is not among those that were read.
     let read = cache::remote_sources(&args.cache_from)?;
     let claimed = { written }.find(|cache| read.contains(cache)).cloned();
-    if claimed.is_none() {
+    if claimed.is_none() && is_requested {
         let text = "--cache-claim has no effect without a cache in a registry that is read and written with mode=max";
         terminal::warning(rbuild_engine::Warning { text: text.into(), help: None });
     }
-    Ok(claimed)
+    Ok(claimed.map(|cache| ClaimedCache { cache, is_requested }))
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.

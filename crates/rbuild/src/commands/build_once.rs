@@ -15,6 +15,7 @@ use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
 use rbuild_sandbox::{Builder, BuilderConfig, Cancel, GRACE, Restore, enter};
 use rbuild_store::Store;
+use rbuild_transport::RemoteCache;
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode, RegistryFlags};
@@ -22,6 +23,7 @@ use crate::commands::fetcher::claims::StepClaims;
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::layer_server::LayerServer;
 use crate::commands::fetcher::pulls::Pulls;
+use crate::commands::fetcher::pushes::PushCheck;
 use crate::commands::in_builder::{killed, read_answer, store_in, unread};
 use crate::commands::lint::Lint;
 use crate::commands::result;
@@ -77,6 +79,8 @@ pub struct BuildOnce<'a> {
     pub early: &'a EarlyPusher<'a>,
     /// Claims steps that are missing in a cache.
     pub claims: &'a StepClaims<'a>,
+    /// Checks that the image may be pushed.
+    pub push_check: &'a PushCheck<'a>,
     /// Pushes an image that was made without its layers.
     pub push_lent: &'a dyn Fn(&BuildReport) -> Result<(), Failure>,
     /// The lint rules. They may reject the Dockerfile once its images are known.
@@ -141,7 +145,12 @@ impl BuildOnce<'_> {
         match answer {
             Ok(None) if prepared.iter().any(Prepared::is_lent) => Ok(None),
             Ok(None) if self.claims.has_waited(&prepared, || self.close_others())? => Ok(Some(BuildOutcome::Waited)),
-            Ok(None) => self.build_in_builder(PreparedBuild { request, platforms: &prepared }, sender, events),
+            Ok(None) => {
+                if prepared.iter().any(Prepared::has_open_steps) {
+                    self.push_check.check(self.claims.written_to().map(RemoteCache::name))?;
+                }
+                self.build_in_builder(PreparedBuild { request, platforms: &prepared }, sender, events)
+            }
             Ok(Some(finished)) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);

@@ -11,8 +11,8 @@ use rbuild_remedy::counted;
 use rbuild_sandbox::{Builder, SandboxError, enter};
 use rbuild_store::{BuildId, Store, Workspace};
 use rbuild_transport::{
-    CacheLimits, CacheNote, ImportedCache, ImportedCaches, LocalCache, OwnSteps, TransportError, WrittenCache, day_of,
-    unpack_cache_archive, write_cache_archive, write_destination, write_local_cache,
+    CacheLimits, CacheNote, ImportedCache, ImportedCaches, LocalCache, OwnSteps, RecordKeys, TransportError,
+    WrittenCache, day_of, unpack_cache_archive, write_cache_archive, write_destination, write_local_cache,
 };
 
 use crate::args::{CacheExportArgs, CacheImportArgs};
@@ -91,7 +91,8 @@ fn write(
         ExportPlace::Directory(to) => {
             let (lost, refreshed) = Default::default();
             let (limits, today) = (choice.limits, day_of(Timestamp::now().sec));
-            let own = OwnSteps { steps: &steps, lost: &lost, refreshed: &refreshed, limits, today };
+            let own =
+                OwnSteps { steps: &steps, lost: &lost, refreshed: &refreshed, limits, today, keys: RecordKeys::none() };
             write_local_cache(to, &own, &[&blobs])?
         }
     };
@@ -135,13 +136,13 @@ fn open(store: &Store, work: &Workspace, args: &CacheImportArgs) -> Result<Optio
     let archive: Box<dyn Read> = match source {
         source if source.as_os_str() == "-" => Box::new(stdin::piped(StdinUse::Archive)?),
         source if source.is_dir() => {
-            return ImportedCache::local(source, &args.tag).map_err(|e| failed(e.message()));
+            return ImportedCache::local(source, &args.tag, RecordKeys::none()).map_err(|e| failed(e.message()));
         }
         source => Box::new(file(source)?),
     };
     let (path, dir) = work.new_dir()?;
     unpack_cache_archive(archive, &dir, store.limits()).map_err(|e| failed(e.message()))?;
-    ImportedCache::local(&path, &args.tag).map_err(|e| failed(e.message()))
+    ImportedCache::local(&path, &args.tag, RecordKeys::none()).map_err(|e| failed(e.message()))
 }
 
 fn file(path: &Path) -> Result<File, Failure> {

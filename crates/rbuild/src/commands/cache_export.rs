@@ -5,7 +5,9 @@ use rbuild_image::human_size;
 use rbuild_linux::quoted;
 use rbuild_remedy::counted;
 use rbuild_store::Store;
-use rbuild_transport::{BlobSource, CacheNote, ImportedCaches, OwnSteps, WrittenCache, day_of, write_local_cache};
+use rbuild_transport::{
+    BlobSource, CacheNote, ImportedCaches, OwnSteps, RecordKeys, WrittenCache, day_of, write_local_cache,
+};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher;
@@ -84,15 +86,24 @@ fn write_one(
     {
         return Ok(WrittenCache { steps: steps.len(), is_unchanged: true, ..WrittenCache::default() });
     }
-    let own = OwnSteps { steps: &steps, lost: &lost, refreshed: &refreshed, limits: target.limits, today: day_of(now) };
+    let own = OwnSteps {
+        steps: &steps,
+        lost: &lost,
+        refreshed: &refreshed,
+        limits: target.limits,
+        today: day_of(now),
+        keys: RecordKeys::none(),
+    };
     let written = match &target.to {
         CachePlace::Directory(to) => {
             let blobs = store.blobs();
             let places = std::iter::once(&blobs as &dyn BlobSource).chain(caches.sources());
             let places: Vec<&dyn BlobSource> = places.collect();
-            write_local_cache(to, &own, &places).map_err(Failure::from)
+            // No other process is left that could read the key.
+            let keys = target.keys()?;
+            write_local_cache(to, &OwnSteps { keys: &keys, ..own }, &places).map_err(Failure::from)
         }
-        CachePlace::Shared(cache) => fetcher::caches::write(store, flags, cache, &own),
+        CachePlace::Shared(cache) => fetcher::caches::write(store, flags, target, cache, &own),
         CachePlace::Image => Ok(WrittenCache::default()),
     };
     let written = written.map_err(|failure| Failure { message: named(&failure.message), ..failure })?;
@@ -110,6 +121,9 @@ pub fn remark(place: &str, note: CacheNote) -> Option<String> {
         CacheNote::OtherFormat => Some(format!(
             "the cache {place} was written by a version of rbuild with another format, so it is unchanged"
         )),
+        CacheNote::Unsigned => {
+            Some(format!("the cache {place} had records without a valid signature, so their steps were dropped"))
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 //! Parses the values of `--cache-from` and `--cache-to`, and opens the caches.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_engine::{CacheExport, CacheMode, MountChoice};
 use rbuild_layer::LayerForm;
-use rbuild_remedy::ReportedError;
+use rbuild_linux::quoted;
+use rbuild_remedy::{ReportedError, Warning};
 use rbuild_transport::{
-    CacheLimits, ImportedCache, ImportedCaches, LayerFetcher, LocalCache, MAX_SHARDS, RemoteCache, RemoteSteps,
-    SharedCache, tag_of_scope,
+    CacheLimits, ImportedCache, ImportedCaches, LayerFetcher, LocalCache, MAX_SHARDS, RecordKeys, RemoteCache,
+    RemoteSteps, SharedCache, tag_of_scope,
 };
 
 use crate::exit::Failure;
@@ -29,11 +30,11 @@ const SHARDS: u32 = 16;
 const SCOPE_PREFIX: &str = "cache";
 /// Name of a cache in an object store.
 const NAME: &str = "cache";
-const SOURCE_KEYS: [&str; 7] = ["type", "src", "ref", "tag", "scope", "shards", "required"];
+const SOURCE_KEYS: [&str; 8] = ["type", "src", "ref", "tag", "scope", "shards", "required", "verify"];
 const INLINE_KEYS: [&str; 2] = ["type", "mode"];
 /// Default of `mounts-max`.
 const MAX_MOUNT: u64 = 2_000_000_000;
-const TARGET_KEYS: [&str; 17] = [
+const TARGET_KEYS: [&str; 19] = [
     "type",
     "dest",
     "ref",
@@ -51,6 +52,8 @@ const TARGET_KEYS: [&str; 17] = [
     "max-age",
     "mounts",
     "mounts-max",
+    "sign",
+    "verify",
 ];
 
 /// A cache that is written after the build.
@@ -62,12 +65,38 @@ pub struct CacheTarget {
     pub limits: CacheLimits,
     /// A failure is only a warning.
     pub ignores_errors: bool,
+    /// Keys of other writers, whose steps stay.
+    trusted: RecordKeys,
+    /// The file of the private key that signs the records.
+    sign: Option<PathBuf>,
 }
 
 impl CacheTarget {
     /// Returns true if the records are part of the image.
     pub fn is_inline(&self) -> bool {
         matches!(self.to, CachePlace::Image)
+    }
+
+    /// Returns true if the records are signed.
+    pub fn is_signed(&self) -> bool {
+        self.sign.is_some()
+    }
+
+    /// Reads the key that signs the records. Only a process that no command is started from may
+    /// have it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the key cannot be read or used.
+    pub fn keys(&self) -> Result<RecordKeys, Failure> {
+        let keys = self.trusted.clone();
+        let Some(path) = &self.sign else { return Ok(keys) };
+        let bad = |problem: String| Failure::usage(format!("--cache-to {}: {problem}", self.text));
+        let text = std::fs::read(path).map_err(|e| {
+            bad(format!("cannot read the key {}: {}", quoted(path), rbuild_remedy::sentence(&e)))
+                .help(ValueRemedy::CreateSigningKey)
+        })?;
+        keys.signing_with(&text).map_err(|e| bad(format!("{}: {e}", quoted(path))).help(ValueRemedy::CreateSigningKey))
     }
 }
 
@@ -84,7 +113,7 @@ pub enum CachePlace {
 pub type ReadCache = Result<Option<RemoteSteps>, ReportedError>;
 
 /// Reads the records of caches on other machines, all at once.
-pub type RecordReader<'a> = dyn Fn(&[SharedCache]) -> Result<Vec<ReadCache>, Failure> + 'a;
+pub type RecordReader<'a> = dyn Fn(&[(SharedCache, RecordKeys)]) -> Result<Vec<ReadCache>, Failure> + 'a;
 
 /// The functions that read caches on other machines.
 #[derive(Clone, Copy)]
@@ -167,6 +196,25 @@ impl<'a> CacheFields<'a> {
     fn switch(&self, key: &str) -> Result<bool, Failure> {
         let switch = self.get(key).map(value::switch).transpose();
         Ok(switch.map_err(|e| self.bad(format!("`{key}`: {}", e.problem), e.hint))?.unwrap_or(false))
+    }
+
+    /// Returns the keys whose signatures are valid.
+    fn trusted(&self) -> Result<RecordKeys, Failure> {
+        let mut keys = RecordKeys::default();
+        let Some(given) = self.get("verify") else { return Ok(keys) };
+        let bad = |problem: String| self.bad(format!("`verify`: {problem}"), ValueRemedy::PublicKeyForm);
+        for part in given.split(';').map(str::trim) {
+            let path = Path::new(part);
+            let (name, text) = if part.starts_with("ssh-") {
+                ("the key".into(), part.to_string())
+            } else {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|e| bad(format!("{}: {}", quoted(path), rbuild_remedy::sentence(&e))))?;
+                (quoted(path).to_string(), text)
+            };
+            keys = keys.trusting(&text).map_err(|e| bad(format!("{name}: {e}")))?;
+        }
+        Ok(keys)
     }
 
     fn is_registry(&self) -> bool {
@@ -337,6 +385,8 @@ struct CacheSource<'a> {
     opened: Vec<Result<Option<ImportedCache>, String>>,
     /// Those on other machines.
     shared: Vec<SharedCache>,
+    /// Keys whose signatures are valid.
+    keys: RecordKeys,
 }
 
 /// Returns the caches of `--cache-from` in registries.
@@ -355,6 +405,23 @@ pub fn remote_sources(given: &[String]) -> Result<Vec<RemoteCache>, Failure> {
     Ok(caches)
 }
 
+/// Checks that the steps of unverified caches do not get the signature of a cache that is written.
+///
+/// # Errors
+///
+/// Fails if a cache is signed, and a value of `--cache-from` has no keys.
+pub fn check_signed(given: &[String], targets: &[CacheTarget]) -> Result<(), Failure> {
+    let Some(target) = targets.iter().find(|target| target.sign.is_some()) else { return Ok(()) };
+    for text in given {
+        let fields = CacheFields::split("--cache-from", text, ValueRemedy::CacheSourceForm)?;
+        if fields.get("verify").is_none() {
+            let problem = format!("its steps would be signed for --cache-to {}, but it is not verified", target.text);
+            return Err(fields.bad(problem, ValueRemedy::VerifySource));
+        }
+    }
+    Ok(())
+}
+
 /// Opens the caches of `--cache-from`. One that cannot be read is left out with a warning, unless
 /// it is required. One that does not exist yet is left out with a note.
 ///
@@ -367,7 +434,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         let fields = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)?;
         fields.check_options(&SOURCE_KEYS)?;
         let is_required = fields.switch("required")?;
-        let (mut opened, mut shared) = (Vec::new(), Vec::new());
+        let (mut opened, mut shared, keys) = (Vec::new(), Vec::new(), fields.trusted()?);
         let place = if let Some(caches) = fields.shared()? {
             shared = caches;
             if shared.is_empty() && !is_required {
@@ -377,18 +444,21 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         } else {
             let src = fields.get("src").filter(|src| !src.is_empty());
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
-            let open = |tag: &String| ImportedCache::local(Path::new(src), tag).map_err(|e| e.message());
+            let open = |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| e.message());
             let tags = fields.tags();
             opened = tags.iter().map(open).collect();
             tags.join("`, `")
         };
-        sources.push(CacheSource { text, place, is_required, opened, shared });
+        sources.push(CacheSource { text, place, is_required, opened, shared, keys });
     }
-    let names: Vec<SharedCache> = sources.iter().flat_map(|source| source.shared.clone()).collect();
+    let of_source = |source: &CacheSource<'_>| {
+        source.shared.iter().map(|cache| (cache.clone(), source.keys.clone())).collect::<Vec<_>>()
+    };
+    let names: Vec<(SharedCache, RecordKeys)> = sources.iter().flat_map(of_source).collect();
     let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names)? };
     let mut read = read.into_iter();
     let mut found = Vec::new();
-    for CacheSource { text, place, is_required, opened, shared } in sources {
+    for CacheSource { text, place, is_required, opened, shared, .. } in sources {
         let mut outcomes = opened;
         for cache in shared {
             let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message);
@@ -403,6 +473,14 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
                 }
             }
             outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::shared(cache, steps))));
+        }
+        let is_unsigned = |outcome: &Result<Option<ImportedCache>, String>| matches!(outcome, Ok(Some(cache)) if cache.has_unsigned());
+        if outcomes.iter().any(is_unsigned) {
+            let text = format!("--cache-from {text}: records without a valid signature are ignored");
+            if is_required {
+                return Err(Failure::new(text).help(ValueRemedy::TrustWriter));
+            }
+            terminal::warning(Warning { text, help: Some(Hint::from(ValueRemedy::TrustWriter).into()) });
         }
         let (count, mut is_unreadable) = (found.len(), false);
         for outcome in outcomes {
@@ -459,13 +537,19 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
             vec![CachePlace::Directory(LocalCache { dir, tag: fields.tags().remove(0) })]
         };
         let (mounts, max_mount) = (fields.mounts(), fields.max_mount()?);
+        let sign = fields.get("sign").map(PathBuf::from);
+        let trusted = if sign.is_some() { fields.trusted()? } else { RecordKeys::default() };
+        if sign.is_none() && fields.get("verify").is_some() {
+            return Err(fields.bad("`verify` of a cache that is written needs `sign`", ValueRemedy::CreateSigningKey));
+        }
         for to in places {
             let registry = match &to {
                 CachePlace::Shared(cache) => cache.reference().cloned(),
                 CachePlace::Directory(_) | CachePlace::Image => None,
             };
             let export = CacheExport { form, mode, registry, mounts: mounts.clone(), max_mount };
-            targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors });
+            let (trusted, sign) = (trusted.clone(), sign.clone());
+            targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors, trusted, sign });
         }
     }
     Ok(targets)

@@ -23,6 +23,7 @@ mod equal_layers;
 mod errors;
 mod explain;
 mod faults;
+mod fleet_caches;
 mod foreign;
 mod forge;
 mod hostile;

@@ -18,7 +18,15 @@ pub struct Machine {
 
 impl Machine {
     pub fn new() -> Machine {
-        let lab = Lab::new();
+        Machine::with(Lab::new())
+    }
+
+    /// A machine whose store has no base images.
+    pub fn bare() -> Machine {
+        Machine::with(Lab::bare())
+    }
+
+    fn with(lab: Lab) -> Machine {
         let home = lab.path("home");
         std::fs::create_dir(&home).unwrap();
         lab.write(".dockerignore", "Dockerfile\n").write("src/a", "source\n");
@@ -34,7 +42,8 @@ impl Machine {
         self.lab.write("Dockerfile", file);
         let mut command = self.lab.command(["build"].into_iter().chain(args.iter().copied()));
         let home = self.home.as_str();
-        let variables = [("HOME", home), ("XDG_RUNTIME_DIR", home), ("RBUILD_RUNNER", name)];
+        let variables =
+            [("HOME", home), ("XDG_RUNTIME_DIR", home), ("RBUILD_RUNNER", name), ("RBUILD_PULL", "missing")];
         self.lab.run_with(&mut command, &variables)
     }
 
@@ -49,8 +58,13 @@ impl Machine {
     }
 }
 
-fn paths(requests: &[String], method: &str, part: &str) -> usize {
+pub fn paths(requests: &[String], method: &str, part: &str) -> usize {
     requests.iter().filter(|line| line.starts_with(method) && line.contains(part)).count()
+}
+
+/// Returns the number of requests with that line.
+fn exactly(requests: &[String], wanted: &str) -> usize {
+    requests.iter().filter(|line| *line == wanted).count()
 }
 
 #[test]
@@ -163,7 +177,8 @@ fn machines_add_to_one_cache_and_upload_what_is_missing() {
     assert_eq!(two.build(&file("two"), &both).ok().steps(), (1, 1));
     let requests = scene.registry.requests();
     // The new layer, the configuration, the records and the manifest.
-    assert_eq!((paths(&requests, "PUT", "/blobs/"), paths(&requests, "PUT", "/manifests/")), (3, 1), "{requests:?}");
+    let manifests = exactly(&requests, "PUT /v2/app/manifests/cache");
+    assert_eq!((paths(&requests, "PUT", "/blobs/"), manifests), (3, 1), "{requests:?}");
     for name in ["one", "two"] {
         assert_eq!(three.build(&file(name), &both).ok().steps(), (0, 2), "{name}");
     }
@@ -296,7 +311,7 @@ fn a_cache_is_read_from_a_mirror_and_written_to_its_registry() {
     let changed = FILE.replace("WORKDIR /w", "WORKDIR /v");
     two.build(&changed, &[&["-t", "x", "--cache-to", &cache][..], &from].concat()).ok();
     assert_eq!(paths(&mirror.requests(), "P", ""), 0, "nothing is written to the mirror");
-    assert!(paths(&scene.registry.requests(), "PUT", "/manifests/cache") == 1);
+    assert_eq!(exactly(&scene.registry.requests(), "PUT /v2/app/manifests/cache"), 1);
     // The registry has what the mirror lacks.
     mirror.state().blobs.clear();
     assert_eq!(machine().files(&from).0.steps(), (0, 5));
@@ -332,8 +347,7 @@ fn an_image_has_the_records_of_its_own_steps() {
     assert_eq!(Machine::new().build(FILE, &["-t", "x", "--cache-from", &from]).ok().steps(), (1, 4));
 }
 
-/// Machines that write at the same moment do not lose steps, and a step is written once. Scopes are
-/// separate.
+/// Machines that write at the same moment do not lose steps. Scopes are separate.
 #[test]
 fn each_machine_writes_its_own_shard_and_all_are_read() {
     let scene = Scene::new(Access::Open);
@@ -359,11 +373,11 @@ fn each_machine_writes_its_own_shard_and_all_are_read() {
         let ran = machine.build_as("reader", &file(name), &["-o", "type=cacheonly", "--cache-from", &from]).ok();
         assert_eq!(ran.steps(), (0, 2), "{name}: {}", ran.stderr);
     }
-    // All tags are requested at once, and only the documents of those that exist.
+    // The tags of two scopes, and at most the shards that one of them names.
     let requests = scene.registry.requests();
-    assert_eq!(paths(&requests, "HEAD", "/manifests/"), 6 * 2 * 17, "{requests:?}");
+    assert_eq!(paths(&requests, "GET", "/manifests/cache-"), 6 * 2, "{requests:?}");
     let tags = scene.registry.state().manifests.keys().map(|(_, tag)| tag.clone()).collect::<Vec<_>>();
-    let shards = tags.iter().filter(|tag| tag.starts_with("cache-feature-a-")).count();
+    let shards = tags.iter().filter(|tag| tag.starts_with("cache-feature-a-") && tag.contains("-s")).count();
     assert!((2..=7).contains(&shards), "{tags:?}");
     assert!(tags.iter().all(|tag| !tag.starts_with("cache-none")), "{tags:?}");
     let none = format!("{cache},scope=other,required");
@@ -375,7 +389,7 @@ fn each_machine_writes_its_own_shard_and_all_are_read() {
     let ran = machine.build_as("again", &file("a"), &["-t", "x", "--cache-from", to_source(&to), "--cache-to", &to]);
     assert!(ran.ok().stderr.contains("is unchanged: 2 steps"));
     let requests = scene.registry.requests();
-    assert_eq!(requests.len(), 17, "{requests:?}");
+    assert!((1..=7).contains(&requests.len()), "{requests:?}");
 }
 
 /// Returns the value of `--cache-from` for one of `--cache-to`.

@@ -21,9 +21,16 @@ fn imported(place: &Path, name: &str, steps: &[CachedStep]) -> ImportedCache {
     layers().iter().for_each(|layer| layout.put_bytes(layer).unwrap());
     let to = LocalCache { dir: Directory::find(&dir).unwrap(), tag: "t".into() };
     let none = BTreeSet::new();
-    let own = OwnSteps { steps, lost: &none, refreshed: &none, limits: CacheLimits::default(), today: 1 };
+    let own = OwnSteps {
+        steps,
+        lost: &none,
+        refreshed: &none,
+        limits: CacheLimits::default(),
+        today: 1,
+        keys: RecordKeys::none(),
+    };
     write_local_cache(&to, &own, &[&layout.source().unwrap()]).unwrap();
-    ImportedCache::local(&dir, "t").unwrap().unwrap()
+    ImportedCache::local(&dir, "t", RecordKeys::none()).unwrap().unwrap()
 }
 
 #[test]

@@ -42,11 +42,11 @@ fn write(dir: &Path, ours: &[CachedStep], source: &LayoutSource) -> WrittenCache
 }
 
 fn own<'a>(steps: &'a [CachedStep], lost: &'a BTreeSet<CacheKey>) -> OwnSteps<'a> {
-    OwnSteps { steps, lost, refreshed: NONE, limits: CacheLimits::default(), today: 100 }
+    OwnSteps { steps, lost, refreshed: NONE, limits: CacheLimits::default(), today: 100, keys: RecordKeys::none() }
 }
 
 fn read(dir: &Path, tag: &str) -> Option<CachedSteps> {
-    open_local(dir, tag).unwrap().map(|(records, _)| records.steps)
+    open_local(dir, tag, RecordKeys::none()).unwrap().map(|(records, _)| records.steps)
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn damage_is_repaired_by_the_next_build() {
     let index: Value = serde_json::from_slice(&std::fs::read(dir.join("index.json")).unwrap()).unwrap();
     let manifest = index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "");
     std::fs::write(dir.join("blobs/sha256").join(manifest), "{}").unwrap();
-    assert!(open_local(&dir, "main").is_err());
+    assert!(open_local(&dir, "main", RecordKeys::none()).is_err());
     let written = write(&dir, &ours, &source);
     assert_eq!((written.steps, written.note), (2, CacheNote::Replaced));
     assert_eq!(read(&dir, "main"), Some(steps(ours)));
@@ -161,7 +161,7 @@ fn several_writers_lose_nothing() {
 fn a_directory_with_something_else_is_an_error() {
     let place = Scratch::new();
     std::fs::write(place.join("index.json"), "[").unwrap();
-    assert!(open_local(&place, "main").is_err());
+    assert!(open_local(&place, "main", RecordKeys::none()).is_err());
     let source = layout(&place.join("store"), &[]);
     let to = cache(&place, "main");
     assert!(write_local_cache(&to, &own(&[], &BTreeSet::new()), &[&source]).is_err());
@@ -175,7 +175,7 @@ fn a_directory_with_something_else_is_an_error() {
     assert_eq!(e.message(), "it is not a cache of rbuild");
     assert_eq!(std::fs::read_to_string(place.join("images/index.json")).unwrap(), index);
     std::fs::write(place.join("file"), "").unwrap();
-    assert!(open_local(&place.join("file"), "main").is_err());
+    assert!(open_local(&place.join("file"), "main", RecordKeys::none()).is_err());
 }
 
 /// Only a missing or changed document is damage. One that cannot be read now, or that another
@@ -186,7 +186,7 @@ fn a_cache_that_cannot_be_read_now_is_not_replaced() {
     let (dir, source) = (place.join("cache"), layout(&place.join("store"), &[b"one", b"two"]));
     let (ours, more) = ([step("a", b"one", 100)], [step("b", b"two", 100)]);
     write(&dir, &ours, &source);
-    let documents = CacheDocuments::of(&steps(ours.clone())).unwrap().blobs;
+    let documents = CacheDocuments::of(&steps(ours.clone()), RecordKeys::none()).unwrap().blobs;
     let path = |bytes: &[u8]| dir.join("blobs/sha256").join(BlobDigest::of(bytes).hex());
     let records = path(&documents[1]);
     std::fs::remove_file(&records).unwrap();

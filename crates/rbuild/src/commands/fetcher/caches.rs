@@ -6,22 +6,28 @@ use std::sync::Arc;
 use rbuild_linux::parallel::try_map;
 use rbuild_store::Store;
 use rbuild_transport::{
-    LayerFetcher, OwnSteps, SharedCache, SharedTarget, WantedLayer, WrittenCache, fetch_shared_layers,
+    LayerFetcher, OwnSteps, RecordKeys, SharedCache, SharedTarget, WantedLayer, WrittenCache, fetch_shared_layers,
     read_shared_cache, write_shared_cache,
 };
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::in_fetcher;
 use crate::exit::{Failure, code, reported};
-use crate::input::cache::ReadCache;
+use crate::input::cache::{CacheTarget, ReadCache};
 use crate::input::registry;
 
 /// Reads the records of caches, all at once. The caller must have one thread.
-pub fn read(store: &Store, flags: &RegistryFlags, caches: &[SharedCache]) -> Result<Vec<ReadCache>, Failure> {
+pub fn read(
+    store: &Store,
+    flags: &RegistryFlags,
+    caches: &[(SharedCache, RecordKeys)],
+) -> Result<Vec<ReadCache>, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        let read = |cache: &SharedCache| read_shared_cache(store, &client, cache).map_err(|e| reported(&e, e.help()));
-        try_map(caches.len().max(1), caches, |cache| Ok(read(cache)))
+        let read = |cache: &SharedCache, keys: &RecordKeys| {
+            read_shared_cache(store, &client, cache, keys).map_err(|e| reported(&e, e.help()))
+        };
+        try_map(caches.len().max(1), caches, |(cache, keys)| Ok(read(cache, keys)))
     })?
 }
 
@@ -54,15 +60,28 @@ pub fn machine() -> String {
     given.unwrap_or_else(|| host().trim().to_string())
 }
 
+/// Checks before a build that its caches can be signed. The launcher, of which the builder is a
+/// copy, never has their keys.
+pub fn check_keys(targets: &[CacheTarget]) -> Result<(), Failure> {
+    if !targets.iter().any(CacheTarget::is_signed) {
+        return Ok(());
+    }
+    let answer: Option<Failure> = in_fetcher(|| targets.iter().find_map(|target| target.keys().err()))?;
+    answer.map_or(Ok(()), Err)
+}
+
 /// Adds the steps of a build to a cache.
 pub fn write(
     store: &Store,
     flags: &RegistryFlags,
+    target: &CacheTarget,
     cache: &SharedCache,
     steps: &OwnSteps<'_>,
 ) -> Result<WrittenCache, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        write_shared_cache(store, &client, SharedTarget { cache, machine: &machine() }, steps).map_err(Failure::from)
+        let (keys, machine) = (target.keys()?, machine());
+        let steps = OwnSteps { keys: &keys, ..*steps };
+        write_shared_cache(store, &client, SharedTarget { cache, machine: &machine }, &steps).map_err(Failure::from)
     })?
 }

@@ -2,14 +2,17 @@
 //! cache, or announces that it builds them itself.
 
 use std::cell::{Cell, RefCell};
-use std::io::{PipeReader, PipeWriter, Read};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use rbuild_engine::Prepared;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned};
-use rbuild_store::CacheKey;
-use rbuild_transport::{ClaimOutcome, ClaimRequest, RENEWAL, RemoteCache, claim, release_claim, renew_claim};
+use rbuild_store::{CacheKey, CachedStep, Store};
+use rbuild_transport::{
+    ClaimOutcome, ClaimRequest, FIRST_RENEWAL, LAST_RENEWAL, PROMPT, RemoteCache, claim, release_claim, renew_claim,
+};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::caches::machine;
@@ -17,11 +20,21 @@ use crate::commands::fetcher::task::in_fetcher;
 use crate::exit::{Failure, code};
 use crate::input::registry;
 
+/// The cache on whose steps a build makes claims.
+#[derive(Debug, Clone)]
+pub struct ClaimedCache {
+    /// The cache, which the build reads and writes.
+    pub cache: RemoteCache,
+    /// True if claims were requested. Otherwise, the registry has to answer promptly.
+    pub is_requested: bool,
+}
+
 /// Claims the steps of one build.
 pub struct StepClaims<'a> {
+    store: &'a Store,
     flags: &'a RegistryFlags,
-    /// The cache that the build reads and writes; `None` if it makes no claims.
-    cache: Option<RemoteCache>,
+    /// `None` if the build makes no claims.
+    claimed: Option<ClaimedCache>,
     /// Name of the machine and its build.
     by: String,
     /// Reports a fact that is neither an error nor a reason for a warning.
@@ -34,9 +47,15 @@ pub struct StepClaims<'a> {
 
 impl<'a> StepClaims<'a> {
     /// Returns the claims of a build with that ID on steps of a cache.
-    pub fn new(flags: &'a RegistryFlags, cache: Option<RemoteCache>, build: &str, note: &'a dyn Fn(&str)) -> Self {
+    pub fn new(
+        store: &'a Store,
+        flags: &'a RegistryFlags,
+        claimed: Option<ClaimedCache>,
+        build: &str,
+        note: &'a dyn Fn(&str),
+    ) -> Self {
         let by = format!("{} {build}", machine());
-        StepClaims { flags, cache, by, note, held: RefCell::default(), has_waited: Cell::default() }
+        StepClaims { store, flags, claimed, by, note, held: RefCell::default(), has_waited: Cell::default() }
     }
 
     /// Claims the first step that is missing. Returns true if another machine has built it
@@ -47,13 +66,15 @@ impl<'a> StepClaims<'a> {
     ///
     /// Fails if a signal interrupts the build while it waits.
     pub fn has_waited(&self, platforms: &[Prepared], close: impl FnOnce()) -> Result<bool, Failure> {
-        let (Some(cache), Some(key)) = (&self.cache, platforms.iter().find_map(Prepared::first_missing)) else {
+        let (Some(claimed), Some(key)) = (&self.claimed, platforms.iter().find_map(Prepared::first_missing)) else {
             return Ok(false);
         };
         if self.has_waited.get() || self.held.borrow().is_some() {
             return Ok(false);
         }
-        let request = ClaimRequest { cache, key, by: &self.by };
+        let ClaimedCache { cache, is_requested } = claimed;
+        let within = (!is_requested).then_some(PROMPT);
+        let request = ClaimRequest { cache, key, by: &self.by, within };
         let name = cache.name().familiar();
         let waiting = |by: &str| {
             let machine = by.split(' ').next().unwrap_or_default();
@@ -61,7 +82,7 @@ impl<'a> StepClaims<'a> {
         };
         let outcome: Result<ClaimOutcome, Failure> = in_fetcher(|| {
             let client = registry::client_of(self.flags, &[], true)?;
-            claim(&client, &request, &waiting).map_err(Failure::from)
+            claim(self.store, &client, &request, &waiting).map_err(Failure::from)
         })?;
         match outcome {
             Ok(ClaimOutcome::Ended) => {
@@ -86,23 +107,32 @@ impl<'a> StepClaims<'a> {
         self.held.borrow().as_ref().map(|held| held.pid)
     }
 
-    /// Releases the claim after the cache was written.
-    pub fn end(&self) {
+    /// Returns the cache in whose repository this build has written a claim.
+    pub fn written_to(&self) -> Option<&RemoteCache> {
+        self.held.borrow().as_ref().and_then(|_| Some(&self.claimed.as_ref()?.cache))
+    }
+
+    /// Ends the claim. Machines that wait find the step in the cache, if it is one of those that
+    /// were written; otherwise the claim is released.
+    pub fn end(&self, written: &[CachedStep]) {
         if let Some(held) = self.held.borrow_mut().take() {
-            held.end();
+            let is_written = written.iter().any(|step| step.key == held.key);
+            held.end(!is_written);
         }
     }
 }
 
 impl Drop for StepClaims<'_> {
     fn drop(&mut self) {
-        self.end();
+        self.end(&[]);
     }
 }
 
-/// A claim with the process that renews it. The process ends the claim when the pipe is closed.
+/// A claim with the process that renews it until the pipe is closed. The process releases the claim
+/// then if it was sent a byte.
 struct HeldClaim {
     pid: u32,
+    key: CacheKey,
     pipe: PipeWriter,
 }
 
@@ -124,32 +154,45 @@ impl HeldClaim {
                 // The launcher ends this process.
                 let _ = process::block_ending_signals();
                 if process::die_with(&launcher).is_ok() {
-                    renew_until(ended, flags, &ClaimRequest { cache, key, by });
+                    renew_until(ended, flags, &ClaimRequest { cache, key, by, within: None });
                 }
                 std::process::exit(i32::from(code::OK))
             }
-            Cloned::Parent { child } => Ok(HeldClaim { pid: child, pipe }),
+            Cloned::Parent { child } => Ok(HeldClaim { pid: child, key, pipe }),
         }
     }
 
-    fn end(self) {
+    fn end(mut self, releases: bool) {
+        if releases {
+            // Without its process, the claim expires.
+            let _ = self.pipe.write_all(b"r");
+        }
         drop(self.pipe);
         let _ = process::wait(self.pid);
     }
 }
 
-/// Renews a claim until the other end of the pipe is closed, and releases it then. Failures are
-/// ignored: a claim that is not renewed expires.
+/// Renews a claim, less and less often, until the other end of the pipe is closed, and releases it
+/// then if a byte was sent. Failures are ignored: a claim that is not renewed expires.
 fn renew_until(mut ended: PipeReader, flags: &RegistryFlags, request: &ClaimRequest<'_>) {
     let Ok(client) = registry::client_of(flags, &[], true) else { return };
-    let (sender, receiver) = channel::<()>();
+    let (sender, receiver) = channel();
     let waiting = start(move || {
-        let _ = ended.read(&mut [0]);
-        drop(sender);
+        let releases = matches!(ended.read(&mut [0]), Ok(1));
+        let _ = sender.send(releases);
     });
-    while receiver.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
-        let _ = renew_claim(&client, request);
+    let mut every = FIRST_RENEWAL;
+    let releases = loop {
+        match receiver.recv_timeout(Duration::from_secs(every)) {
+            Err(RecvTimeoutError::Timeout) => {
+                every = (every * 2).min(LAST_RENEWAL);
+                let _ = renew_claim(&client, request, every);
+            }
+            ended => break ended.unwrap_or(true),
+        }
+    };
+    if releases {
+        let _ = release_claim(&client, request);
     }
-    let _ = release_claim(&client, request);
     drop(waiting);
 }

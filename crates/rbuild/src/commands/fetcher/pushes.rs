@@ -1,5 +1,7 @@
 //! Pushes of images after their build.
 
+use std::cell::Cell;
+
 use rbuild_image::{BlobDigest, ManifestDigest, Reference};
 use rbuild_store::Store;
 use rbuild_transport::{LentLayer, ManifestFormat};
@@ -10,15 +12,50 @@ use crate::commands::transfer::{PushedImage, PushedLayers, TransferDisplay, push
 use crate::exit::Failure;
 use crate::input::registry;
 
-/// Checks before a build that its image may be pushed.
-pub fn check_push(flags: &RegistryFlags, display: TransferDisplay, names: &[Reference]) -> Result<(), Failure> {
-    let answer: Option<Failure> = in_fetcher(|| {
-        let checked = registry::client_of(flags, names, display == TransferDisplay::Nothing).and_then(|client| {
-            names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name).map_err(Failure::from))
-        });
-        checked.err()
-    })?;
-    answer.map_or(Ok(()), Err)
+/// The check that the image of a build may be pushed.
+pub struct PushCheck<'a> {
+    flags: &'a RegistryFlags,
+    display: TransferDisplay,
+    /// One name of each repository.
+    names: Vec<Reference>,
+    is_done: Cell<bool>,
+}
+
+impl<'a> PushCheck<'a> {
+    /// Prepares the check for an image that is pushed to `names`, which may be none.
+    pub fn new(flags: &'a RegistryFlags, display: TransferDisplay, names: &[Reference]) -> PushCheck<'a> {
+        let mut repositories: Vec<Reference> = Vec::new();
+        for name in names {
+            if !repositories.iter().any(|known| is_same_repository(known, name)) {
+                repositories.push(name.clone());
+            }
+        }
+        PushCheck { flags, display, names: repositories, is_done: Cell::default() }
+    }
+
+    /// Checks once, before the first step runs. An image whose steps are all cached is pushed at
+    /// once, so it needs no check, nor does a repository to which this build has written already.
+    /// The caller must have one thread.
+    pub fn check(&self, written: Option<&Reference>) -> Result<(), Failure> {
+        let is_written = |name: &&Reference| written.is_some_and(|written| is_same_repository(written, name));
+        let names: Vec<Reference> = self.names.iter().filter(|name| !is_written(name)).cloned().collect();
+        if self.is_done.replace(true) || names.is_empty() {
+            return Ok(());
+        }
+        let PushCheck { flags, display, .. } = self;
+        let names = &names[..];
+        let answer: Option<Failure> = in_fetcher(|| {
+            let checked = registry::client_of(flags, names, *display == TransferDisplay::Nothing).and_then(|client| {
+                names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name).map_err(Failure::from))
+            });
+            checked.err()
+        })?;
+        answer.map_or(Ok(()), Err)
+    }
+}
+
+fn is_same_repository(one: &Reference, other: &Reference) -> bool {
+    one.registry() == other.registry() && one.path() == other.path()
 }
 
 /// The image that a build made.

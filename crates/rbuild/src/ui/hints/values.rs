@@ -101,6 +101,14 @@ pub enum ValueRemedy {
     CacheServiceVersion,
     /// Use a number of shards.
     CacheShardsRange { most: u32 },
+    /// Sign a cache, or trust the key of its writer.
+    TrustWriter,
+    /// Verify a cache that is read.
+    VerifySource,
+    /// Make a key that signs caches.
+    CreateSigningKey,
+    /// Pass a public key.
+    PublicKeyForm,
     /// Use a number of seconds.
     SecondsForm,
     /// Use a number above zero.
@@ -214,6 +222,14 @@ impl ValueRemedy {
             }
             ValueRemedy::CacheServiceVersion => "set ACTIONS_RESULTS_URL, or use another type of cache".into(),
             ValueRemedy::CacheShardsRange { most } => format!("use a number from 1 to {most}").into(),
+            ValueRemedy::TrustWriter => {
+                "write the cache with sign=KEYFILE, and pass the public keys of all of its writers with verify=".into()
+            }
+            ValueRemedy::VerifySource => "add verify= with the public keys of its writers".into(),
+            ValueRemedy::CreateSigningKey => {
+                "make a key, for example with `ssh-keygen -t ed25519 -N '' -f KEYFILE`".into()
+            }
+            ValueRemedy::PublicKeyForm => "pass the file of a public key, such as KEYFILE.pub".into(),
             ValueRemedy::SecondsForm => "use a number, such as 60".into(),
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
             ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),

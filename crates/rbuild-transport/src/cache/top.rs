@@ -1,0 +1,123 @@
+//! The tag of a sharded cache, which readers request first. It has the steps of the machine that
+//! wrote last, with those of all others that this machine had read, and it names the shards whose
+//! steps it lacks.
+
+use std::time::{Duration, Instant};
+
+use rbuild_image::{BlobDigest, MediaType};
+use rbuild_registry::{ReceivedManifest, Repository};
+use rbuild_store::{CacheKey, Store, Workspace};
+
+use crate::blobs::BlobSink;
+use crate::cache::artifact::{CacheDocuments, CachedSteps, check_type, read_steps};
+use crate::cache::listed_shards::{ShardDigests, listed_shards, with_shards};
+use crate::cache::memory::Prefetched;
+use crate::cache::remote_documents::RemoteDocuments;
+use crate::cache::shards::{RemoteCache, settle};
+use crate::cache::signature::RecordKeys;
+use crate::cache::tag::{pushed_digest, tag_of};
+use crate::error::{Result, TransportError};
+use crate::registry::Upload;
+
+/// Size in bytes up to which the manifest of a shard is also that of the tag.
+const MAX_TOP: usize = 128 << 10;
+/// Minimum time after which the tag, to which all machines write, is read again.
+const SETTLED: Duration = Duration::from_millis(60);
+/// Number of times that the tag is written because another machine wrote at the same time.
+const ATTEMPTS: u32 = 16;
+
+/// A shard that was written, and that readers must find.
+pub(crate) struct WrittenShard<'a> {
+    pub cache: &'a RemoteCache,
+    /// Number of the shard.
+    pub number: u32,
+    /// Manifest of the shard.
+    pub manifest: Vec<u8>,
+    /// The steps that the build added or used.
+    pub keys: Vec<CacheKey>,
+    /// The tag as it was read before; `None` if there was none.
+    pub before: Option<BlobDigest>,
+    /// The shards that the tag named then, if the written one has their steps and those of the tag.
+    pub merged: Option<ShardDigests>,
+    /// Keys for the records.
+    pub signatures: &'a RecordKeys,
+}
+
+impl WrittenShard<'_> {
+    /// Has the tag of the cache lead to the shard. Other machines may do the same at the same time.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry fails or refuses, or if the tag is not that of a cache.
+    pub fn publish(&self, store: &Store, repository: &Repository) -> Result<()> {
+        let tag = tag_of(self.cache.name());
+        let mut own = BlobDigest::of(&self.manifest);
+        let mut taken = Duration::ZERO;
+        for attempt in 0..ATTEMPTS {
+            // Not between reading and writing.
+            std::thread::sleep(self.pause(attempt, taken));
+            let started = Instant::now();
+            let top = repository.pushed(tag)?;
+            if let Some(top) = &top {
+                check_type(&top.bytes)?;
+                if self.is_in(top, &own, store, repository)? {
+                    return Ok(());
+                }
+            }
+            let bytes = self.next(top.as_ref(), &mut own, repository)?;
+            repository.push_document(tag, MediaType::ImageManifest.as_ref(), &bytes)?;
+            taken = started.elapsed();
+            settle(taken.max(SETTLED / 3));
+        }
+        Err(TransportError::other(format!("other machines wrote to `{}` all the time", self.cache.name().familiar())))
+    }
+
+    /// Returns true if the tag names the shard, or has its steps.
+    fn is_in(&self, top: &ReceivedManifest, own: &BlobDigest, store: &Store, repository: &Repository) -> Result<bool> {
+        if listed_shards(&top.bytes).get(&self.number) == Some(own) {
+            return Ok(true);
+        }
+        let documents = RemoteDocuments { store, blobs: repository, work: &Workspace::open(store)? };
+        let Ok(blobs) = documents.prefetched(&top.bytes) else { return Ok(false) };
+        let Ok(read) = read_steps(&top.bytes, &blobs, self.signatures) else { return Ok(false) };
+        Ok(self.keys.iter().all(|key| read.steps.contains_key(key)))
+    }
+
+    /// Returns the next manifest of the tag. Sets `own` if another machine wrote the same shard.
+    fn next(&self, top: Option<&ReceivedManifest>, own: &mut BlobDigest, repository: &Repository) -> Result<Vec<u8>> {
+        let is_unchanged = top.map(|top| top.digest) == self.before;
+        let mut shards = top.map(|top| listed_shards(&top.bytes)).unwrap_or_default();
+        if let Some(merged) = &self.merged {
+            if is_unchanged && self.manifest.len() <= MAX_TOP {
+                return with_shards(&self.manifest, &ShardDigests::new());
+            }
+            shards.retain(|number, digest| merged.get(number) != Some(digest));
+        }
+        if shards.get(&self.number).is_some_and(|known| known != own) {
+            *own = pushed_digest(repository, &self.cache.shard(self.number))?.unwrap_or(*own);
+        }
+        shards.insert(self.number, *own);
+        match top {
+            Some(top) if !(is_unchanged && self.merged.is_some()) => with_shards(&top.bytes, &shards),
+            _ => {
+                let empty = CacheDocuments::of(&CachedSteps::new(), self.signatures)?;
+                let documents = Prefetched::of(&empty.blobs);
+                let upload = Upload::to(repository);
+                for part in documents.parts() {
+                    upload.copy(&documents, &part, &Default::default())?;
+                }
+                with_shards(&empty.manifest.bytes, &shards)
+            }
+        }
+    }
+
+    /// Returns a time that differs between machines, and that grows with the number of attempts.
+    fn pause(&self, attempt: u32, taken: Duration) -> Duration {
+        if attempt == 0 {
+            return Duration::ZERO;
+        }
+        let seed = format!("{} {attempt} {}", BlobDigest::of(&self.manifest), std::process::id());
+        let part = f64::from(BlobDigest::of(seed.as_bytes()).bytes()[0]) / 256.0;
+        taken.max(Duration::from_millis(5)).mul_f64(part * f64::from(1 << attempt.min(5)))
+    }
+}

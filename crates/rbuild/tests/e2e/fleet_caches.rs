@@ -1,0 +1,274 @@
+//! One cache in a registry for a fleet of machines: requests, claims, signatures.
+
+use serde_json::json;
+
+use crate::lab::Ran;
+use crate::registries::Scene;
+use crate::registries::server::{Access, Fault};
+use crate::remote_caches::{Machine, paths};
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// A path of a manifest with a claim.
+const CLAIM: &str = "/manifests/cache-main-c";
+
+/// A registry with the image `base:1`, and the flags of a build that pushes and has a cache.
+struct Fleet {
+    scene: Scene,
+    file: String,
+    cache: String,
+}
+
+impl Fleet {
+    fn new() -> Fleet {
+        let scene = Scene::new(Access::Open);
+        let (base, name) = (crate::lab::base("busybox.tar"), scene.name("base:1"));
+        scene.rbuild(&["import", base.to_str().unwrap(), &name]).ok();
+        scene.rbuild(&["push", &name]).ok();
+        let file = format!(
+            "FROM {name}\nRUN head -c 16 /dev/urandom > /r\nRUN --mount=type=cache,target=/c cp /r /c/r\n\
+            COPY src /w/\nRUN cat /w/a > /made\n"
+        );
+        let cache = format!("type=registry,ref={},scope=main", scene.name("app"));
+        Fleet { scene, file, cache }
+    }
+
+    /// Builds and pushes on a machine with that name, and returns the requests, too.
+    fn build(&self, machine: &Machine, name: &str, tag: &str, more: &[&str]) -> (Ran, Vec<String>) {
+        let (app, to) = (self.scene.name(&format!("app:{tag}")), format!("{},mode=max", self.cache));
+        let args = ["-t", &app, "--push", "--cache-from", &self.cache, "--cache-to", &to];
+        self.scene.registry.requests();
+        let ran = machine.build_as(name, &self.file, &[&args[..], more].concat()).ok();
+        (ran, self.scene.registry.requests())
+    }
+}
+
+/// The second machine of a fleet runs nothing, downloads no layer, and makes few requests, however
+/// many machines have written the cache, and whatever else the repository has.
+#[test]
+fn a_second_machine_makes_at_most_six_requests() {
+    let fleet = Fleet::new();
+    let (first, requests) = fleet.build(&Machine::bare(), "one", "1", &[]);
+    assert_eq!(first.steps(), (4, 0), "{}", first.stderr);
+    assert_eq!(paths(&requests, "DELETE", "/uploads/"), 0, "the claim shows that it may push: {requests:?}");
+    let second = |tag: &str, most: usize| {
+        let machine = Machine::bare();
+        let (ran, requests) = fleet.build(&machine, "two", tag, &[]);
+        assert_eq!(ran.steps(), (0, 4), "{}", ran.stderr);
+        assert!(requests.len() <= most, "{requests:?}");
+        // The configuration of the base.
+        assert_eq!(paths(&requests, "GET", "/blobs/"), 1, "{requests:?}");
+        assert!(ran.stderr.contains("is unchanged: 4 steps"), "{}", ran.stderr);
+        machine
+    };
+    let machine = second("1", 5);
+    second("other", 5);
+    // Nothing has changed: the cache costs one request. The store has no image.
+    let (ran, requests) = fleet.build(&machine, "two", "1", &[]);
+    assert_eq!((ran.steps(), requests.len()), ((0, 4), 5), "{requests:?}");
+    assert_eq!(paths(&requests, "GET", "/manifests/cache-main"), 1, "{requests:?}");
+    // A base for several platforms.
+    let manifest = fleet.scene.registry.state().manifests[&("base".to_string(), "1".to_string())].1.clone();
+    let digest =
+        fleet.scene.registry.add_manifest("base", "image", "application/vnd.oci.image.manifest.v1+json", &manifest);
+    let config = fleet.scene.document("base", "image")["config"]["digest"].as_str().unwrap().to_string();
+    let config = fleet.scene.registry.state().blobs[&("base".to_string(), config.parse().unwrap())].clone();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let entry = json!({
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest.to_string(), "size": manifest.len(),
+        "platform": {"os": config["os"], "architecture": config["architecture"]},
+    });
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).to_string();
+    fleet.scene.registry.add_manifest("base", "1", INDEX, index.as_bytes());
+    second("1", 6);
+    // Other machines have written other steps, and the repository has other tags.
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let machine = Machine::bare();
+        machine.lab.write("src/a", &format!("{name}\n"));
+        let (ran, _) = fleet.build(&machine, name, name, &[]);
+        assert_eq!(ran.steps(), (2, 2), "{}", ran.stderr);
+    }
+    for number in 0..1000 {
+        fleet.scene.registry.add_manifest("app", &format!("cache-{number}"), INDEX, index.as_bytes());
+    }
+    second("1", 6);
+}
+
+/// Machines that write at the same moment add to the same tag. A machine that comes later reads all
+/// of them at once, and joins them.
+#[test]
+fn machines_that_write_at_once_lose_nothing() {
+    let fleet = Fleet::new();
+    fleet.build(&Machine::bare(), "first", "1", &[]);
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let build = |name: &str| {
+        let machine = Machine::bare();
+        machine.lab.write("src/a", &format!("{name}\n"));
+        fleet.build(&machine, name, name, &["--cache-claim=false"]).0
+    };
+    std::thread::scope(|scope| {
+        let machines = names.map(|name| scope.spawn(move || build(name)));
+        machines.into_iter().for_each(|machine| assert_eq!(machine.join().unwrap().steps(), (2, 2)));
+    });
+    // Each shard that the tag names is read once, in parallel.
+    for name in names {
+        assert_eq!(build(name).steps(), (0, 4), "{name}");
+    }
+    // The next one that writes has the tag name no shards any more.
+    build("last");
+    assert!(fleet.scene.document("app", "cache-main")["annotations"].is_null());
+    for name in names.iter().chain(&["last"]) {
+        assert_eq!(build(name).steps(), (0, 4), "{name}");
+    }
+}
+
+/// A manifest that the tag names may have been removed, because its shard has a newer one.
+#[test]
+fn a_shard_that_was_written_meanwhile_is_read_by_its_tag() {
+    let fleet = Fleet::new();
+    let (_, requests) = fleet.build(&Machine::bare(), "first", "1", &[]);
+    let shard =
+        requests.iter().find(|line| line.starts_with("PUT") && line.contains("/manifests/cache-main-s")).unwrap();
+    let shard = shard.rsplit('/').next().unwrap();
+    let number = shard.strip_prefix("cache-main-s").unwrap();
+    let mut top = fleet.scene.document("app", "cache-main");
+    let missing = format!("sha256:{}", "0".repeat(64));
+    let records = top["layers"][0].clone();
+    top["layers"] = json!([records]);
+    top["layers"][0]["mediaType"] = json!("application/octet-stream");
+    top["annotations"] = json!({"io.rbuild.cache.shards": json!({number: missing}).to_string()});
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    fleet.scene.registry.add_manifest("app", "cache-main", media_type, top.to_string().as_bytes());
+    let (ran, requests) = fleet.build(&Machine::bare(), "two", "1", &[]);
+    assert_eq!(ran.steps(), (0, 4), "{}", ran.stderr);
+    assert!(requests.iter().any(|line| line.ends_with(shard)), "{requests:?}");
+}
+
+/// A machine that builds alone pays for its claim with one request more than without it.
+#[test]
+fn a_claim_costs_one_request() {
+    let count = |more: &[&str]| {
+        let fleet = Fleet::new();
+        let (ran, requests) = fleet.build(&Machine::bare(), "one", "1", more);
+        assert_eq!(ran.steps(), (4, 0), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("warning: --cache-claim"), "{}", ran.stderr);
+        (requests.len(), paths(&requests, "PUT", CLAIM), paths(&requests, "GET", CLAIM))
+    };
+    let (without, by_default) = (count(&["--cache-claim=false"]), count(&[]));
+    assert_eq!((without.1, by_default.1, by_default.2), (0, 1, 2));
+    assert!(by_default.0 <= without.0 + 1, "{without:?} {by_default:?}");
+    assert_eq!(count(&["--cache-claim"]), by_default);
+}
+
+/// By default, there are no claims where the registry takes long to answer.
+#[test]
+fn a_slow_registry_gets_no_claims_unless_they_are_requested() {
+    let mut fleet = Fleet::new();
+    for (more, claims) in [(&[][..], 0), (&["--cache-claim"][..], 1)] {
+        let stall = Fault::Stall(std::time::Duration::from_millis(80));
+        fleet.scene.registry.fault("GET", CLAIM, stall, 1);
+        fleet.file.push_str(&format!("RUN echo {claims}\n"));
+        let (_, requests) = fleet.build(&Machine::bare(), "one", "1", more);
+        assert_eq!(paths(&requests, "PUT", CLAIM), claims, "{requests:?}");
+    }
+}
+
+/// The claim of a build that fails is released, so that others do not wait for it.
+#[test]
+fn the_claim_of_a_failed_build_is_released() {
+    let fleet = Fleet::new();
+    let to = format!("{},mode=max", fleet.cache);
+    let args = ["-o", "type=cacheonly", "--cache-from", &fleet.cache, "--cache-to", &to];
+    let file = format!("{}RUN false\n", fleet.file);
+    Machine::bare().build_as("one", &file, &args).fails(1, &["exited with code 1"]);
+    let start = std::time::Instant::now();
+    let ran = Machine::bare().build_as("two", &fleet.file, &args).ok();
+    assert!(ran.steps() == (4, 0) && !ran.stderr.contains("waiting"), "{}", ran.stderr);
+    assert!(start.elapsed().as_secs() < 10);
+}
+
+/// Keys in files, made with ssh-keygen and openssl.
+struct Keys(rbuild_testkit::Scratch);
+
+impl Keys {
+    fn new() -> Keys {
+        let keys = Keys(rbuild_testkit::Scratch::new());
+        let run = |program: &str, args: &[&str]| {
+            let status = std::process::Command::new(program).args(args).stderr(std::process::Stdio::null()).status();
+            assert!(status.unwrap().success(), "{program} {args:?}");
+        };
+        for name in ["ours", "theirs"] {
+            run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &keys.path(name)]);
+        }
+        run("openssl", &["genpkey", "-algorithm", "ed25519", "-out", &keys.path("pem")]);
+        run("openssl", &["pkey", "-in", &keys.path("pem"), "-pubout", "-out", &keys.path("pem.pub")]);
+        // Tests may run as a user that the key belongs to, who alone may read it.
+        keys
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_string()
+    }
+}
+
+/// Records that nobody has signed, or somebody else, are misses with one warning, in registries and
+/// in directories.
+#[test]
+fn only_records_with_a_valid_signature_are_used() {
+    let (scene, keys, place) = (Scene::new(Access::Open), Keys::new(), rbuild_testkit::Scratch::new());
+    let file = "FROM busybox\nRUN head -c 16 /dev/urandom > /r\nRUN cp /r /s\n";
+    let caches = |name: &str| {
+        let dir = place.join(name);
+        let registry = format!("type=registry,ref={}", scene.name(&format!("{name}:cache")));
+        [
+            (format!("type=local,src={}", dir.display()), format!("type=local,dest={}", dir.display())),
+            (registry.clone(), registry.clone()),
+            (format!("{registry}-one,shards=1"), format!("{registry}-one,shards=1")),
+        ]
+    };
+    let (ours, theirs, pem) = (keys.path("ours"), keys.path("theirs"), keys.path("pem"));
+    let verify = format!("verify={ours}.pub;{pem}.pub");
+    let build = |args: &[&str]| Machine::new().build_as("m", file, &[&["-o", "type=cacheonly"], args].concat());
+    for (number, (from, to)) in caches("app").iter().enumerate() {
+        let read = |verify: &str| build(&["--cache-from", &format!("{from},{verify}")]).ok();
+        // Nobody has signed it.
+        build(&["--cache-to", &format!("{to},mode=max")]).ok();
+        let ran = read(&verify);
+        assert_eq!((ran.steps(), ran.stderr.matches("warning: ").count()), ((2, 0), 1), "{}", ran.stderr);
+        let warning = "records without a valid signature are ignored\nhint: write the cache with sign=KEYFILE";
+        assert!(ran.stderr.contains(warning), "{}", ran.stderr);
+        // A writer who signs it drops what is not signed.
+        let private = if number == 0 { &pem } else { &ours };
+        let wrote = build(&["--cache-to", &format!("{to},mode=max,sign={private}")]).ok();
+        assert!(
+            wrote.stderr.contains("had records without a valid signature, so their steps were dropped"),
+            "{}",
+            wrote.stderr
+        );
+        assert_eq!(read(&verify).steps(), (0, 2));
+        assert_eq!(read("required").steps(), (0, 2), "the signature is no obstacle");
+        let stranger = read(&format!("verify={theirs}.pub"));
+        assert_eq!(stranger.steps(), (2, 0), "{}", stranger.stderr);
+        let required = format!("{from},required,verify={theirs}.pub");
+        build(&["--cache-from", &required]).fails(1, &["records without a valid signature", "verify="]);
+        // Two writers trust each other, and their steps stay.
+        let both = format!("verify={theirs}.pub;{ours}.pub;{pem}.pub");
+        let more = Machine::new();
+        let file = format!("{file}RUN echo more > /more\n");
+        let to = format!("{to},mode=max,sign={theirs},{both}");
+        let ran =
+            more.build_as("n", &file, &["-t", "x", "--cache-from", &format!("{from},{both}"), "--cache-to", &to]).ok();
+        assert!(ran.steps() == (1, 2) && !ran.stderr.contains("warning: "), "{}", ran.stderr);
+        let ran = Machine::new()
+            .build_as("o", &file, &["-t", "x", "--cache-from", &format!("{from},verify={theirs}.pub")])
+            .ok();
+        assert_eq!(ran.steps(), (0, 3), "{}", ran.stderr);
+    }
+    // The signature of this machine must not reach steps of others.
+    let (from, to) = &caches("other")[1];
+    build(&["--cache-from", from, "--cache-to", &format!("{to},sign={ours}")])
+        .fails(2, &["it is not verified", "verify="]);
+    build(&["--cache-to", &format!("{to},sign={ours}.pub")]).fails(2, &["not an Ed25519 private key", "ssh-keygen"]);
+    build(&["--cache-to", &format!("{to},sign=/missing")]).fails(2, &["cannot read the key", "no such file"]);
+    build(&["--cache-to", &format!("{to},{verify}")]).fails(2, &["needs `sign`"]);
+    build(&["--cache-from", &format!("{from},verify={ours}")]).fails(2, &["not an Ed25519 public key"]);
+}
