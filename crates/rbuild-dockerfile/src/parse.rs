@@ -1,7 +1,7 @@
 //! Parses logical lines into the syntax tree.
 
 use crate::ast::*;
-use crate::diagnostic::{Diagnostic, Span};
+use crate::diagnostic::{Diagnostic, Help, Span};
 use crate::duration::parse_duration;
 use crate::expand::ExpandError;
 use crate::flags::{self, Arity, Flags};
@@ -50,7 +50,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
         let d = Diagnostic::new(Span::default(), "the Dockerfile contains no instructions");
         return Err(vec![d.help(START)]);
     }
-    let mut parser = DockerfileParser { escape: lines.escape, errors: Vec::new() };
+    let mut parser = DockerfileParser::new(lines.escape);
     let mut file = Dockerfile {
         directives: lines.directives,
         escape: lines.escape,
@@ -71,6 +71,9 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
                 ),
             },
         }
+    }
+    if !parser.knows_instruction {
+        parser.is_other_file();
     }
     if parser.errors.is_empty() && file.stages.is_empty() {
         let span = file.global_args.last().map_or(Span::default(), |i| i.span);
@@ -110,7 +113,7 @@ fn heredocs(op: &Op) -> &[Heredoc] {
 /// Returns the errors in the trigger, or an error if it is not exactly one instruction.
 pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let lines = lines::split(text)?;
-    let mut parser = DockerfileParser { escape: '\\', errors: Vec::new() };
+    let mut parser = DockerfileParser::new('\\');
     let mut found = lines.logical.into_iter().filter_map(|l| parser.item(l)).collect::<Vec<_>>();
     match (found.pop(), found.is_empty()) {
         (Some(ParsedLine::Instruction(i)), true) if parser.errors.is_empty() => Ok(i),
@@ -130,9 +133,11 @@ enum ParsedLine {
 struct DockerfileParser {
     escape: char,
     errors: Vec<Diagnostic>,
+    /// True if the file contains an instruction that exists.
+    knows_instruction: bool,
 }
 
-/// Returns the form of an instruction that has one plain argument.
+/// Returns the form of an instruction that requires arguments.
 fn form_of(name: &str) -> Option<&'static str> {
     Some(match name {
         "USER" => "USER NAME[:GROUP]",
@@ -140,6 +145,14 @@ fn form_of(name: &str) -> Option<&'static str> {
         "VOLUME" => "VOLUME PATH…",
         "STOPSIGNAL" => "STOPSIGNAL SIGNAL",
         "EXPOSE" => "EXPOSE PORT…",
+        "ARG" => "ARG NAME[=DEFAULT]",
+        "ENV" => "ENV NAME=VALUE…",
+        "LABEL" => "LABEL NAME=VALUE…",
+        "COPY" => "COPY SOURCE… DESTINATION",
+        "ADD" => "ADD SOURCE… DESTINATION",
+        "HEALTHCHECK" => "HEALTHCHECK CMD COMMAND, or HEALTHCHECK NONE",
+        "ONBUILD" => "ONBUILD INSTRUCTION",
+        "SHELL" => "SHELL [\"/bin/sh\", \"-c\"]",
         _ => return None,
     })
 }
@@ -156,6 +169,10 @@ fn is_instruction(keyword: &str) -> bool {
 }
 
 impl DockerfileParser {
+    fn new(escape: char) -> DockerfileParser {
+        DockerfileParser { escape, errors: Vec::new(), knows_instruction: false }
+    }
+
     fn error(&mut self, d: Diagnostic) {
         self.errors.push(d);
     }
@@ -163,6 +180,7 @@ impl DockerfileParser {
     fn item(&mut self, logical: Logical) -> Option<ParsedLine> {
         let Logical { text, heredocs, span, comments, placement } = logical;
         let (keyword, rest) = split_keyword(&text);
+        self.knows_instruction |= keyword.text.eq_ignore_ascii_case("FROM") || is_instruction(&keyword.text);
         if keyword.text.eq_ignore_ascii_case("FROM") {
             let from = self.from(&keyword, &rest)?;
             return Some(ParsedLine::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
@@ -175,11 +193,24 @@ impl DockerfileParser {
         Some(ParsedLine::Instruction(Instruction { keyword, span, comments, op }))
     }
 
+    /// Reports a file without any instruction as one that is no Dockerfile, unless a word resembles
+    /// an instruction.
+    fn is_other_file(&mut self) {
+        let is_suggestion = |d: &Diagnostic| matches!(d.help, Some(Help::Remedy(_)));
+        if self.errors.is_empty() || self.errors.iter().any(is_suggestion) {
+            return;
+        }
+        self.errors.truncate(1);
+        let first = self.errors.remove(0);
+        self.errors.push(first.help("pass a Dockerfile with -f FILE; this file contains no instruction"));
+    }
+
     /// Reports an unknown instruction. It may be the continuation of the instruction on the
     /// previous line, or the rest of a here-document that an earlier one ended.
     fn unknown(&mut self, keyword: &Word, placement: Placement) {
         let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
         if let Some(help) = false_blank_help(&keyword.text, is_instruction) {
+            self.knows_instruction = true;
             return self.error(d.help(help));
         }
         // Words of commands, such as `copy` or `add`, are often arguments on an indented line,

@@ -49,6 +49,12 @@ fn instructions_that_ignore_flags_may_have_any() {
         assert_eq!(signal.text, "9", "{options}");
     }
     assert_eq!(errors("FROM a\nARG --x\n")[0].message, "ARG requires an argument");
+    for other in ["services:\n  web:\n    build: .\n", "#!/bin/sh\nset -e\nmake\n"] {
+        let all = errors(other);
+        assert!(matches!(&all[..], [Diagnostic { help: Some(Help::Text(t)), .. }] if t.contains("-f FILE")), "{all:?}");
+    }
+    // A word that resembles an instruction is a misspelled one.
+    assert_eq!(errors("FORM a\nx y\n").len(), 2);
     assert_eq!(errors("FROM a\nHEALTHCHECK NONE x\n")[0].message, "HEALTHCHECK NONE has no arguments");
 }
 

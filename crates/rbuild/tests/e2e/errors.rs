@@ -418,6 +418,8 @@ fn hints_address_the_cause_of_the_error() {
 #[test]
 fn a_file_that_is_not_a_dockerfile_causes_few_errors() {
     let lab = Lab::new();
-    let ran = lab.build(&"NONSENSE x\n".repeat(1000), &[]).fails(2, &["980 more errors"]);
+    let ran = lab.build(&format!("FROM a\n{}", "NONSENSE x\n".repeat(1000)), &[]).fails(2, &["980 more errors"]);
     assert!(ran.stderr.lines().count() < 200, "{}", ran.stderr);
+    let ran = lab.build(&"NONSENSE x\n".repeat(1000), &[]).fails(2, &["this file contains no instruction"]);
+    assert!(ran.stderr.lines().count() < 10, "{}", ran.stderr);
 }
