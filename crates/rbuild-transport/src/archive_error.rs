@@ -107,6 +107,9 @@ impl ArchiveError {
         match &self.problem {
             ArchiveProblem::Invalid(e) if e.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             ArchiveProblem::Invalid(LayerError::NotTar) => Some(Remedy::Image(ImageRemedy::PassTar)),
+            ArchiveProblem::Invalid(LayerError::Truncated(_) | LayerError::Damaged(_)) => {
+                Some(Remedy::Image(ImageRemedy::TransferAgain))
+            }
             ArchiveProblem::Invalid(e) => e.remedy(),
             ArchiveProblem::Unreadable(e) => LayerError::remedy_of_io(e),
             ArchiveProblem::Lacks(_) => Some(Remedy::Image(ImageRemedy::TransferAgain)),

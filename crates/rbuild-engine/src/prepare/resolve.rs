@@ -248,7 +248,9 @@ fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
     }
     let wanted = reference.familiar_name();
     let same = || names.iter().find(|name| name.familiar_name() == wanted);
-    near(&text, &whole).or_else(same).or_else(|| near(&path(wanted.clone())?, &bare)).map(Reference::shortest)
+    let found = near(&text, &whole).or_else(same).or_else(|| near(&path(wanted.clone())?, &bare));
+    let empty = || rbuild_dockerfile::closest(&text, ["scratch"]).filter(|_| host.is_none()).map(str::to_string);
+    found.map(Reference::shortest).or_else(empty)
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ impl Planner<'_> {
                 Some(context) => self.context_state(context, platform.as_ref(), first, image.span)?,
                 None if name == "scratch" => self.scratch_state(None, first, stage.span),
                 None => {
-                    let written = self.written_image(&name, image.span)?;
+                    let written = self.base_image(&name, image)?;
                     self.image_state(&written, platform.as_ref(), first, image.span)?
                 }
             },
@@ -176,7 +176,7 @@ impl Planner<'_> {
             let name = self.base_name(stage)?;
             let is_image = name != "scratch" && self.base_stage(&name, index).is_none() && !self.is_replaced(stage);
             if is_image && self.params.context_index(&name, &self.stage_platform(stage)).is_none() {
-                self.written_image(&name, stage.from.image.span)?;
+                self.base_image(&name, &stage.from.image)?;
             }
         }
         Ok(())
@@ -291,6 +291,19 @@ impl Planner<'_> {
             let d = Diagnostic::new(span, e.to_string());
             let d = d.help(Remedy::from(ImageRemedy::CorrectName));
             d.suggest(name, self.stage_names().iter().map(String::as_str))
+        })
+    }
+
+    /// Parses the name of the image in FROM. A name with an empty part usually lacks the value of a
+    /// variable.
+    fn base_image(&self, name: &str, word: &Word) -> Result<WrittenImage, Diagnostic> {
+        self.written_image(name, word.span).map_err(|d| {
+            let undeclared = self.globals.undeclared(word, self.file.escape).into_iter().next();
+            match undeclared {
+                Some(name) => d.help(Remedy::Build(BuildRemedy::DeclareArgument { name })),
+                None if name.ends_with(':') => d.help(Remedy::Build(BuildRemedy::SetArgument)),
+                None => d,
+            }
         })
     }
 
