@@ -5,9 +5,22 @@ use std::fmt;
 /// The reason why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadDuration {
-    NoNumber { rest: String },
-    NoUnit { number: String },
-    UnknownUnit { unit: String },
+    /// A part does not begin with a number.
+    NoNumber {
+        /// The part and what follows it.
+        rest: String,
+    },
+    /// A number has no unit.
+    NoUnit {
+        /// The number.
+        number: String,
+    },
+    /// There is no such unit.
+    UnknownUnit {
+        /// The unit.
+        unit: String,
+    },
+    /// The duration exceeds the longest one.
     TooLong,
 }
 

@@ -43,6 +43,7 @@ pub use boolean::parse_bool;
 pub use csv::{CsvError, CsvField, csv_record};
 pub use debug_tree::{DebugNode, debug_tree};
 pub use diagnostic::{Diagnostic, Help, Span};
+pub use duration::{BadDuration, parse_duration};
 pub use mount::{Mount, MountKind, Sharing, check_mount, expand_mount, mount_from, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use rbuild_remedy::closest;

@@ -88,7 +88,7 @@ pub struct RunConfig {
 
 /// Health check of containers (a Docker extension). Times are in nanoseconds; 0 is the default of
 /// the runtime.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HealthcheckConfig {
     /// `NONE`, or `CMD` or `CMD-SHELL` and arguments; empty to inherit the check.

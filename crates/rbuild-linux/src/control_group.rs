@@ -168,6 +168,15 @@ pub fn join_group_of(pid: u32) -> Result<(), Error> {
     write(&path.join("cgroup.procs"), "0")
 }
 
+/// Returns the memory in bytes that the container uses whose first process has that ID; `None` if
+/// it has no group of its own.
+pub fn memory_of_group(pid: u32) -> Option<u64> {
+    let path = OwnGroup::find()?.place(&group_of(&pid.to_string())?);
+    let is_of_container = is_own(path.file_name()?);
+    let text = std::fs::read_to_string(path.join("memory.current")).ok().filter(|_| is_of_container)?;
+    text.trim().parse().ok()
+}
+
 /// The group of the calling process.
 struct OwnGroup {
     /// The directory of the topmost group that is visible.

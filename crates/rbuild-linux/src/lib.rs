@@ -11,6 +11,7 @@
 
 mod atomic_file;
 pub mod clock;
+mod container_processes;
 mod control_group;
 mod copy;
 mod copy_entry;
@@ -22,6 +23,7 @@ pub mod fd_passing;
 mod file_stamp;
 mod idmap;
 mod init;
+mod limited_output;
 mod lock;
 mod meta;
 mod mount;
@@ -43,7 +45,8 @@ pub mod terminal;
 pub mod umask;
 mod withheld;
 
-pub use control_group::{ControlGroup, GroupProblem, join_group_of};
+pub use container_processes::{ContainerProcess, container_processes, continue_processes, stop_processes};
+pub use control_group::{ControlGroup, GroupProblem, join_group_of, memory_of_group};
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
 pub use copy_entry::{EntryCopy, SocketCopies, copy_entry};
 pub use destination::{Destination, DestinationError, Directory};
@@ -58,6 +61,7 @@ pub use idmap::{
     subordinate_ranges, unmapped,
 };
 pub use init::continue_below_init;
+pub use limited_output::{LimitedOutput, limited_output};
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{FileKind, Inode, Stat, Timestamp, UidGid, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{

@@ -7,7 +7,7 @@
 //! the supervisor must inspect it.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{PipeWriter, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -44,6 +44,9 @@ pub(crate) struct Entering<'a> {
     pub(crate) socket: BorrowedFd<'a>,
     pub(crate) output: BorrowedFd<'a>,
     pub(crate) error: BorrowedFd<'a>,
+    /// A pipe that is closed by the execution of the command, and that receives a byte if it is not
+    /// executed.
+    pub(crate) executing: BorrowedFd<'a>,
     pub(crate) input: Option<BorrowedFd<'a>>,
     /// Receives the listener for calls about owners, if those are emulated.
     pub(crate) answers: Option<BorrowedFd<'a>>,
@@ -72,7 +75,7 @@ impl Entering<'_> {
         let entrance = || described("the process that enters the container");
         let groups: [Vec<BorrowedFd<'_>>; 3] = [
             vec![self.process, self.root, self.guide, self.failure],
-            vec![self.socket, self.output, self.error],
+            vec![self.socket, self.output, self.error, self.executing],
             self.input.into_iter().chain(self.answers).collect(),
         ];
         for group in groups {
@@ -95,6 +98,8 @@ struct Received {
     socket: UnixStream,
     output: OwnedFd,
     error: OwnedFd,
+    /// `None` once it belongs to the command's process.
+    executing: Option<PipeWriter>,
     input: Option<OwnedFd>,
     answers: Option<OwnedFd>,
 }
@@ -109,11 +114,11 @@ impl Received {
         let mut fds = groups.into_iter().flatten();
         let mut next = || fds.next();
         let (process, root, guide, failure) = (next()?, next()?, next()?, next()?);
-        let (socket, output, error) = (next()?, next()?, next()?);
+        let (socket, output, error, executing) = (next()?, next()?, next()?, Some(PipeWriter::from(next()?)));
         let input = if wanted.request.input == Input::Given { Some(next()?) } else { None };
         let answers = if wanted.request.mode == RunnerMode::Emulated { Some(next()?) } else { None };
         let (failure, socket) = (failure.into(), socket.into());
-        Some(Received { wanted, process, root, guide, failure, socket, output, error, input, answers })
+        Some(Received { wanted, process, root, guide, failure, socket, output, error, executing, input, answers })
     }
 }
 
@@ -142,29 +147,27 @@ fn tell(mut failure: &File, why: &RunnerError) {
     let _ = serde_json::to_vec(why).map(|bytes| failure.write_all(&bytes));
 }
 
+/// Reports that the command is not executed.
+pub(crate) fn refuse(mut executing: &PipeWriter) {
+    let _ = executing.write_all(b"f");
+}
+
 /// Enters the user and PID namespaces, starts the command, and reports its end.
 fn enter(mut received: Received, control: UnixStream) -> Result<(), RunnerError> {
-    if received.wanted.request.mode != RunnerMode::Chroot {
-        enter_outer_of(received.process.as_fd(), received.wanted.pid).during(Phase::Namespaces)?;
-        credentials::become_root().during(Phase::Namespaces)?;
-        // A change of credentials resets the attribute to a setting of the machine.
-        let set = nix::sys::prctl::set_dumpable(false);
-        set.map_err(RunnerProblem::of_call("prctl", described("the dumpable attribute of the process")))
-            .during(Phase::Namespaces)?;
-    }
-    process::die_with(&received.guide).during(Phase::Start)?;
-    let own = process::own_pidfd().during(Phase::Start)?;
-    match process::fork().during(Phase::Start)? {
+    let (forked, own) = fork_inside(&received).inspect_err(|_| received.executing.iter().for_each(refuse))?;
+    match forked {
         Cloned::Child => {
             drop(control);
             let Ok(failure) = received.failure.try_clone() else { std::process::exit(70) };
             // The guide takes the end of this socket for a missing listener, before it gets the
             // reason.
             let answers = received.answers.take();
+            let executing = received.executing.take();
             let why = match become_inner(received, answers.as_ref(), &own) {
                 Ok(command) => command.execute().during(Phase::Command),
                 Err(why) => why,
             };
+            executing.iter().for_each(refuse);
             tell(&failure, &why);
             std::process::exit(126);
         }
@@ -176,6 +179,21 @@ fn enter(mut received: Received, control: UnixStream) -> Result<(), RunnerError>
             report(&control, EntranceReport::Ended(Report::of_end(exit)))
         }
     }
+}
+
+/// Enters the user and PID namespaces, and forks. Returns a pidfd of the parent as well.
+fn fork_inside(received: &Received) -> Result<(Cloned, OwnedFd), RunnerError> {
+    if received.wanted.request.mode != RunnerMode::Chroot {
+        enter_outer_of(received.process.as_fd(), received.wanted.pid).during(Phase::Namespaces)?;
+        credentials::become_root().during(Phase::Namespaces)?;
+        // A change of credentials resets the attribute to a setting of the machine.
+        let set = nix::sys::prctl::set_dumpable(false);
+        set.map_err(RunnerProblem::of_call("prctl", described("the dumpable attribute of the process")))
+            .during(Phase::Namespaces)?;
+    }
+    process::die_with(&received.guide).during(Phase::Start)?;
+    let own = process::own_pidfd().during(Phase::Start)?;
+    Ok((process::fork().during(Phase::Start)?, own))
 }
 
 fn report(mut control: &UnixStream, report: EntranceReport) -> Result<(), RunnerError> {

@@ -7,20 +7,20 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rbuild_linux::fd_passing::{receive_fds, receive_with_byte};
-use rbuild_linux::namespaces::enter_outer_of;
+use rbuild_linux::fd_passing::{receive_fds, receive_with_byte, send_with_byte};
+use rbuild_linux::namespaces::{enter_mounts_of, enter_outer_of};
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{OwnerRecords, UidGid, credentials, described, sealed_program};
+use rbuild_linux::{OwnerRecords, UidGid, bind_clone, credentials, described, sealed_program};
 
 use crate::SandboxError;
 use crate::attached::Streams;
 use crate::client::fail;
-use crate::entrance::{ENTRANCE, Entering, EntranceReport};
+use crate::entrance::{ENTRANCE, Entering, EntranceReport, refuse};
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{Credentials, SharedProc, SupervisedContainer, Supervisor};
 use crate::protocol::{CommandEnd, CommandOutcome, CommandRequest, Input, Report, RunnerMode};
@@ -50,11 +50,12 @@ struct Target<'a> {
 
 /// Runs a command to its end, on the standard streams of this process, in the container of that
 /// process. The caller must be single-threaded. `owners` are the records of the owners of the
-/// container's files.
+/// container's files. `started` is called once the program is executed.
 pub fn run_inside(
     process: FirstProcess<'_>,
     request: &CommandRequest,
     owners: &OwnerRecords,
+    started: impl FnOnce(),
 ) -> Result<CommandOutcome, SandboxError> {
     let opened = |path: String| File::open(&path).map_err(|e| rbuild_linux::Error::new("openat", Path::new(&path), e));
     let root = opened(format!("/proc/{}/root", process.pid))?;
@@ -62,18 +63,23 @@ pub fn run_inside(
     let program = sealed_program()?;
     let target = Target { process, root, proc: opened("/proc".into())?, caller, program };
     let (ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
+    let (mut executed, executing) = std::io::pipe().map_err(fail("pipe2", "a pipe"))?;
     let streams = Streams::new(request.input, None)?;
     // Descriptors inherited from the caller's shell must not reach the command.
     process::close_descriptors_on_exec()?;
     let runner = match process::fork()? {
         Cloned::Child => {
-            drop(ours);
-            std::process::exit(guide(&target, request, streams, theirs, owners));
+            drop((ours, executed));
+            std::process::exit(guide(&target, request, streams, theirs, owners, executing));
         }
         Cloned::Parent { child } => child,
     };
-    drop(theirs);
+    drop((theirs, executing));
     let pidfd = process::pidfd(runner)?;
+    // Its end without a byte is the execution of the program.
+    if matches!(executed.read(&mut [0]), Ok(0)) {
+        started();
+    }
     let mut reported = Vec::new();
     let copying = if request.input == Input::Terminal {
         match receive_with_byte(&ours).map(|(mut fds, byte)| (fds.pop(), byte)) {
@@ -102,6 +108,51 @@ pub fn run_inside(
     }
 }
 
+/// Returns the root file system of a running container without the file systems that are mounted in
+/// it, as a detached mount. The caller must be single-threaded.
+///
+/// # Errors
+///
+/// Fails if the container cannot be entered.
+pub fn root_mount_of(process: FirstProcess<'_>) -> Result<OwnedFd, SandboxError> {
+    let (ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
+    let caller = process::own_pidfd()?;
+    // Another process enters the namespaces, so that this one need not leave them.
+    let child = match process::fork()? {
+        Cloned::Child => {
+            match root_mount(process, &caller).during(Phase::Namespaces) {
+                Ok(mount) => drop(send_with_byte(&theirs, b'm', &[mount.as_fd()])),
+                Err(why) => drop(serde_json::to_vec(&why).map(|bytes| (&theirs).write_all(&bytes))),
+            }
+            std::process::exit(0)
+        }
+        Cloned::Parent { child } => child,
+    };
+    drop(theirs);
+    let received = receive_with_byte(&ours).map(|(mut fds, byte)| (fds.pop(), byte));
+    process::wait(child)?;
+    let killed = || SandboxError::Killed("the process that enters the container");
+    match received {
+        Ok((Some(mount), _)) => Ok(mount),
+        // The beginning of the reason.
+        Ok((None, byte)) => {
+            let mut text = vec![byte];
+            let _ = (&ours).read_to_end(&mut text);
+            Err(serde_json::from_slice(&text).map_or_else(|_| killed(), SandboxError::Runner))
+        }
+        Err(_) => Err(killed()),
+    }
+}
+
+/// Enters the user and mount namespaces of a process, and clones its root mount.
+fn root_mount(process: FirstProcess<'_>, caller: &OwnedFd) -> Result<OwnedFd, rbuild_linux::Error> {
+    process::die_with(caller)?;
+    enter_outer_of(process.pidfd.as_fd(), process.pid)?;
+    credentials::become_root()?;
+    enter_mounts_of(process.pidfd.as_fd())?;
+    bind_clone(Path::new("/"))
+}
+
 /// Reads the report of the process that has ended, whose beginning is `text`.
 fn report(mut socket: UnixStream, mut text: Vec<u8>) -> Option<Report> {
     // A process of the container may hold the other end open for a moment.
@@ -118,8 +169,11 @@ fn guide(
     streams: Streams,
     socket: UnixStream,
     owners: &OwnerRecords,
+    executing: PipeWriter,
 ) -> i32 {
-    let ended = start(target, request, streams, &socket).and_then(|mut entrance| {
+    let started = start(target, request, streams, &socket, &executing).inspect_err(|_| refuse(&executing));
+    drop(executing);
+    let ended = started.and_then(|mut entrance| {
         let started = entrance.next()?;
         if let (Some(EntranceReport::Started(pid)), Some(answers)) = (&started, &entrance.answers)
             && let Err(e) = answer(target, request, answers, owners, *pid)
@@ -181,6 +235,7 @@ fn start(
     request: &CommandRequest,
     streams: Streams,
     socket: &UnixStream,
+    executing: &PipeWriter,
 ) -> Result<Entrance, RunnerError> {
     let pair = || {
         let made = UnixStream::pair().map_err(RunnerProblem::of_call("socketpair", described("a pair of sockets")));
@@ -209,6 +264,7 @@ fn start(
         socket: socket.as_fd(),
         output: streams.out.1.as_fd(),
         error: streams.error().as_fd(),
+        executing: executing.as_fd(),
         input: streams.input(),
         answers: answers.as_ref().map(|(_, theirs)| theirs.as_fd()),
     };

@@ -22,7 +22,7 @@ pub use client::{Cancel, OutputCopy, Stream, run};
 pub use detached::run_detached;
 pub use entrance::{ENTRANCE, entrance_main};
 pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
-pub use inside::{FirstProcess, run_inside};
+pub use inside::{FirstProcess, root_mount_of, run_inside};
 pub use namespace::checks::{Check, checks};
 pub use namespace::enter::{Builder, BuilderConfig, BuilderExit, GRACE, STORE, Watched, enter, enter_watching};
 pub use namespace::isolation::{Isolation, IsolationRequest, isolation};

@@ -2,12 +2,15 @@
 
 mod changes;
 mod documents;
+mod health;
 mod output;
 mod restarts;
 mod runs;
+mod small_file;
 
 pub use changes::{ContainerChanges, StartAttempt};
 pub use documents::{Container, Containers, NewContainer};
+pub use health::{Health, HealthCheck, HealthFile, HealthResult, HealthStatus, MAX_HEALTH_OUTPUT};
 pub use output::{OutputFrame, OutputReader, OutputStream, OutputWriter};
 pub use restarts::{EndRequest, LastEnd, RestartFiles, RestartPolicy};
 pub use runs::{ContainerState, DnsSettings, Ended, RunLock, RunSettings, RunWatch, SecuritySettings, Started};

@@ -96,9 +96,10 @@ pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, Ke
 pub use cache::records::{ForeignRecord, Record, RecordedImage, RecordedStep, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView, KnownMount};
 pub use containers::{
-    Container, ContainerChanges, ContainerState, Containers, DnsSettings, EndRequest, Ended, LastEnd, NewContainer,
-    OutputFrame, OutputReader, OutputStream, OutputWriter, RestartFiles, RestartPolicy, RunLock, RunSettings, RunWatch,
-    SecuritySettings, StartAttempt, Started,
+    Container, ContainerChanges, ContainerState, Containers, DnsSettings, EndRequest, Ended, Health, HealthCheck,
+    HealthFile, HealthResult, HealthStatus, LastEnd, MAX_HEALTH_OUTPUT, NewContainer, OutputFrame, OutputReader,
+    OutputStream, OutputWriter, RestartFiles, RestartPolicy, RunLock, RunSettings, RunWatch, SecuritySettings,
+    StartAttempt, Started,
 };
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use durability::Durability;

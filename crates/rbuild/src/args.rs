@@ -14,8 +14,9 @@ mod volumes;
 
 pub use build::{BuildArgs, ProgressMode};
 pub use containers::{
-    CommitArgs, ContainerFlags, ContainerPruneArgs, ContainersArgs, CreateArgs, DiffArgs, ExecArgs, KillArgs, LogsArgs,
-    PortArgs, RmArgs, RunArgs, StartArgs, StopArgs, WaitArgs,
+    CommitArgs, ContainerFlags, ContainerNames, ContainerPruneArgs, ContainersArgs, CreateArgs, DiffArgs, ExecArgs,
+    ExportArgs, KillArgs, LogsArgs, PortArgs, RenameArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs, TopArgs,
+    WaitArgs,
 };
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
 pub use volumes::{VolumeCreateArgs, VolumeInspectArgs, VolumeListArgs, VolumePruneArgs, VolumeRemoveArgs};
@@ -90,6 +91,18 @@ pub enum Verb {
     Restart(StopArgs),
     /// Send a signal to running containers
     Kill(KillArgs),
+    /// Pause all processes of running containers
+    Pause(ContainerNames),
+    /// Continue paused containers
+    Unpause(ContainerNames),
+    /// List the processes of a running container
+    Top(TopArgs),
+    /// Show what running containers use: processors, memory, network and disks
+    Stats(StatsArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
+    /// Write the files of a container as a tar archive
+    Export(ExportArgs),
     /// Wait for the end of containers, and print their exit codes
     Wait(WaitArgs),
     /// List the published ports of a container
@@ -271,8 +284,8 @@ pub struct ImagesArgs {
     /// Show the platforms of each image
     #[arg(long, conflicts_with_all = ["quiet", "format", "digests"])]
     pub tree: bool,
-    /// Filter: dangling=true|false, reference=PATTERN, label=NAME[=VALUE], before=IMAGE or
-    /// since=IMAGE
+    /// Filter: dangling=true|false, reference=PATTERN, label=NAME[=VALUE], before=IMAGE,
+    /// since=IMAGE or until=24h, for images that are older
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// Output format: `json`, `table TEMPLATE` or a Go template

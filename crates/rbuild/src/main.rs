@@ -28,6 +28,8 @@ use input::config::Config;
 use input::flags::secrets_of_line;
 use input::hidden_credentials;
 use input::settings::Settings;
+use rbuild_dockerfile::Help;
+use rbuild_engine::Warning;
 use rbuild_store::DanglingImages;
 use ui::terminal;
 
@@ -49,6 +51,9 @@ fn main() -> ExitCode {
 
 fn run(argv: Vec<OsString>) -> u8 {
     let as_docker = argv.first().is_some_and(|a| std::path::Path::new(a).file_name().is_some_and(|n| n == "docker"));
+    if as_docker {
+        ui::hints::suggest_docker(cli::verbs::is_verb);
+    }
     let (line, verb) = match cli::verbs::with_verb(argv.clone(), as_docker) {
         Ok(CommandLine::Arguments { argv, verb }) => (argv, verb),
         Ok(CommandLine::Help { verb, long }) => return print_help(verb.as_deref(), long),
@@ -115,7 +120,14 @@ fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
     let log =
         DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.common.debug, file: cli.common.debug_log };
     log.start()?;
-    let config = Config::of_user()?;
+    let config = match Config::of_user() {
+        // It checks this machine, whatever the file contains.
+        Err(failure) if matches!(cli.verb, Verb::Doctor(_)) => {
+            terminal::warning(Warning { text: failure.message, help: failure.help.map(Help::from) });
+            Config::default()
+        }
+        config => config?,
+    };
     let names_store = cli.common.root.is_some() || std::env::var_os("RBUILD_ROOT").is_some_and(|root| !root.is_empty());
     let settings = Settings::new(cli.common.root, &cli.common.limit, cli.common.isolation, &config)?;
     let settings = settings.with_lock_timeout(cli.common.lock_timeout);
@@ -151,6 +163,12 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Stop(args) => containers::signals::stop(settings, args),
         Verb::Restart(args) => containers::restart::restart(settings, args),
         Verb::Kill(args) => containers::signals::kill(settings, args),
+        Verb::Pause(args) => containers::pause::pause(settings, args),
+        Verb::Unpause(args) => containers::pause::unpause(settings, args),
+        Verb::Top(args) => containers::processes::top(settings, args),
+        Verb::Stats(args) => containers::processes::stats(settings, args),
+        Verb::Rename(args) => containers::rename::rename(settings, args),
+        Verb::Export(args) => cp::export(settings, args),
         Verb::Wait(args) => containers::signals::wait(settings, args),
         Verb::Port(args) => containers::ports::port(settings, args),
         Verb::Diff(args) => containers::changes::diff(settings, args),

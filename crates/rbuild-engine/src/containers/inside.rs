@@ -27,7 +27,7 @@ pub struct InnerCommand {
 }
 
 /// Runs a command in the container of that process, on the standard streams of this process. The
-/// caller must be single-threaded.
+/// caller must be single-threaded. `started` is called once the program is executed.
 ///
 /// # Errors
 ///
@@ -37,6 +37,7 @@ pub fn invoke_inside(
     config: &RunConfig,
     command: InnerCommand,
     owners: &OwnerRecords,
+    started: impl FnOnce(),
 ) -> Result<CommandOutcome> {
     let root = PathBuf::from(format!("/proc/{}/root", process.pid));
     let files = RootDir::open(&root).map_err(BuildError::kernel(ErrorContext::ContainerFiles))?;
@@ -58,5 +59,5 @@ pub fn invoke_inside(
         privileges: privileges(&settings.security),
         init: false,
     };
-    Ok(run_inside(process, &request, owners)?)
+    Ok(run_inside(process, &request, owners, started)?)
 }

@@ -12,6 +12,7 @@ use rbuild_linux::Timestamp;
 
 use crate::containers::documents::{Container, Containers, DIR as DOCUMENTS, NewContainer};
 use crate::containers::runs::{ContainerState, RunLock, RunSettings};
+use crate::durability::Durability;
 use crate::error::{Result, StoreError};
 use crate::ids::ContainerId;
 
@@ -92,6 +93,23 @@ impl<'s> ContainerChanges<'s> {
             command: Some(command.to_vec()),
             created_by_start,
         })
+    }
+
+    /// Gives a container another name. Returns false if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
+    /// written.
+    pub fn rename(&self, id: &ContainerId, name: &str) -> Result<bool> {
+        self.remove_abandoned()?;
+        let Some(container) = self.containers.document(id)? else { return Ok(false) };
+        if self.containers.list()?.iter().any(|other| other.name == name && other.id != *id) {
+            return Err(StoreError::NameTaken(name.to_string()));
+        }
+        let renamed = Container { name: name.to_string(), ..container };
+        self.containers.write_document(&renamed, Durability::PowerFailure)?;
+        Ok(true)
     }
 
     /// Starts a container that was created before, or whose start was interrupted. The caller

@@ -4,12 +4,11 @@
 //! writes and reads only files of its own container.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::containers::small_file;
 use crate::error::Result;
 
 const LAST_END: &str = "last-end.json";
@@ -110,12 +109,12 @@ impl RestartFiles {
 
     /// Returns the last end of a command that was started again.
     pub fn last_end(&self) -> Option<LastEnd> {
-        read(&self.last_end)
+        small_file::read(&self.last_end)
     }
 
     /// Records an end that is followed by a restart. The disk may be full.
     pub fn record_end(&self, end: &LastEnd) {
-        if let Err(e) = write(&self.last_end, end) {
+        if let Err(e) = small_file::write(&self.last_end, end) {
             tracing::debug!(target: "store", error = rbuild_remedy::sentence(&e), "an end is not recorded");
         }
     }
@@ -127,17 +126,6 @@ impl RestartFiles {
         }
         std::fs::remove_file(&self.restart).ok().map(|()| EndRequest::Restart)
     }
-}
-
-/// Writes a document. Readers see it as a whole, or not at all.
-fn write(path: &PathBuf, document: &impl Serialize) -> io::Result<()> {
-    let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(document).map_err(io::Error::other)?)?;
-    std::fs::rename(&new, path)
-}
-
-fn read<T: DeserializeOwned>(path: &PathBuf) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -13,10 +13,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_container::{Capabilities, ContainerMount, ContainerPort, GroupLimits, PublishedPort, Ulimit};
+use rbuild_image::HealthcheckConfig;
 use rbuild_linux::{ProcessStamp, RootDir, described, lock_holders};
 use serde::{Deserialize, Serialize};
 
 use crate::containers::documents::{Containers, NewContainer};
+use crate::containers::health::{FILES as HEALTH_FILES, HealthFile};
 use crate::containers::output::FILES as OUTPUT_FILES;
 use crate::containers::restarts::{FILES as RESTART_FILES, LastEnd, RestartFiles, RestartPolicy};
 use crate::error::{Result, StoreError};
@@ -32,6 +34,7 @@ const SETTINGS: &str = "settings.json";
 const STARTED: &str = "started.json";
 const TREES: &str = "trees.json";
 const CHANGES: &str = "changes.json";
+const PAUSED: &str = "paused.json";
 const LOCK: &str = "lock";
 
 /// Bytes that are reserved for the description of an end: it must be written even if the disk is
@@ -101,6 +104,9 @@ pub struct RunSettings {
     /// The ends after which the command is started again.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// Check of the health of the container; `None` for no check.
+    #[serde(default)]
+    pub health: Option<HealthcheckConfig>,
     /// Number of the signal that requests the end of the command.
     pub stop_signal: i32,
     /// Seconds until the command is killed after that signal.
@@ -284,7 +290,8 @@ impl RunWatch {
 impl Containers<'_> {
     /// Removes the traces of a start.
     pub(super) fn remove_start(&self, id: &ContainerId) -> Result<()> {
-        let mut files = [LOCK, TREES, CHANGES, STARTED].into_iter().chain(OUTPUT_FILES).chain(RESTART_FILES);
+        let kinds = [&[LOCK, TREES, CHANGES, STARTED, PAUSED][..], &OUTPUT_FILES, &RESTART_FILES, &HEALTH_FILES];
+        let mut files = kinds.into_iter().flatten();
         files.try_for_each(|file| self.store.remove_note(&place(id), OsStr::new(file)))
     }
 
@@ -337,6 +344,25 @@ impl Containers<'_> {
     /// Fails if the document cannot be read.
     pub fn start_of(&self, id: &ContainerId) -> Result<Option<Started>> {
         self.store.read_if_whole(&format!("{}/{STARTED}", place(id)))
+    }
+
+    /// Records that the processes of that start of a container are paused, or for `None` that none
+    /// are.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be written or removed.
+    pub fn record_pause(&self, id: &ContainerId, started: Option<&Started>) -> Result<()> {
+        match started {
+            Some(started) => self.store.write(&place(id), PAUSED, started),
+            None => self.store.remove_note(&place(id), OsStr::new(PAUSED)),
+        }
+    }
+
+    /// Returns true if the processes of that start of a container are paused.
+    pub fn is_paused(&self, id: &ContainerId, started: &Started) -> bool {
+        let paused: Option<Started> = self.store.read_if_whole(&format!("{}/{PAUSED}", place(id))).ok().flatten();
+        paused.as_ref() == Some(started)
     }
 
     /// Keeps the trees in which these directories are for as long as the container runs, even if no
@@ -422,6 +448,11 @@ impl Containers<'_> {
     /// Returns the files for the restarts of a container.
     pub fn restart_files(&self, id: &ContainerId) -> RestartFiles {
         RestartFiles::of(&self.file_of(id, ""))
+    }
+
+    /// Returns the file with the health of a container.
+    pub fn health_file(&self, id: &ContainerId) -> HealthFile {
+        HealthFile::of(&self.file_of(id, ""))
     }
 
     /// Returns the path of a file of a container.

@@ -49,6 +49,33 @@ fn names(store: &Store) -> Vec<String> {
 }
 
 #[test]
+fn a_container_gets_a_name_that_no_other_has() {
+    let place = Scratch::new();
+    let store = Store::open(&place).unwrap();
+    let one = changes(&store).create(&new("one"), &settings()).unwrap().id;
+    changes(&store).create(&new("two"), &settings()).unwrap();
+    assert!(matches!(changes(&store).rename(&one, "two"), Err(StoreError::NameTaken(_))));
+    assert!(changes(&store).rename(&one, "three").unwrap() && changes(&store).rename(&one, "three").unwrap());
+    assert_eq!(names(&store), ["three", "two"]);
+    changes(&store).remove(&one).unwrap();
+    assert!(!changes(&store).rename(&one, "four").unwrap());
+}
+
+#[test]
+fn a_pause_is_that_of_one_start() {
+    let place = Scratch::new();
+    let store = Store::open(&place).unwrap();
+    let (id, _lock) = create_running(&store, "a", &settings());
+    let (containers, started) = (store.containers(), started());
+    assert!(!containers.is_paused(&id, &started));
+    containers.record_pause(&id, Some(&started)).unwrap();
+    assert!(containers.is_paused(&id, &started));
+    assert!(!containers.is_paused(&id, &Started { at: 9, ..started.clone() }));
+    containers.record_pause(&id, None).unwrap();
+    assert!(!containers.is_paused(&id, &started));
+}
+
+#[test]
 fn a_container_is_started_or_removed_but_not_both() {
     let place = Scratch::new();
     let store = Store::open(&place).unwrap();

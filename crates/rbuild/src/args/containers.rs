@@ -9,7 +9,7 @@ use rbuild_plan::NetworkMode;
 use rbuild_store::RestartPolicy;
 
 use crate::args::registry::RegistryFlags;
-use crate::input::value::{self, GroupLimit, Lines, SignalNumber};
+use crate::input::value::{self, GroupLimit, Lines, Nanoseconds, SignalNumber};
 
 #[derive(Args)]
 #[command(disable_help_flag = true, override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND]...")]
@@ -173,16 +173,49 @@ pub struct ContainerFlags {
     /// Do not show the progress of a pull
     #[arg(short, long)]
     pub quiet: bool,
-    #[arg(long, hide = true)]
+    /// Do not check the health of the container, whatever the image specifies
+    #[arg(long)]
     pub no_healthcheck: bool,
+    #[command(flatten)]
+    pub health: HealthFlags,
     #[command(flatten)]
     pub registry: RegistryFlags,
     #[command(flatten)]
     pub ignored: IgnoredContainerFlags,
 }
 
-/// Other flags of docker, which only cause a warning: those that limit resources in other ways, and
-/// those that need a process beside the command or the container.
+/// Flags that change the HEALTHCHECK of an image.
+#[derive(Args)]
+pub struct HealthFlags {
+    /// Command that checks the health of the container in a shell; exit code 0 means healthy
+    #[arg(long, value_name = "COMMAND")]
+    pub health_cmd: Option<String>,
+    /// Time between two checks [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = value::check_time)]
+    pub health_interval: Option<Nanoseconds>,
+    /// Time after which a check has failed [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = value::check_time)]
+    pub health_timeout: Option<Nanoseconds>,
+    /// Number of consecutive failures after which the container is unhealthy [default: 3]
+    #[arg(long, value_name = "NUMBER", value_parser = value::retries)]
+    pub health_retries: Option<u32>,
+    /// Time after the start during which failures do not count [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = value::check_time)]
+    pub health_start_period: Option<Nanoseconds>,
+    /// Time between two checks during the start period [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = value::check_time)]
+    pub health_start_interval: Option<Nanoseconds>,
+}
+
+impl HealthFlags {
+    /// Returns true if one of the flags was given.
+    pub fn is_given(&self) -> bool {
+        let times = [self.health_interval, self.health_timeout, self.health_start_period, self.health_start_interval];
+        self.health_cmd.is_some() || self.health_retries.is_some() || times.iter().any(Option::is_some)
+    }
+}
+
+/// Other flags of docker, which only cause a warning: those that limit resources in other ways.
 #[derive(Args)]
 pub struct IgnoredContainerFlags {
     #[arg(long, hide = true)]
@@ -191,18 +224,6 @@ pub struct IgnoredContainerFlags {
     cpu_shares: Option<String>,
     #[arg(long, hide = true)]
     cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    health_cmd: Option<String>,
-    #[arg(long, hide = true)]
-    health_interval: Option<String>,
-    #[arg(long, hide = true)]
-    health_retries: Option<String>,
-    #[arg(long, hide = true)]
-    health_start_interval: Option<String>,
-    #[arg(long, hide = true)]
-    health_start_period: Option<String>,
-    #[arg(long, hide = true)]
-    health_timeout: Option<String>,
 }
 
 impl IgnoredContainerFlags {
@@ -212,12 +233,6 @@ impl IgnoredContainerFlags {
             ("--memory-swap", self.memory_swap.is_some()),
             ("--cpu-shares", self.cpu_shares.is_some()),
             ("--cpuset-cpus", self.cpuset_cpus.is_some()),
-            ("--health-cmd", self.health_cmd.is_some()),
-            ("--health-interval", self.health_interval.is_some()),
-            ("--health-retries", self.health_retries.is_some()),
-            ("--health-start-interval", self.health_start_interval.is_some()),
-            ("--health-start-period", self.health_start_period.is_some()),
-            ("--health-timeout", self.health_timeout.is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
@@ -263,7 +278,8 @@ pub struct ContainersArgs {
     /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
-    /// Filter: id=ID, name=NAME, status=STATUS, exited=CODE, ancestor=IMAGE or label=NAME[=VALUE]
+    /// Filter: id=ID, name=NAME, status=STATUS, exited=CODE, health=HEALTH, ancestor=IMAGE or
+    /// label=NAME[=VALUE]
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// Show only the container created last, in any state
@@ -297,7 +313,7 @@ pub struct LogsArgs {
     /// Go on with new output until the container ends
     #[arg(short, long)]
     pub follow: bool,
-    /// Show only this number of lines at the end of a container's output
+    /// Show only this number of lines at the end of a container's output, or of builds in the list
     #[arg(short = 'n', long, value_name = "LINES", value_parser = value::lines)]
     pub tail: Option<Lines>,
     /// Show the time of each line of a container's output
@@ -314,6 +330,9 @@ pub struct ExecArgs {
     /// Running container, and the command to run in it
     #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_names = ["CONTAINER", "COMMAND"])]
     pub words: Vec<String>,
+    /// Run it in the background; its output is discarded
+    #[arg(short, long)]
+    pub detach: bool,
     /// Connect standard input
     #[arg(short, long)]
     pub interactive: bool,
@@ -353,6 +372,55 @@ pub struct KillArgs {
     /// Signal to send, by name or number
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = value::signal)]
     pub signal: SignalNumber,
+}
+
+#[derive(Args)]
+pub struct RenameArgs {
+    /// Name or ID of the container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// New name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Running container, or one that was never started
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Write the archive to FILE instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<String>,
+}
+
+#[derive(Args)]
+pub struct TopArgs {
+    /// Running container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Output format: `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+#[derive(Args)]
+pub struct StatsArgs {
+    /// Running containers [default: all]
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+    /// Print one measurement; without a terminal, this is the default
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Do not truncate IDs
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Accepted for compatibility; containers that do not run use nothing
+    #[arg(short, long, hide = true)]
+    pub all: bool,
+    /// Output format: `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
 }
 
 #[derive(Args)]

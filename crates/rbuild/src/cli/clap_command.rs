@@ -16,7 +16,7 @@ const VERBS: [(&str, &[&str]); 4] = [
         "Containers",
         &[
             "run", "ps", "logs", "exec", "stop", "restart", "kill", "wait", "port", "rm", "create", "start", "cp",
-            "diff", "commit",
+            "diff", "commit", "export", "rename", "pause", "unpause", "top", "stats",
         ],
     ),
     ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "man", "debug"]),
@@ -51,7 +51,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
 /// Verbs that unpack archives, and verbs that enter a builder process. Only their help pages show
 /// the flags for that.
 const UNPACK: [&str; 5] = ["build", "import", "load", "pull", "cache-import"];
-const ENTER: [&str; 14] = [
+const ENTER: [&str; 15] = [
     "build",
     "run",
     "start",
@@ -63,6 +63,7 @@ const ENTER: [&str; 14] = [
     "volume-prune",
     "diff",
     "commit",
+    "export",
     "doctor",
     "cache-export",
     "cache-import",

@@ -30,7 +30,8 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
     let see = options_of(shown, &flag);
     match e.kind() {
         ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => {
-            Failure::usage(format!("`rbuild {shown}` requires {flag}")).help(use_form(verb))
+            let remedy = taken_as_value(parser.find_subcommand(verb), words).unwrap_or_else(|| use_form(verb));
+            Failure::usage(format!("`rbuild {shown}` requires {flag}")).help(remedy)
         }
         ErrorKind::InvalidValue if value.is_empty() => Failure::usage(format!("{flag} requires a value")).help(see),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
@@ -81,15 +82,39 @@ fn unexpected(verb: &str, given: &str, misplaced: Option<&str>, words: &[OsStrin
     }
     failure.help(match misplaced {
         Some(verb) => UsageRemedy::PutFirst { verb: verb.into() },
+        None if let Some(remedy) = swallowed_value(verb, words) => remedy,
         None if verb == "load" => UsageRemedy::PassArchive { file: given.into() },
         None => use_form(verb),
     })
+}
+
+/// Returns the remedy if a second value of a flag of `build` was taken as the context.
+fn swallowed_value(verb: &str, words: &[OsString]) -> Option<UsageRemedy> {
+    const FLAGS: [&str; 3] = ["--build-arg", "--label", "--annotation"];
+    let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
+    let repeats = |three: &&[&str]| FLAGS.contains(&three[0]) && !three[2].starts_with('-') && three[2].contains('=');
+    let three = words.windows(3).find(repeats).filter(|_| verb == "build")?;
+    Some(UsageRemedy::RepeatFlag { flag: three[0].into(), value: three[2].into() })
 }
 
 /// Returns the remedy for a word of this process's command line that was probably meant as the
 /// value of the flag before it, which takes a value only after an equals sign.
 pub fn detached_value(verb: &str, value: &str) -> Option<UsageRemedy> {
     detached(verb, value, &std::env::args_os().collect::<Vec<_>>())
+}
+
+/// Returns the remedy if the last word was taken as the value of a flag, but was probably meant as
+/// an argument.
+fn taken_as_value(verb: Option<&clap::Command>, words: &[OsString]) -> Option<UsageRemedy> {
+    let [.., flag, word] = words else { return None };
+    let (flag, word) = (flag.to_str()?, word.to_str()?);
+    let takes_value = |arg: &clap::Arg| arg.get_action().takes_values() && !arg.is_require_equals_set();
+    let is_flag = |arg: &clap::Arg| {
+        arg.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long))
+            || arg.get_short().is_some_and(|short| flag == format!("-{short}"))
+    };
+    let is_taken = verb?.get_arguments().any(|arg| is_flag(arg) && takes_value(arg));
+    is_taken.then(|| UsageRemedy::PassValue { flag: flag.into(), word: word.into() })
 }
 
 fn detached(verb: &str, value: &str, words: &[OsString]) -> Option<UsageRemedy> {
@@ -134,8 +159,26 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: UsageRemedy) ->
     failure.help(match (misplaced, close) {
         (_, Some(close)) => hints::did_you_mean(close),
         (Some(verb), None) => UsageRemedy::PutFirst { verb: verb.into() }.into(),
-        (None, None) => hidden(verb, flag).map_or_else(|| see.into(), |close| hints::did_you_mean(&close)),
+        (None, None) => match (hidden(verb, flag), verb_of(flag)) {
+            (Some(close), _) => hints::did_you_mean(&close),
+            (None, Some(verb)) => UsageRemedy::FlagOf { flag: flag.into(), verb }.into(),
+            (None, None) => see.into(),
+        },
     })
+}
+
+/// Returns the verb that has a flag which was passed to another one.
+fn verb_of(flag: &str) -> Option<String> {
+    let pages = clap_command::pages();
+    let has = |verb: &str| {
+        let page = pages.find_subcommand(verb)?;
+        let shown = page.get_arguments().filter(|arg| !arg.is_hide_set());
+        let names = shown.flat_map(|arg| {
+            [arg.get_long().map(|long| format!("--{long}")), arg.get_short().map(|short| format!("-{short}"))]
+        });
+        names.flatten().any(|name| name == flag).then(|| verb.to_string())
+    };
+    ["build", "run", "exec", "logs", "ps", "images"].into_iter().find_map(has)
 }
 
 /// Returns the most similar flag of the parser, including flags that the help page does not list.
@@ -211,6 +254,17 @@ mod tests {
             ("prune --filtre", "unknown flag `--filtre` of `rbuild prune`", "did you mean `--filter`?"),
             ("prune --keep 1g", "unknown flag `--keep` of `rbuild prune`", "did you mean `--keep-storage`?"),
             ("run --platfrom a b", "unknown flag `--platfrom` of `rbuild run`", "did you mean `--platform`?"),
+            ("run -p web", "`rbuild run` requires IMAGE", "`web` was taken as the value of -p; pass a value before it"),
+            ("run --name web", "`rbuild run` requires IMAGE", "`web` was taken as the value of --name"),
+            ("run -d", "`rbuild run` requires IMAGE", "use the form: rbuild run"),
+            ("exec -u web", "`rbuild exec` requires CONTAINER COMMAND", "`web` was taken as the value of -u"),
+            ("build -p 80:80 .", "unknown flag `-p` of `rbuild build`", "-p is a flag of `rbuild run`"),
+            ("stop --follow a", "unknown flag `--follow` of `rbuild stop`", "--follow is a flag of `rbuild logs`"),
+            (
+                "build --build-arg A=1 B=2 .",
+                "unexpected argument `.`",
+                "repeat the flag for each value: --build-arg B=2",
+            ),
             ("build --no-c", "unknown flag `--no-c` of `rbuild build`", "did you mean `--no-cache`?"),
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();

@@ -8,7 +8,13 @@ use crate::cli::{description, substitutes, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 47] = [
+const VERBS: [&str; 53] = [
+    "export",
+    "pause",
+    "rename",
+    "stats",
+    "top",
+    "unpause",
     "diff",
     "commit",
     "volume-ls",
@@ -126,6 +132,12 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 7] = [
             ("diff", GroupWord::Verb("diff")),
             ("commit", GroupWord::Verb("commit")),
             ("logs", GroupWord::Verb("logs")),
+            ("pause", GroupWord::Verb("pause")),
+            ("unpause", GroupWord::Verb("unpause")),
+            ("top", GroupWord::Verb("top")),
+            ("stats", GroupWord::Verb("stats")),
+            ("rename", GroupWord::Verb("rename")),
+            ("export", GroupWord::Verb("export")),
             ("inspect", GroupWord::VerbWith("inspect", "--type=container")),
         ],
     ),

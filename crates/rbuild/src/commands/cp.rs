@@ -1,4 +1,4 @@
-//! The verb `cp`: copies files out of images, and out of and into running containers.
+//! The verbs `cp` and `export`: copy files out of images, and out of and into running containers.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -6,10 +6,11 @@ use std::path::Path;
 use rbuild_engine::{CopiedFiles, CopiedTo, CopyTarget, ImagePath, IncomingCopy, copy_in, copy_out};
 use rbuild_image::ManifestDigest;
 use rbuild_linux::{RootDir, Timestamp, quoted};
-use rbuild_sandbox::{Builder, SandboxError, enter};
-use rbuild_store::{ContainerState, Started, Store, StoreError};
+use rbuild_sandbox::{Builder, FirstProcess, RunnerMode, SandboxError, enter, root_mount_of};
+use rbuild_store::{Container, ContainerState, Started, Store, StoreError};
 
-use crate::args::CpArgs;
+use crate::args::{CpArgs, ExportArgs};
+use crate::commands::containers::lookup;
 use crate::commands::in_builder::{exit_code, store_config, store_in};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
@@ -30,10 +31,33 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
         };
     };
     let source = ImagePath { path: &path, follow: args.follow_link };
-    let target = copy_target(&args.dest)?;
+    copy_from(settings, &store, files, source, &copy_target(&args.dest)?)
+}
+
+/// Writes the files of a container as a tar archive, without what is mounted in it.
+pub fn export(settings: &Settings, args: ExportArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
+    let container = lookup::find(&store, &args.container)?;
+    let files = origin(&store, &container)?;
+    let target = match args.output.as_deref() {
+        None | Some("-") => output::stdout()?,
+        Some(path) => output::file("the output", Path::new(path))?,
+    };
+    let all = ImagePath { path: "/", follow: false };
+    copy_from(settings, &store, files, all, &CopyTarget::Tar(target))
+}
+
+/// Copies files of an image or a container in a builder process.
+fn copy_from(
+    settings: &Settings,
+    store: &Store,
+    files: CopyOrigin,
+    source: ImagePath<'_>,
+    target: &CopyTarget,
+) -> Result<u8, Failure> {
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
-    let ended = enter(&store_config(&store), settings.isolation, |builder| {
-        match copy(builder, &store, files, source, &target) {
+    let ended = enter(&store_config(store), settings.isolation, |builder| {
+        match copy(builder, store, files, source, target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),
             // One byte reports that the caller must publish the file.
             Ok(CopiedTo::File) => match answer_writer.write_all(b"f") {
@@ -50,7 +74,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     let made_file = answer.read_to_end(&mut bytes).is_ok() && !bytes.is_empty();
     if ended.code == i32::from(code::OK)
         && made_file
-        && let CopyTarget::Tar(file) | CopyTarget::Over(file) | CopyTarget::New { file: Some(file), .. } = &target
+        && let CopyTarget::Tar(file) | CopyTarget::Over(file) | CopyTarget::New { file: Some(file), .. } = target
     {
         file.publish().map_err(|e| output::unwritten("the destination", &file.path(), e))?;
     }
@@ -164,14 +188,11 @@ fn source(store: &Store, text: &str) -> Result<Option<(CopyOrigin, String)>, Fai
             continue;
         }
         if let Some(container) = store.containers().find_container(name)? {
-            let files = match store.containers().state(&container.id)? {
-                ContainerState::Created => CopyOrigin::Image(container.image),
-                ContainerState::Running(started) => CopyOrigin::Container(root_of(name, &started)?),
-                // Its files are removed at its end.
-                _ => {
-                    let failure = Failure::new(format!("the files of container `{name}` were removed at its end"));
-                    return Err(failure.help(VerbRemedy::CopyWhileRunning));
-                }
+            let files = match (path.trim_matches(['/', '.']), store.containers().state(&container.id)?) {
+                // All files, of which those of /proc cannot be copied.
+                ("", _) => origin(store, &container)?,
+                (_, ContainerState::Running(started)) => CopyOrigin::Container(root_of(name, &started)?),
+                _ => origin(store, &container)?,
             };
             return Ok(Some((files, path.to_string())));
         }
@@ -185,6 +206,30 @@ fn source(store: &Store, text: &str) -> Result<Option<(CopyOrigin, String)>, Fai
         }
     }
     Ok(None)
+}
+
+/// Returns the files of a container without what is mounted in it.
+fn origin(store: &Store, container: &Container) -> Result<CopyOrigin, Failure> {
+    let name = &container.name;
+    match store.containers().state(&container.id)? {
+        ContainerState::Created => Ok(CopyOrigin::Image(container.image)),
+        // There, nothing is mounted.
+        ContainerState::Running(started) if RunnerMode::of_name(&started.isolation) == Some(RunnerMode::Chroot) => {
+            Ok(CopyOrigin::Container(root_of(name, &started)?))
+        }
+        ContainerState::Running(started) => {
+            let ended = || Failure::new(format!("container `{name}` has ended")).help(VerbRemedy::CopyWhileRunning);
+            let process = started.open().ok_or_else(ended)?;
+            let mount = root_mount_of(FirstProcess { pidfd: &process, pid: started.pid })?;
+            let here = RootDir::open("/").map_err(|e| Failure::caused("cannot open the files of the container", &e))?;
+            Ok(CopyOrigin::Container(here.with_fd(mount, "/")))
+        }
+        // Its files are removed at its end.
+        _ => {
+            let failure = Failure::new(format!("the files of container `{name}` were removed at its end"));
+            Err(failure.help(VerbRemedy::CopyWhileRunning))
+        }
+    }
 }
 
 /// Opens the root directory of a running container.

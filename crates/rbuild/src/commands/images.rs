@@ -278,7 +278,7 @@ pub fn bad_format(e: TemplateError) -> Failure {
     match e.remedy() {
         Some(remedy) => failure.help(remedy),
         None if e.is_unknown_field() => failure.help(VerbRemedy::ListFields),
-        None => failure,
+        None => failure.help(VerbRemedy::TemplateForm),
     }
 }
 
@@ -297,7 +297,8 @@ impl Filter {
     fn parse(store: &Store, text: &str) -> Result<Filter, Failure> {
         let setting = || format!("--filter {text}");
         let bad = |problem: &str| Failure::usage(format!("{}: {problem}", setting()));
-        let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE"))?;
+        let no_value = || bad("not of the form NAME=VALUE").help(hints::use_one_of(&["dangling=true", "label=NAME"]));
+        let (key, value) = text.split_once('=').ok_or_else(no_value)?;
         let created = || -> Result<i64, Failure> {
             let (_, image) = named::find(store, value, Purpose::Manage)?;
             Ok(seconds(&image).unwrap_or(0))
@@ -309,13 +310,16 @@ impl Filter {
             ),
             ("reference", pattern) => {
                 let glob = rbuild_paths::Glob::new(pattern, false);
-                Filter::Reference(glob.ok_or_else(|| bad("the pattern has an unclosed bracket"))?)
+                Filter::Reference(
+                    glob.ok_or_else(|| bad("the pattern has an unclosed bracket").help(VerbRemedy::CloseBracket))?,
+                )
             }
             ("label", label) => match label.split_once('=') {
                 Some((name, value)) => Filter::Label(name.into(), Some(value.into())),
                 None => Filter::Label(label.into(), None),
             },
             ("before", _) => Filter::Before(created()?),
+            ("until", span) => Filter::Before(value::until(text, span)?),
             ("since", _) => Filter::Since(created()?),
             _ => {
                 return Err(bad("unknown filter").help(hints::use_one_of(&[
@@ -324,6 +328,7 @@ impl Filter {
                     "label",
                     "before",
                     "since",
+                    "until",
                 ])));
             }
         })

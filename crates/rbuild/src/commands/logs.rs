@@ -15,7 +15,7 @@ use crate::commands::images::{ago, bad_format};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::template;
-use crate::ui::hints::{Hint, VerbRemedy};
+use crate::ui::hints::{Hint, UsageRemedy, VerbRemedy};
 use crate::ui::terminal;
 
 pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
@@ -34,7 +34,12 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
         return containers::output::show(store, &container, &args);
     }
     let Some(wanted) = &args.name else {
-        let rows: Vec<Value> = all.iter().map(row_of_build).collect();
+        if args.follow {
+            let failure = Failure::usage("`rbuild logs -f` requires a container");
+            return Err(failure.help(UsageRemedy::NameContainer));
+        }
+        let most = args.tail.and_then(|lines| lines.0).unwrap_or(usize::MAX);
+        let rows: Vec<Value> = all.iter().take(most).map(row_of_build).collect();
         print_rows(args.format.as_deref().unwrap_or(BUILDS), BUILDS, &rows)?;
         return Ok(code::OK);
     };

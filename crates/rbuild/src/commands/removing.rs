@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use rbuild_engine::Warning;
 use rbuild_image::{ManifestDigest, human_size};
-use rbuild_linux::Timestamp;
 use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
 use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, NamedImage, Store, StoreError, Usage};
@@ -18,6 +17,7 @@ use crate::commands::in_builder::{exit_code, store_config, store_in_builder};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
+use crate::input::value;
 use crate::template;
 use crate::ui::hints::{self, Hint, VerbRemedy};
 use crate::ui::terminal;
@@ -141,7 +141,7 @@ enum PruneFilter {
 impl PruneFilter {
     fn parse(text: &str) -> Result<PruneFilter, Failure> {
         match text.split_once('=') {
-            Some(("until", span)) => Ok(PruneFilter::Until(until(text, span)?)),
+            Some(("until", span)) => Ok(PruneFilter::Until(value::until(text, span)?)),
             Some(("label", label)) => Ok(match label.split_once('=') {
                 Some((name, value)) => PruneFilter::Label(name.into(), Some(value.into())),
                 None => PruneFilter::Label(label.into(), None),
@@ -160,17 +160,6 @@ impl PruneFilter {
             }
         }
     }
-}
-
-/// Returns the time that lies a duration such as `24h` in the past, in seconds since the Unix
-/// epoch. A negative duration is an error, because every entry is older than a time in the future.
-fn until(filter: &str, span: &str) -> Result<i64, Failure> {
-    let bad = || {
-        let failure = Failure::usage(format!("--filter {filter}: `{span}` is not a duration"));
-        failure.help(VerbRemedy::DurationForm)
-    };
-    let span = span.parse::<jiff::SignedDuration>().ok().filter(|span| !span.is_negative()).ok_or_else(bad)?;
-    Ok(Timestamp::now().sec - span.as_secs())
 }
 
 /// Removes cache entries in a builder process, because files owned by sub-IDs can be removed only
@@ -222,7 +211,7 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
         let Some(("until", text)) = filter.split_once('=') else {
             return Err(Failure::usage(format!("--filter {filter}: unknown filter")).help(VerbRemedy::UntilFilter));
         };
-        budget.used_since = Some(until(filter, text)?);
+        budget.used_since = Some(value::until(filter, text)?);
     }
     budget.bytes = args.keep_storage.as_deref().map(|s| crate::input::flags::size("--keep-storage", s)).transpose()?;
     Ok((budget != Budget::default()).then_some(budget))

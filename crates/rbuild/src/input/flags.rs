@@ -306,7 +306,7 @@ impl SecretSource {
                 value.ok_or_else(|| bad(format!("the environment variable `{name}` is not set")))?
             }
             Some(path) => std::fs::read(path).map_err(|e| {
-                bad(format!("cannot read `{path}`: {}", reason(&e))).help(remedy_of_secret(e.kind())).because(&e)
+                bad(format!("cannot read `{path}`: {}", reason(&e))).help(remedy_of_file(e.kind())).because(&e)
             })?,
         };
         if value.len() > MAX_SECRET {
@@ -316,12 +316,12 @@ impl SecretSource {
     }
 }
 
-/// Returns the remedy for the file of a secret that cannot be read.
-fn remedy_of_secret(kind: std::io::ErrorKind) -> ValueRemedy {
+/// Returns the remedy for a file that a flag names and that cannot be read.
+pub fn remedy_of_file(kind: std::io::ErrorKind) -> ValueRemedy {
     match kind {
-        std::io::ErrorKind::PermissionDenied => ValueRemedy::PermitSecretFile,
+        std::io::ErrorKind::PermissionDenied => ValueRemedy::PermitFile,
         std::io::ErrorKind::IsADirectory => ValueRemedy::PassFile,
-        _ => ValueRemedy::CreateSecretFile,
+        _ => ValueRemedy::CreateFile,
     }
 }
 
@@ -398,7 +398,7 @@ mod tests {
     fn hints_about_files_of_secrets_are_as_recorded() {
         use std::io::ErrorKind;
         let kinds = [ErrorKind::PermissionDenied, ErrorKind::IsADirectory, ErrorKind::NotFound];
-        let text = kinds.map(|kind| format!("{kind}: {}\n", Hint::from(remedy_of_secret(kind))));
+        let text = kinds.map(|kind| format!("{kind}: {}\n", Hint::from(remedy_of_file(kind))));
         rbuild_testkit::assert_recorded!("secret-files", text.concat());
     }
 

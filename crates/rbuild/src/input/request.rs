@@ -2,6 +2,7 @@
 //! build reads no other inputs than the files of its contexts.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
@@ -130,7 +131,10 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
     let given =
         args.label.iter().map(|text| ("--label", text)).chain(args.build_arg.iter().map(|a| ("--build-arg", a)));
     let is_path = |text: &str| matches!(text, "." | "..") || text.contains('/') && !text.contains('=');
-    for (flag, text) in given.filter(|(_, text)| is_path(text) && std::path::Path::new(text).is_dir()) {
+    // A word alone may also be the name of a label or of a variable.
+    let is_context = |text: &str| args.context == "." && Path::new(text).join("Dockerfile").exists();
+    let is_swallowed = |text: &str| (is_path(text) || is_context(text)) && Path::new(text).is_dir();
+    for (flag, text) in given.filter(|(_, text)| is_swallowed(text)) {
         terminal::warning(Warning {
             text: format!("`{text}` was taken as the value of {flag}; the context is `{}`", args.context),
             help: Some(Hint::from(ValueRemedy::PassPair { flag: flag.into(), context: text.clone() }).into()),

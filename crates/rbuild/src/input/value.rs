@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use rbuild_engine::PullPolicy;
 use rbuild_image::{Reference, ReferenceError};
 use rbuild_layer::Limits;
+use rbuild_linux::Timestamp;
 use rbuild_plan::NetworkMode;
 use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_sandbox::IsolationRequest;
 use rbuild_store::RestartPolicy;
 
 use crate::exit::Failure;
-use crate::ui::hints::{self, Hint, ValueRemedy};
+use crate::ui::hints::{self, Hint, ValueRemedy, VerbRemedy};
 
 /// The reason why a text is not a value, and a hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,6 +227,27 @@ pub fn restart(text: &str) -> Result<RestartPolicy, BadValue> {
     choice("restart policy", &words, text)
 }
 
+/// A time in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nanoseconds(pub i64);
+
+/// Parses a time of a health check. As in a Dockerfile, it is 0 or at least a millisecond.
+pub fn check_time(text: &str) -> Result<Nanoseconds, BadValue> {
+    const MIN: i64 = 1_000_000;
+    let bad = |problem: String| BadValue { problem, hint: ValueRemedy::CheckTimeForm.into() };
+    match rbuild_dockerfile::parse_duration(text) {
+        Ok(time @ (0 | MIN..)) => Ok(Nanoseconds(time)),
+        Ok(_) => Err(bad("neither 0 nor at least 1ms".into())),
+        Err(e) => Err(bad(format!("not a time: {e}"))),
+    }
+}
+
+/// Parses a number of failed checks.
+pub fn retries(text: &str) -> Result<u32, BadValue> {
+    let bad = |_| BadValue { problem: "not a number of checks".into(), hint: ValueRemedy::RetriesForm.into() };
+    text.parse().map_err(bad)
+}
+
 /// A limit on a resource of a container; `None` for unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupLimit(pub Option<u64>);
@@ -254,6 +276,17 @@ pub fn processes(text: &str) -> Result<GroupLimit, BadValue> {
         "0" | "-1" => Ok(GroupLimit(None)),
         text => text.parse().map(|number| GroupLimit(Some(number))).map_err(|_| bad()),
     }
+}
+
+/// Returns the time that lies a duration such as `24h` in the past, in seconds since the Unix
+/// epoch. A negative duration is an error, because every entry is older than a time in the future.
+pub fn until(filter: &str, span: &str) -> Result<i64, Failure> {
+    let bad = || {
+        let failure = Failure::usage(format!("--filter {filter}: `{span}` is not a duration"));
+        failure.help(VerbRemedy::DurationForm)
+    };
+    let span = span.parse::<jiff::SignedDuration>().ok().filter(|span| !span.is_negative()).ok_or_else(bad)?;
+    Ok(Timestamp::now().sec - span.as_secs())
 }
 
 /// A number of lines; `None` for all.

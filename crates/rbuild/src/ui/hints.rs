@@ -11,7 +11,7 @@ mod usage;
 mod values;
 mod verbs;
 
-pub use hint::Hint;
+pub use hint::{Hint, suggest_docker};
 pub use inputs::InputRemedy;
 pub use outputs::OutputRemedy;
 pub use usage::UsageRemedy;

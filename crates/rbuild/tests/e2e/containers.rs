@@ -44,7 +44,7 @@ impl Drop for Host {
     }
 }
 
-fn wait_until(condition: &str, mut is_met: impl FnMut() -> bool) {
+pub fn wait_until(condition: &str, mut is_met: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !is_met() {
         assert!(Instant::now() < end, "not within 30 seconds: {condition}");
@@ -53,7 +53,7 @@ fn wait_until(condition: &str, mut is_met: impl FnMut() -> bool) {
 }
 
 /// A script that runs until it is killed, even as the first process of a PID namespace.
-const FOREVER: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done";
+pub const FOREVER: &str = "trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done";
 
 #[test]
 fn commands_are_started_again_on_their_files_as_the_policy_states() {
@@ -495,8 +495,6 @@ fn flags_of_run_have_the_effects_that_docker_gives_them() {
     let shown = host.state("a", format);
     assert_eq!(shown, "{\"a\":\"1\",\"b\":\"\"} 2 [extra 77] mode=700");
     assert_eq!(host.state("a", "{{.Config.StopSignal}}"), "SIGTERM");
-    let warned = host.line("run --rm --health-cmd true busybox true").ok().stderr;
-    assert!(warned.contains("warning: --health-cmd is not supported yet"), "{warned}");
     let read_only = ["run", "--rm", "--read-only", "--tmpfs", "/t", "busybox", "sh", "-c"];
     let script = "touch /x 2>/dev/null || echo refused; touch /t/x /dev/shm/x && cp /bin/busybox /t/ && /t/busybox true 2>/dev/null || echo noexec";
     let read_only = host.rbuild(read_only.into_iter().chain([script]));

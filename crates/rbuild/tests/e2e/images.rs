@@ -204,6 +204,11 @@ fn format_and_filter_work_as_in_docker() {
     assert_eq!(inspect("{{.Id}}").len(), 72);
     assert_eq!(out(&["history", "--format", "{{.CreatedBy}}", "app:1"]).lines().next(), Some("CMD [\"run\" \"it\"]"));
     lab.rbuild(["inspect", "-f", "{{.Confg}}", "app:1"]).fails(2, &["did you mean `Config`"]);
+    assert_eq!(out(&["images", "-q", "--filter", "until=24h"]), "");
+    lab.write("Dockerfile", "FROM scratch\nLABEL old=1\n");
+    lab.run_with(&mut lab.command(["build", "-t", "old"]), &[("SOURCE_DATE_EPOCH", "1")]).ok();
+    assert_eq!(out(&["images", "--format", "{{.Repository}}", "--filter", "until=24h"]), "old\n");
+    lab.rbuild(["images", "-f", "until=x"]).fails(2, &["`x` is not a duration"]);
     lab.rbuild(["images", "-f", "nothing=x"]).fails(2, &["unknown filter"]);
 }
 

@@ -10,6 +10,8 @@ mod changed_copies;
 mod changing_contexts;
 mod checking;
 mod container_files;
+mod container_health;
+mod container_verbs;
 mod containers;
 mod contexts;
 mod copy_covers;

@@ -92,6 +92,10 @@ fn the_configuration_file_has_settings_of_registries() {
     configure("[registry.\"a.io\"]\ninsecure = 1\n");
     let wrong = ["config.toml`: registry.\"a.io\".insecure = 1: neither true nor false", "write true or false"];
     scene.rbuild(&["pull", &name]).fails(2, &wrong);
+    // The check of the machine does not depend on it.
+    let doctor = scene.rbuild(&["doctor"]).ok();
+    assert!(wrong.iter().all(|text| doctor.stderr.contains(text)), "{}", doctor.stderr);
+    assert!(doctor.stdout.contains("kernel:"), "{}", doctor.stdout);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn of_arg(arg: Arg, verb: &str, named: &Arc<NamedFiles>) -> Arg {
             return arg.value_hint(ValueHint::FilePath);
         }
         ("rbuild" | "build" | "b", "context") | (_, "root") => return arg.value_hint(ValueHint::DirPath),
-        ("import", "file") | ("cp", "dest") | ("save" | "load", "input" | "output") => {
+        ("import", "file") | ("cp", "dest") | ("save" | "load" | "export", "input" | "output") => {
             return arg.value_hint(ValueHint::AnyPath);
         }
         _ => {}
@@ -110,7 +110,10 @@ fn kind(verb: &str, id: &str, is_positional: bool) -> Option<CandidateKind> {
         ("explain", "text") => CandidateKind::Rules,
         ("run" | "create", "words") => CandidateKind::Image,
         ("exec", "words") => CandidateKind::RunningFirst,
-        ("stop" | "kill" | "wait" | "port", "containers" | "container") => CandidateKind::Running,
+        (
+            "stop" | "kill" | "wait" | "port" | "pause" | "unpause" | "top" | "stats" | "diff" | "commit",
+            "containers" | "container",
+        ) => CandidateKind::Running,
         ("inspect", "names") => CandidateKind::Objects,
         ("cp", "source") => CandidateKind::Objects,
         ("logs", "name") => CandidateKind::Logs,

@@ -21,6 +21,7 @@ use rbuild_store::{ContainerId, RunLock, Store};
 
 use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
+use crate::commands::containers::health::Checker;
 use crate::commands::containers::launch::{Launch, send_start, started};
 use crate::commands::containers::restarts::{Restarts, record_restart};
 use crate::commands::in_builder::{killed, store_in};
@@ -121,18 +122,22 @@ fn supervise(settings: &Settings, store: &Store, launch: &Launch<'_>, socket: &U
         }
     };
     let id = launch.origin.id();
+    // Before the builder, whose namespaces it does not enter.
+    let checker = Checker::start(store, launch);
     let mut read = || record_restart(settings, &id, &ours);
     let watched = Watched { socket: &ours, read: &mut read };
     let sockets = Sockets { first: socket, later: &theirs };
     let builder = |builder| in_builder(builder, store, launch, sockets);
-    let (code, error) = match enter_watching(&launch.builder, settings.isolation, Some(watched), builder) {
-        Ok(exit) => (exit.code, None),
-        Err(e) => {
-            let failure = Failure::from(e);
-            report(socket, &failure);
-            (i32::from(failure.code), Some(failure.message))
-        }
-    };
+    let (code, error) =
+        match enter_watching(&checker.builder_beside(launch), settings.isolation, Some(watched), builder) {
+            Ok(exit) => (exit.code, None),
+            Err(e) => {
+                let failure = Failure::from(e);
+                report(socket, &failure);
+                (i32::from(failure.code), Some(failure.message))
+            }
+        };
+    checker.end();
     launch.record_end(lock, code, error);
     let is_recorded = is_recorded(socket);
     if (launch.invocation.settings.remove || !is_recorded)
@@ -149,7 +154,7 @@ fn is_recorded(mut socket: &UnixStream) -> bool {
 }
 
 /// Detaches this process from the terminal, the streams and the directory of its caller.
-fn leave_caller() -> std::io::Result<()> {
+pub fn leave_caller() -> std::io::Result<()> {
     process::leave_session();
     process::close_inherited_descriptors();
     std::env::set_current_dir("/")?;

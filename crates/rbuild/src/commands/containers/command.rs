@@ -11,7 +11,7 @@ use rbuild_sandbox::{Cancel, Input, RunnerError};
 
 use crate::exit::Failure;
 use crate::input::flags;
-use crate::ui::hints::{Hint, UsageRemedy, VerbRemedy};
+use crate::ui::hints::{Hint, UsageRemedy, ValueRemedy, VerbRemedy};
 use crate::ui::terminal;
 
 /// Time that a command has after a signal, as in `docker stop`.
@@ -115,7 +115,8 @@ pub fn pairs(source: &VariableSource, files: &[PathBuf], flags: &[String]) -> Re
     let mut all = Vec::new();
     for path in files {
         let text = std::fs::read_to_string(path).map_err(|e| {
-            Failure::usage(format!("cannot read {file_flag} {}: {}", quoted(path), flags::reason(&e))).because(&e)
+            let failure = Failure::usage(format!("cannot read {file_flag} {}: {}", quoted(path), flags::reason(&e)));
+            failure.help(flags::remedy_of_file(e.kind())).because(&e)
         })?;
         // As in docker, one byte order mark is removed, and a CR at the end of the last line, too.
         for (i, line) in text.strip_prefix('\u{feff}').unwrap_or(&text).split('\n').enumerate() {
@@ -123,12 +124,17 @@ pub fn pairs(source: &VariableSource, files: &[PathBuf], flags: &[String]) -> Re
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let invalid = |e| Failure::usage(format!("{file_flag} {}, line {}: {e}", quoted(path), i + 1));
+            let invalid = |e| {
+                let failure = Failure::usage(format!("{file_flag} {}, line {}: {e}", quoted(path), i + 1));
+                failure.help(ValueRemedy::LineForm)
+            };
             all.extend(variable_of_file(line, default).map_err(invalid)?);
         }
     }
     for text in flags {
-        all.extend(variable(text, default).map_err(|e| Failure::usage(format!("{flag} {text}: {e}")))?);
+        let invalid =
+            |e| Failure::usage(format!("{flag} {text}: {e}")).help(ValueRemedy::PairForm { flag: flag.into() });
+        all.extend(variable(text, default).map_err(invalid)?);
     }
     Ok(all)
 }

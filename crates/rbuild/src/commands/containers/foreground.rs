@@ -11,6 +11,7 @@ use rbuild_sandbox::{
 use rbuild_store::{ContainerId, Store};
 
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
+use crate::commands::containers::health::Checker;
 use crate::commands::containers::launch::{Launch, received_start, send_start};
 use crate::commands::containers::limits;
 use crate::commands::in_builder::{exit_code, store_in};
@@ -49,10 +50,12 @@ pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>) -> Result<Op
     // The builder cannot restore the terminal if it is killed.
     let restore = (launch.invocation.input == Input::Terminal).then(Restore::of_stdin);
     let watched = Watched { socket: &ours, read: &mut read };
-    let ended = enter_watching(&launch.builder, settings.isolation, Some(watched), |builder| {
+    let checker = Checker::start(store, launch);
+    let ended = enter_watching(&checker.builder_beside(launch), settings.isolation, Some(watched), |builder| {
         in_builder(builder, store, launch, &theirs)
     });
     drop(restore);
+    checker.end();
     let code = code_of(&ended);
     if is_started {
         launch.record_end(&lock, code, None);

@@ -3,11 +3,13 @@
 use rbuild_engine::DEFAULT_SHM;
 use rbuild_linux::process::signal_name;
 use rbuild_plan::{Capabilities, ContainerMount, NamedVolume, TmpfsMount, Volume};
-use rbuild_store::{Container, ContainerState, Ended, RestartPolicy, RunSettings, Started, Store};
+use rbuild_store::{
+    Container, ContainerState, Ended, Health, HealthResult, RestartPolicy, RunSettings, Started, Store,
+};
 use serde_json::{Map, Value, json};
 
 use crate::commands::containers::command::merged;
-use crate::commands::containers::list::state_word;
+use crate::commands::containers::list::{PAUSED, health_of, is_paused, state_word};
 use crate::commands::containers::lookup::image_name;
 use crate::commands::containers::signals::KILLED;
 use crate::exit::Failure;
@@ -20,12 +22,13 @@ pub fn inspected(store: &Store, container: &Container) -> Result<Value, Failure>
     let image = store.images().image(&container.image).ok();
     let name = image_name(&store.images().list()?, container);
     let command = container.command.clone().unwrap_or_default();
+    let health = health_of(store, container, &state, settings.as_ref());
     Ok(json!({
         "Id": container.id.hex(),
         "Created": time(container.created.unwrap_or(0)),
         "Path": command.first().cloned().unwrap_or_default(),
         "Args": command.get(1..).unwrap_or_default(),
-        "State": state_of(&state, started.as_ref()),
+        "State": with_health(state_of(&state, started.as_ref(), is_paused(store, container, &state)), health.as_ref()),
         "Image": image.as_ref().map_or_else(|| container.image.to_string(), |image| image.id.to_string()),
         "Name": format!("/{}", container.name),
         "RestartCount": store.containers().restart_files(&container.id).last_end().map_or(0, |end| end.restarts),
@@ -42,7 +45,7 @@ fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| time.to_string())
 }
 
-fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
+fn state_of(state: &ContainerState, started: Option<&Started>, is_paused: bool) -> Value {
     const NEVER: &str = "0001-01-01T00:00:00Z";
     let pid = if state.is_running() { started.map_or(0, |started| started.pid) } else { 0 };
     let exceeded = matches!(state, ContainerState::Exited(Ended { memory_exceeded: true, .. }));
@@ -53,9 +56,9 @@ fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
         _ => (0, None, NEVER.into()),
     };
     json!({
-        "Status": state_word(state),
+        "Status": if is_paused { PAUSED } else { state_word(state) },
         "Running": matches!(state, ContainerState::Running(_)),
-        "Paused": false,
+        "Paused": is_paused,
         "Restarting": matches!(state, ContainerState::Restarting(_)),
         "OOMKilled": exceeded,
         "Dead": matches!(state, ContainerState::Dead),
@@ -65,6 +68,24 @@ fn state_of(state: &ContainerState, started: Option<&Started>) -> Value {
         "StartedAt": started.map_or_else(|| NEVER.into(), |started| time(started.at)),
         "FinishedAt": finished,
     })
+}
+
+/// Adds the health of a container to its state; a container without a check has none.
+fn with_health(mut state: Value, health: Option<&Health>) -> Value {
+    let time = |(sec, nsec): (i64, u32)| {
+        jiff::Timestamp::new(sec, nsec.cast_signed()).map_or_else(|_| String::new(), |time| time.to_string())
+    };
+    let result = |result: &HealthResult| {
+        json!({
+            "Start": time(result.start), "End": time(result.end), "ExitCode": result.code, "Output": result.output,
+        })
+    };
+    if let (Value::Object(state), Some(health)) = (&mut state, health) {
+        let log: Vec<Value> = health.log.iter().map(result).collect();
+        let health = json!({"Status": health.status.name(), "FailingStreak": health.failing_streak, "Log": log});
+        state.insert("Health".into(), health);
+    }
+    state
 }
 
 fn host_config(settings: Option<&RunSettings>) -> Value {
@@ -175,7 +196,8 @@ fn config(
     let arguments = &command[entrypoint.as_ref().map_or(0, Vec::len).min(command.len())..];
     let exposed = settings.iter().flat_map(|settings| settings.exposed.iter());
     let exposed: Map<String, Value> = exposed.map(|port| (port.to_string(), json!({}))).collect();
-    json!({
+    let health = settings.and_then(|settings| settings.health.as_ref()).map(|health| json!(health));
+    let mut config = json!({
         "Hostname": settings.map_or("", |settings| settings.hostname.as_str()),
         "User": settings.map_or("", |settings| settings.user.as_str()),
         "ExposedPorts": exposed,
@@ -189,7 +211,12 @@ fn config(
         "Labels": labels,
         "StopSignal": settings.map_or_else(String::new, |settings| signal_name(settings.stop_signal)),
         "StopTimeout": settings.map_or(0, |settings| settings.stop_timeout),
-    })
+    });
+    // As in docker, it is absent without a check.
+    if let (Value::Object(config), Some(health)) = (&mut config, health) {
+        config.insert("Healthcheck".into(), health);
+    }
+    config
 }
 
 /// Returns the published ports, by the port of the container.

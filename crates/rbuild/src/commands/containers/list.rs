@@ -3,7 +3,7 @@
 use rbuild_image::{Reference, human_duration, quote};
 use rbuild_linux::Timestamp;
 use rbuild_plan::ContainerMount;
-use rbuild_store::{Container, ContainerState, RunSettings, Store};
+use rbuild_store::{Container, ContainerState, Health, HealthStatus, RunSettings, Store};
 use serde_json::{Value, json};
 
 use crate::args::ContainersArgs;
@@ -12,6 +12,7 @@ use crate::commands::containers::ports::shown_ports;
 use crate::commands::images::{ago, bad_format};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
+use crate::input::value;
 use crate::template;
 use crate::ui::hints;
 use crate::ui::terminal;
@@ -24,7 +25,17 @@ struct Listed {
     container: Container,
     state: ContainerState,
     settings: Option<RunSettings>,
+    /// `None` for a container whose health is not checked.
+    health: Option<HealthStatus>,
+    is_paused: bool,
     image: String,
+}
+
+impl Listed {
+    /// Returns the word for the state.
+    fn state_word(&self) -> &'static str {
+        if self.is_paused { PAUSED } else { state_word(&self.state) }
+    }
 }
 
 /// Lists containers, those created last first. As in docker, only running ones unless a flag
@@ -43,7 +54,7 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     let rows: Vec<Value> = listed.iter().map(|row| row_of(row, args.no_trunc)).collect();
     let headings = json!({
         "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "CreatedAt": "CREATED AT",
-        "Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES", "Labels": "LABELS",
+        "Status": "STATUS", "State": "STATE", "Health": "HEALTH", "Ports": "PORTS", "Names": "NAMES", "Labels": "LABELS",
         "Networks": "NETWORKS", "Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES",
     });
     const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
@@ -58,12 +69,15 @@ fn listed(store: &Store) -> Result<Vec<Listed>, Failure> {
         let containers = store.containers();
         let (state, settings) = (containers.state(&container.id)?, containers.settings(&container.id)?);
         let image = image_name(&images, &container);
-        Ok(Listed { container, state, settings, image })
+        let health = health_of(store, &container, &state, settings.as_ref()).map(|health| health.status);
+        let is_paused = is_paused(store, &container, &state);
+        Ok(Listed { container, state, settings, health, is_paused, image })
     };
     store.containers().list()?.into_iter().map(row).collect()
 }
 
-fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) -> Value {
+fn row_of(listed: &Listed, whole: bool) -> Value {
+    let Listed { container, state, settings, health, is_paused, image } = listed;
     let created = container.created.and_then(|time| jiff::Timestamp::from_second(time).ok());
     let command = container.command.as_ref().map(|command| shown_command(command, whole));
     let ports = settings.as_ref().filter(|_| state.is_running()).map(|settings| shown_ports(&settings.ports));
@@ -80,8 +94,9 @@ fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) ->
         "Command": command.unwrap_or_default(),
         "CreatedAt": created.map(|time| time.to_string()).unwrap_or_default(),
         "RunningFor": container.created.map(ago).unwrap_or_default(),
-        "Status": status(state, Timestamp::now().sec),
-        "State": state_word(state),
+        "Status": status(state, *health, *is_paused, Timestamp::now().sec),
+        "Health": health.map_or("", HealthStatus::name),
+        "State": listed.state_word(),
         "Ports": ports.unwrap_or_default(),
         "Names": container.name,
         "Labels": labels.collect::<Vec<_>>().join(","),
@@ -90,6 +105,14 @@ fn row_of(Listed { container, state, settings, image }: &Listed, whole: bool) ->
         "LocalVolumes": volumes.count().to_string(),
     })
 }
+
+/// Returns true if the processes of a container are paused.
+pub fn is_paused(store: &Store, container: &Container, state: &ContainerState) -> bool {
+    matches!(state, ContainerState::Running(started) if store.containers().is_paused(&container.id, started))
+}
+
+/// The word for the state of a container that is paused.
+pub const PAUSED: &str = "paused";
 
 /// Returns the word for a state.
 pub fn state_word(state: &ContainerState) -> &'static str {
@@ -102,12 +125,34 @@ pub fn state_word(state: &ContainerState) -> &'static str {
     }
 }
 
+/// Returns the health of a container; `None` if it is not checked. As in docker, one that has ended
+/// is unhealthy.
+pub fn health_of(
+    store: &Store,
+    container: &Container,
+    state: &ContainerState,
+    settings: Option<&RunSettings>,
+) -> Option<Health> {
+    settings?.health.as_ref()?;
+    let health = match state {
+        ContainerState::Created => return None,
+        _ => store.containers().health_file(&container.id).read(),
+    };
+    Some(if state.is_running() { health } else { Health { status: HealthStatus::Unhealthy, ..health } })
+}
+
 /// Describes a state as `docker ps` does. `now` is in seconds since the Unix epoch.
-fn status(state: &ContainerState, now: i64) -> String {
+fn status(state: &ContainerState, health: Option<HealthStatus>, is_paused: bool, now: i64) -> String {
+    let shown = match health {
+        _ if is_paused => " (Paused)".into(),
+        Some(HealthStatus::Starting) => " (health: starting)".into(),
+        Some(health) => format!(" ({})", health.name()),
+        None => String::new(),
+    };
     match state {
         ContainerState::Created => "Created".into(),
         ContainerState::Starting => "Starting".into(),
-        ContainerState::Running(started) => format!("Up {}", human_duration(now - started.at)),
+        ContainerState::Running(started) => format!("Up {}{shown}", human_duration(now - started.at)),
         ContainerState::Restarting(end) => format!("Restarting ({}) {} ago", end.code, human_duration(now - end.at)),
         ContainerState::Exited(ended) => format!("Exited ({}) {} ago", ended.code, human_duration(now - ended.at)),
         ContainerState::Dead => "Dead".into(),
@@ -133,36 +178,47 @@ enum ContainerFilter {
     Name(NamePattern),
     Status(String),
     Exited(i32),
+    Health(Option<HealthStatus>),
     Ancestor(String),
     Label(String, Option<String>),
 }
 
 impl ContainerFilter {
     fn parse(text: &str) -> Result<ContainerFilter, Failure> {
-        const STATES: [&str; 5] = ["created", "running", "restarting", "exited", "dead"];
+        const STATES: [&str; 6] = ["created", "running", PAUSED, "restarting", "exited", "dead"];
         let bad = |problem: &str| Failure::usage(format!("--filter {text}: {problem}"));
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        let owned = value.to_string();
+        let (name, wanted) = text.split_once('=').unwrap_or((text, ""));
+        let owned = wanted.to_string();
         Ok(match name {
             "id" => ContainerFilter::Id(owned),
             "name" => {
-                let pattern = NamePattern::parse(value);
+                let pattern = NamePattern::parse(wanted);
                 let hint = || hints::use_one_of(&["name=PART", "name=^BEGINNING", "name=END$", "name=^NAME$"]);
                 ContainerFilter::Name(pattern.ok_or_else(|| bad("not a supported pattern of names").help(hint()))?)
             }
-            "status" if STATES.contains(&value) => ContainerFilter::Status(owned),
-            "status" => return Err(bad("unknown state").help(hints::suggestion(value, &STATES))),
+            "status" if STATES.contains(&wanted) => ContainerFilter::Status(owned),
+            "status" => return Err(bad("unknown state").help(hints::suggestion(wanted, &STATES))),
             "exited" => {
-                let number = value.parse().map_err(|_| bad("not an exit code").help(hints::use_one_of(&["exited=0"])));
+                let number = wanted.parse().map_err(|_| bad("not an exit code").help(hints::use_one_of(&["exited=0"])));
                 ContainerFilter::Exited(number?)
             }
+            "health" => {
+                let words = [
+                    ("starting", Some(HealthStatus::Starting)),
+                    ("healthy", Some(HealthStatus::Healthy)),
+                    ("unhealthy", Some(HealthStatus::Unhealthy)),
+                    ("none", None),
+                ];
+                let health = value::choice("state of health", &words, wanted);
+                ContainerFilter::Health(health.map_err(|bad| bad.of(format!("--filter {text}")))?)
+            }
             "ancestor" => ContainerFilter::Ancestor(owned),
-            "label" => match value.split_once('=') {
+            "label" => match wanted.split_once('=') {
                 Some((name, value)) => ContainerFilter::Label(name.into(), Some(value.into())),
                 None => ContainerFilter::Label(owned, None),
             },
             _ => {
-                let known = ["id", "name", "status", "exited", "ancestor", "label"];
+                let known = ["id", "name", "status", "exited", "health", "ancestor", "label"];
                 return Err(bad("unknown filter").help(hints::suggestion(name, &known)));
             }
         })
@@ -178,12 +234,14 @@ impl ContainerFilter {
         })
     }
 
-    fn passes(&self, Listed { container, state, settings, image }: &Listed) -> bool {
+    fn passes(&self, row: &Listed) -> bool {
+        let Listed { container, state, settings, health, image, .. } = row;
         match self {
             ContainerFilter::Id(id) => container.id.hex().starts_with(id.as_str()),
             ContainerFilter::Name(pattern) => pattern.matches(&container.name),
-            ContainerFilter::Status(word) => state_word(state) == word,
+            ContainerFilter::Status(word) => row.state_word() == word,
             ContainerFilter::Exited(code) => matches!(state, ContainerState::Exited(ended) if ended.code == *code),
+            ContainerFilter::Health(wanted) => health.filter(|_| state.is_running()) == *wanted,
             ContainerFilter::Ancestor(name) => image == name || is_one_image(image, name),
             ContainerFilter::Label(name, value) => settings
                 .iter()
@@ -253,7 +311,7 @@ mod tests {
         let started = Started::new(stamp, "userns", 100);
         for (state, text) in [
             (ContainerState::Created, "Created"),
-            (ContainerState::Running(started), "Up 3 minutes"),
+            (ContainerState::Running(started.clone()), "Up 3 minutes"),
             (
                 ContainerState::Exited(Ended { code: 3, error: None, memory_exceeded: false, at: 275 }),
                 "Exited (3) 5 seconds ago",
@@ -261,8 +319,17 @@ mod tests {
             (ContainerState::Restarting(LastEnd { code: 1, at: 278, restarts: 2 }), "Restarting (1) 2 seconds ago"),
             (ContainerState::Dead, "Dead"),
         ] {
-            assert_eq!(status(&state, 280), text);
+            assert_eq!(status(&state, None, false, 280), text);
         }
+        let running = ContainerState::Running(started);
+        for (health, text) in [
+            (HealthStatus::Starting, "Up 3 minutes (health: starting)"),
+            (HealthStatus::Healthy, "Up 3 minutes (healthy)"),
+            (HealthStatus::Unhealthy, "Up 3 minutes (unhealthy)"),
+        ] {
+            assert_eq!(status(&running, Some(health), false, 280), text);
+        }
+        assert_eq!(status(&running, Some(HealthStatus::Healthy), true, 280), "Up 3 minutes (Paused)");
     }
 
     #[test]
@@ -301,8 +368,10 @@ mod tests {
     fn filters_are_parsed() {
         let parse = |text| ContainerFilter::parse(text);
         assert_eq!(parse("status=exited").unwrap(), ContainerFilter::Status("exited".into()));
+        assert_eq!(parse("health=none").unwrap(), ContainerFilter::Health(None));
         assert_eq!(parse("label=a=b=c").unwrap(), ContainerFilter::Label("a".into(), Some("b=c".into())));
-        let refused = ["status=up", "exited=x", "name=a*", "nam=x", "x"].map(|text| parse(text).unwrap_err().text());
+        let refused = ["status=up", "exited=x", "name=a*", "nam=x", "x", "health=helthy"]
+            .map(|text| parse(text).unwrap_err().text());
         rbuild_testkit::assert_recorded!("container-filters", refused.concat());
     }
 }

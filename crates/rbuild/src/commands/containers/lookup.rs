@@ -3,8 +3,10 @@
 use rbuild_image::Reference;
 use rbuild_store::{Container, ContainerState, NamedImage, Started, Store};
 
-use crate::exit::Failure;
+use crate::exit::{Failure, code};
+use crate::input::settings::Settings;
 use crate::ui::hints::{self, VerbRemedy};
+use crate::ui::terminal;
 
 /// Returns the container with that name, ID or prefix of an ID.
 ///
@@ -16,6 +18,24 @@ pub fn find(store: &Store, wanted: &str) -> Result<Container, Failure> {
         Some(container) => Ok(container),
         None => Err(missing(store, wanted)),
     }
+}
+
+/// Applies an action to each container, and prints the names of those for which it succeeded. The
+/// action may release the lock of the store.
+pub fn each(
+    settings: &Settings,
+    names: &[String],
+    mut action: impl FnMut(Store, &Container) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let mut worst = code::OK;
+    for wanted in names {
+        let store = settings.open()?;
+        match find(&store, wanted).and_then(|container| action(store, &container)) {
+            Ok(()) => terminal::out(&format!("{wanted}\n")),
+            Err(failure) => worst = worst.max(failure.report()),
+        }
+    }
+    Ok(worst)
 }
 
 /// Returns the failure for a container that does not exist.

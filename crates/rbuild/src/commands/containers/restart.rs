@@ -7,7 +7,9 @@ use rbuild_store::{Container, ContainerState, EndRequest, Store};
 
 use crate::args::StopArgs;
 use crate::commands::containers::launch::started_before;
-use crate::commands::containers::signals::{INTERVAL, KILL, each, usual_stop};
+use crate::commands::containers::lookup;
+use crate::commands::containers::pause::resume;
+use crate::commands::containers::signals::{INTERVAL, KILL, usual_stop};
 use crate::commands::containers::start::start_one;
 use crate::exit::Failure;
 use crate::input::settings::Settings;
@@ -18,7 +20,7 @@ const MAX_START: Duration = Duration::from_secs(60);
 
 pub fn restart(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
     let signal = args.signal.map(|signal| signal.0);
-    each(settings, &args.targets.containers, |store, container| {
+    lookup::each(settings, &args.targets.containers, |store, container| {
         restart_one(settings, store, container, signal, args.time)
     })
 }
@@ -47,6 +49,7 @@ fn restart_one(
         ContainerState::Running(started) => Some(started),
     };
     store.containers().restart_files(&container.id).request_end(EndRequest::Restart)?;
+    resume(&store, container)?;
     let (usual, usual_time) = usual_stop(&store, container)?;
     let time = Duration::from_secs(time.unwrap_or(usual_time));
     // Builds and other commands must not wait for this one.

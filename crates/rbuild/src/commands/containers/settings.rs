@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rbuild_engine::command_line;
-use rbuild_image::Platform;
+use rbuild_image::{HealthcheckConfig, Platform};
 use rbuild_linux::process::signal_number;
 use rbuild_plan::{ContainerPort, NetworkMode, PublishedPort};
 use rbuild_store::{ContainerId, DnsSettings, Image, RestartPolicy, RunSettings};
@@ -69,6 +69,7 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
         ulimits: flags.ulimit.iter().map(|u| values::ulimit(u)).collect::<Result<_, _>>()?,
         remove: flags.rm,
         restart,
+        health: health(flags, config.healthcheck.as_ref())?,
         stop_signal: flags.stop_signal.map(|signal| signal.0).or_else(of_image).unwrap_or(TERM),
         stop_timeout: flags.stop_timeout.unwrap_or(STOP_TIMEOUT),
         labels: labels(flags, image)?,
@@ -80,13 +81,15 @@ pub fn command_of(image: &Image, settings: &RunSettings) -> Vec<String> {
     command_line(&image.config.config, settings.entrypoint.as_deref(), &settings.args)
 }
 
+/// Returns true if a container can have that name.
+pub fn is_valid_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
 /// Fails if a name of a container is not valid.
 fn check_name(name: Option<&str>) -> Result<(), Failure> {
-    let is_valid = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
-    };
-    match name.filter(|name| !is_valid(name)) {
+    match name.filter(|name| !is_valid_name(name)) {
         Some(name) => Err(Failure::usage(format!("--name {name}: not a valid name")).help(VerbRemedy::ContainerName)),
         None => Ok(()),
     }
@@ -97,6 +100,38 @@ fn labels(flags: &ContainerFlags, image: &Image) -> Result<Vec<(String, String)>
     let of_image = image.config.config.labels.iter().map(|(name, value)| (name.clone(), value.clone()));
     let given = pairs(&VariableSource::LABEL, &flags.label_file as &[PathBuf], &flags.label)?;
     Ok(merged(of_image.chain(given)))
+}
+
+/// Returns the check of the image with the changes of the flags; `None` for no check.
+fn health(flags: &ContainerFlags, of_image: Option<&HealthcheckConfig>) -> Result<Option<HealthcheckConfig>, Failure> {
+    let given = &flags.health;
+    if flags.no_healthcheck {
+        if given.is_given() {
+            let failure = Failure::usage("--no-healthcheck and --health-* exclude each other");
+            return Err(failure.help(VerbRemedy::OmitHealthFlags));
+        }
+        return Ok(None);
+    }
+    let mut check = of_image.cloned().unwrap_or_default();
+    if let Some(command) = given.health_cmd.as_ref().filter(|command| !command.is_empty()) {
+        check.test = vec!["CMD-SHELL".into(), command.clone()];
+    }
+    let times = [
+        (given.health_interval, &mut check.interval),
+        (given.health_timeout, &mut check.timeout),
+        (given.health_start_period, &mut check.start_period),
+        (given.health_start_interval, &mut check.start_interval),
+    ];
+    for (time, of_check) in times {
+        // As in docker, 0 stands for the value of the image.
+        *of_check = time.map_or(*of_check, |time| if time.0 == 0 { *of_check } else { time.0 });
+    }
+    check.retries = given.health_retries.filter(|retries| *retries > 0).map_or(check.retries, i64::from);
+    let has_command = check.test.first().is_some_and(|kind| kind != "NONE");
+    if given.is_given() && !has_command {
+        terminal::warning("--health-* have no effect without --health-cmd, because the image has no HEALTHCHECK");
+    }
+    Ok(Some(check).filter(|_| has_command))
 }
 
 /// Warns of flags without effect, and of an image for another platform.

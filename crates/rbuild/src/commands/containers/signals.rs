@@ -8,6 +8,7 @@ use rbuild_store::{Container, ContainerState, EndRequest, RestartPolicy, RunWatc
 
 use crate::args::{KillArgs, StopArgs, WaitArgs};
 use crate::commands::containers::lookup;
+use crate::commands::containers::pause::resume;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::hints::VerbRemedy;
@@ -31,11 +32,13 @@ const MAX_START: Duration = Duration::from_secs(60);
 
 pub fn stop(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
     let signal = args.signal.map(|signal| signal.0);
-    each(settings, &args.targets.containers, |store, container| stop_one(settings, store, container, signal, args.time))
+    lookup::each(settings, &args.targets.containers, |store, container| {
+        stop_one(settings, store, container, signal, args.time)
+    })
 }
 
 pub fn kill(settings: &Settings, args: KillArgs) -> Result<u8, Failure> {
-    each(settings, &args.targets.containers, |store, container| {
+    lookup::each(settings, &args.targets.containers, |store, container| {
         let store = &store;
         let started = lookup::running(store, container)?;
         // A container that ends in this moment needs no signal.
@@ -63,24 +66,6 @@ pub fn wait(settings: &Settings, args: WaitArgs) -> Result<u8, Failure> {
         terminal::out(&format!("{}\n", watch.wait()?.map_or(KILLED, |ended| ended.code)));
     }
     Ok(code::OK)
-}
-
-/// Applies an action to each container, and prints the names of those for which it succeeded. The
-/// action may release the lock of the store.
-pub fn each(
-    settings: &Settings,
-    names: &[String],
-    mut action: impl FnMut(Store, &Container) -> Result<(), Failure>,
-) -> Result<u8, Failure> {
-    let mut worst = code::OK;
-    for wanted in names {
-        let store = settings.open()?;
-        match lookup::find(&store, wanted).and_then(|container| action(store, &container)) {
-            Ok(()) => terminal::out(&format!("{wanted}\n")),
-            Err(failure) => worst = worst.max(failure.report()),
-        }
-    }
-    Ok(worst)
 }
 
 fn not_running(name: &str) -> Failure {
@@ -116,6 +101,7 @@ fn stop_one(
 ) -> Result<(), Failure> {
     let (usual, usual_time) = usual_stop(&store, container)?;
     let Some(ending) = Ending::of(&store, container)? else { return Ok(()) };
+    resume(&store, container)?;
     // Builds and other commands must not wait for this one.
     store.release_lock()?;
     let current = || settings.open().ok().and_then(|store| process_of(&store, container));

@@ -95,7 +95,11 @@ const RUN: [Unsupported; 5] = [
         "containers share neither files nor networks",
         "mount the same directory in both: -v DIR:PATH",
     ),
-    (&["--health-on-failure"], "no process checks the health of containers", "remove the flag"),
+    (
+        &["--health-on-failure"],
+        "an unhealthy container goes on",
+        "remove the flag; `rbuild ps -f health=unhealthy` lists such containers",
+    ),
 ];
 
 /// Flags of `docker run` and `podman run` about other resources than `--memory`, `--cpus` and
@@ -207,7 +211,7 @@ const RUN_OUTPUT: [Unsupported; 2] = [
 ];
 
 /// Flags of other verbs, with the verb.
-const OTHER: [(&str, &[&str], &str, &str); 12] = [
+const OTHER: [(&str, &[&str], &str, &str); 11] = [
     ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
     ("import", &["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH"),
     ("save", &["--compress", "-m", "--multi-image-archive"], "one archive holds all the images", "remove the flag"),
@@ -224,12 +228,6 @@ const OTHER: [(&str, &[&str], &str, &str); 12] = [
         "pass the containers, or remove all that are not running with `rbuild container prune`",
     ),
     ("prune", &["--min-free-space", "--reserved-space"], "the cache has one limit", "pass --keep-storage SIZE"),
-    (
-        "exec",
-        &["-d", "--detach"],
-        "a command in a container ends with `rbuild exec`",
-        "run it in the shell's background: rbuild exec CONTAINER COMMAND &",
-    ),
     (
         "commit",
         &["-c", "--change"],
@@ -260,7 +258,7 @@ const GLOBAL: [Unsupported; 5] = [
 ];
 
 /// Commands of docker and podman.
-const COMMANDS: [Unsupported; 17] = [
+const COMMANDS: [Unsupported; 15] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["attach"],
@@ -268,24 +266,22 @@ const COMMANDS: [Unsupported; 17] = [
         "run `rbuild logs -f CONTAINER`, or `rbuild exec -it CONTAINER sh`",
     ),
     (
-        &["rename", "update"],
-        "a container keeps its name and its settings",
+        &["update"],
+        "a container keeps its settings",
         "remove it, and start another one: rbuild run -d --name NAME IMAGE",
     ),
-    (
-        &["pause", "unpause"],
-        "containers are not paused",
-        "send SIGSTOP and SIGCONT to the processes: rbuild kill -s STOP CONTAINER",
-    ),
-    (&["top", "stats"], "rbuild does not measure containers", "run `rbuild exec CONTAINER ps`, or the host's tools"),
     (&["auto-update"], "rbuild does not update containers", "pull the image, and start another container"),
-    (&["healthcheck"], "no process checks the health of containers", "run the check: rbuild exec CONTAINER COMMAND"),
+    (
+        &["healthcheck"],
+        "the health of a container is checked while it runs",
+        "show it: rbuild inspect -f '{{json .State.Health}}' CONTAINER",
+    ),
     (&["init"], "rbuild has no state to prepare", "run `rbuild doctor` to check this machine"),
     (&["untag"], "a name is removed with `rmi`", "run `rbuild rmi NAME`"),
     (
-        &["export", "mount", "umount", "unmount"],
-        "changes to the files of containers are not kept",
-        "write the files of an image as a tar archive: rbuild cp IMAGE:/ -",
+        &["mount", "umount", "unmount"],
+        "the files of containers are visible to their processes only",
+        "copy them: rbuild cp CONTAINER:PATH ., or `rbuild export CONTAINER`",
     ),
     (&["events", "monitor"], "rbuild has no daemon", "follow a build with --progress rawjson or --debug-log FILE"),
     (&["history"], "builds are listed by `logs`", "run `rbuild logs`"),

@@ -21,6 +21,14 @@ pub enum UsageRemedy {
     PutExecFlagsFirst,
     /// Write the value of a flag after an equals sign.
     AttachValue { flag: String, value: String },
+    /// Pass a value for a flag, before the word that was taken as its value.
+    PassValue { flag: String, word: String },
+    /// Pass a flag to the command that has it.
+    FlagOf { flag: String, verb: String },
+    /// Repeat a flag for each of its values.
+    RepeatFlag { flag: String, value: String },
+    /// Name the container whose output is followed.
+    NameContainer,
     /// Use a command of the group.
     UseWordOfGroup { group: String, words: Vec<String> },
     /// Run another command.
@@ -53,6 +61,12 @@ impl UsageRemedy {
             UsageRemedy::PutFlagsFirst => "write the flags of `rbuild run` before the image".into(),
             UsageRemedy::PutExecFlagsFirst => "write the flags of `rbuild exec` before the container".into(),
             UsageRemedy::AttachValue { flag, value } => format!("write {flag}={value}").into(),
+            UsageRemedy::PassValue { flag, word } => {
+                format!("`{word}` was taken as the value of {flag}; pass a value before it").into()
+            }
+            UsageRemedy::FlagOf { flag, verb } => format!("{flag} is a flag of `rbuild {verb}`").into(),
+            UsageRemedy::RepeatFlag { flag, value } => format!("repeat the flag for each value: {flag} {value}").into(),
+            UsageRemedy::NameContainer => "name a container: rbuild logs -f CONTAINER".into(),
             UsageRemedy::UseWordOfGroup { group, words } => {
                 format!("use `{group}` with one of {}", words.join(", ")).into()
             }

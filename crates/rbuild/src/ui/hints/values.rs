@@ -51,12 +51,12 @@ pub enum ValueRemedy {
     SecretForm,
     /// Add the ID of a secret.
     AddSecretId,
-    /// Permit this user to read the file of a secret.
-    PermitSecretFile,
+    /// Permit this user to read a file.
+    PermitFile,
     /// Pass a file.
     PassFile,
-    /// Create the file of a secret.
-    CreateSecretFile,
+    /// Create a file, or correct its path.
+    CreateFile,
     /// Start an SSH agent, or pass a key.
     StartAgent,
     /// Pass each socket of an agent under its own ID.
@@ -109,6 +109,12 @@ pub enum ValueRemedy {
     CreateSigningKey,
     /// Pass a public key.
     PublicKeyForm,
+    /// Use the form of a line in a file of values.
+    LineForm,
+    /// Use a time with a unit.
+    CheckTimeForm,
+    /// Use a number of failed checks.
+    RetriesForm,
     /// Use a number of seconds.
     SecondsForm,
     /// Use a number above zero.
@@ -190,9 +196,9 @@ impl ValueRemedy {
             ValueRemedy::ManifestOrOmitType => "use manifest, or omit the type".into(),
             ValueRemedy::SecretForm => "use a form such as id=NAME,src=FILE or id=NAME,env=VARIABLE".into(),
             ValueRemedy::AddSecretId => "add id=NAME".into(),
-            ValueRemedy::PermitSecretFile => "change the owner or the mode of the file, or pass another".into(),
+            ValueRemedy::PermitFile => "change the owner or the mode of the file, or pass another".into(),
             ValueRemedy::PassFile => "pass a file".into(),
-            ValueRemedy::CreateSecretFile => "correct the path, or create the file".into(),
+            ValueRemedy::CreateFile => "correct the path, or create the file".into(),
             ValueRemedy::StartAgent => "start ssh-agent and add a key, or pass a key: --ssh default=FILE".into(),
             ValueRemedy::SeparateSockets => "pass each socket with its own id".into(),
             ValueRemedy::PullAlways => {
@@ -230,6 +236,9 @@ impl ValueRemedy {
                 "make a key, for example with `ssh-keygen -t ed25519 -N '' -f KEYFILE`".into()
             }
             ValueRemedy::PublicKeyForm => "pass the file of a public key, such as KEYFILE.pub".into(),
+            ValueRemedy::LineForm => "write one NAME=VALUE per line, without blanks in the name".into(),
+            ValueRemedy::CheckTimeForm => "use a time with a unit, such as 30s, 1m30s or 500ms".into(),
+            ValueRemedy::RetriesForm => "use a number, such as 3".into(),
             ValueRemedy::SecondsForm => "use a number, such as 60".into(),
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
             ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),

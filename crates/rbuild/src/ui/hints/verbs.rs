@@ -23,6 +23,8 @@ pub enum VerbRemedy {
     CloseBracket,
     /// List the fields of a template.
     ListFields,
+    /// Use the form of a template.
+    TemplateForm,
     /// Remove a login from its file.
     RemoveLogin,
     /// Pass user and password without a prompt.
@@ -45,6 +47,8 @@ pub enum VerbRemedy {
     DelegateGroup,
     /// Raise the limit on the memory of a container.
     RaiseMemory,
+    /// Continue a container.
+    Unpause { name: String },
     /// Show the output of a container.
     ShowOutput { name: String },
     /// Start another container.
@@ -91,6 +95,8 @@ pub enum VerbRemedy {
     RunDetached,
     /// Omit one of two flags.
     OmitRmOrRestart,
+    /// Omit the flags of one of two kinds.
+    OmitHealthFlags,
     /// Clamp all times of the image.
     ClampTimes,
     /// Make a command deterministic.
@@ -117,6 +123,7 @@ impl VerbRemedy {
             VerbRemedy::CheckDirective => "write `# check=skip=RULE,RULE;error=true`, or omit it".into(),
             VerbRemedy::CloseBracket => "close it, or escape it with a backslash".into(),
             VerbRemedy::ListFields => "use `--format json` to see all fields".into(),
+            VerbRemedy::TemplateForm => "use a Go template such as '{{.ID}}', or `json`".into(),
             VerbRemedy::RemoveLogin => "remove that login by hand".into(),
             VerbRemedy::PassUser => "pass --username USER and --password-stdin".into(),
             VerbRemedy::PassPassword => "pass the password on standard input with --password-stdin".into(),
@@ -127,6 +134,7 @@ impl VerbRemedy {
             }
             VerbRemedy::PassBuildId => "pass the complete ID of the build to see its output".into(),
             VerbRemedy::ListRunning => "run `rbuild ps` to list the running containers".into(),
+            VerbRemedy::Unpause { name } => format!("run `rbuild unpause {name}` to continue it").into(),
             VerbRemedy::ShowOutput { name } => format!("run `rbuild logs {name}` for its output").into(),
             VerbRemedy::StartAnother => "start another one: rbuild run -d --name NAME IMAGE".into(),
             VerbRemedy::StartEach => "run `rbuild start -a` for each container".into(),
@@ -160,6 +168,7 @@ impl VerbRemedy {
             }
             VerbRemedy::RunDetached => "pass -d".into(),
             VerbRemedy::OmitRmOrRestart => "omit --rm or --restart".into(),
+            VerbRemedy::OmitHealthFlags => "omit --no-healthcheck, or the others".into(),
             VerbRemedy::ClampTimes => "set SOURCE_DATE_EPOCH to clamp all times in the result".into(),
             VerbRemedy::BeDeterministic => {
                 "make the step's command deterministic: look for dates, random numbers, unordered lists and downloads"
