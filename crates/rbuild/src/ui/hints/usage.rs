@@ -62,9 +62,9 @@ impl UsageRemedy {
             UsageRemedy::PutExecFlagsFirst => "write the flags of `rbuild exec` before the container".into(),
             UsageRemedy::AttachValue { flag, value } => format!("write {flag}={value}").into(),
             UsageRemedy::PassValue { flag, word } => {
-                format!("`{word}` was taken as the value of {flag}; pass a value before it").into()
+                format!("pass a value before `{word}`, which {flag} took as its own").into()
             }
-            UsageRemedy::FlagOf { flag, verb } => format!("{flag} is a flag of `rbuild {verb}`").into(),
+            UsageRemedy::FlagOf { flag, verb } => format!("use {flag} with `rbuild {verb}`").into(),
             UsageRemedy::RepeatFlag { flag, value } => format!("repeat the flag for each value: {flag} {value}").into(),
             UsageRemedy::NameContainer => "name a container: rbuild logs -f CONTAINER".into(),
             UsageRemedy::UseWordOfGroup { group, words } => {
