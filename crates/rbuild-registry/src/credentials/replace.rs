@@ -19,24 +19,37 @@ const MAX_LINKS: usize = 40;
 pub(super) struct FileLock {
     /// The file itself, with all links resolved.
     path: PathBuf,
+    /// Path of the file that is locked.
+    beside: PathBuf,
     _lock: File,
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Processes that wait for the lock notice that the file is gone, and create another one.
+        let _ = std::fs::remove_file(&self.beside);
+    }
 }
 
 impl FileLock {
     /// Acquires the lock, waiting for other processes. It is on a file next to the credentials
-    /// file, which itself is replaced.
+    /// file, which itself is replaced. The holder removes the file in the end.
     pub(super) fn take(path: &Path) -> Result<FileLock, ConfigError> {
         let path = follow_links(path).map_err(ConfigError::file(FileAction::Read, path))?;
         let dir = path.parent().unwrap_or(Path::new("."));
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(ConfigError::file(FileAction::Write, &path))?;
         let beside = dir.join(format!(".{}.lock", name_of(&path)));
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside);
-        let lock = options.map_err(ConfigError::file(FileAction::Write, &beside))?;
+        let open = || {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside);
+            file.map_err(ConfigError::file(FileAction::Write, &beside))
+        };
+        let mut lock = open()?;
         let start = Instant::now();
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(FileLock { path, _lock: lock }),
+                Ok(()) if is_at(&lock, &beside) => return Ok(FileLock { path, beside, _lock: lock }),
+                Ok(()) => lock = open()?,
                 Err(TryLockError::WouldBlock) if start.elapsed() < LIMIT => std::thread::sleep(TICK),
                 Err(TryLockError::WouldBlock) => {
                     return Err(ConfigError::Locked { path: beside, seconds: LIMIT.as_secs() });
@@ -64,6 +77,15 @@ impl FileLock {
             let _ = std::fs::remove_file(&temporary);
         }
         replaced.map_err(ConfigError::file(FileAction::Write, &self.path))
+    }
+}
+
+/// Returns true if the path leads to the open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |found: &Metadata| (found.dev(), found.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(file), Ok(found)) => inode(&file) == inode(&found),
+        _ => false,
     }
 }
 
