@@ -207,11 +207,11 @@ impl FromStr for Reference {
         if registry.len() + path.len() >= MAX_NAME {
             return Err(fail("name is too long"));
         }
-        if path.chars().any(|c| c.is_ascii_uppercase()) {
-            return Err(fail("the repository name must be lower case"));
-        }
         if path.contains(':') {
             return Err(fail("name has more than one tag"));
+        }
+        if path.chars().any(|c| c.is_ascii_uppercase()) {
+            return Err(fail("the repository name must be lower case"));
         }
         if !path.split('/').all(valid_component) {
             return Err(fail("path components must be lower-case letters and digits, separated by `.`, `_` or `-`"));

@@ -69,8 +69,8 @@ pub enum StoreError {
     /// The name matches several images.
     #[error("`{name}` is ambiguous; it matches {found}")]
     Ambiguous { name: String, found: String },
-    /// The image has several names, and was specified by its ID or digest.
-    #[error("image `{image}` has several names: {names}")]
+    /// The image has names in several repositories, and was specified by its ID or digest.
+    #[error("image `{image}` has names in several repositories: {names}")]
     SeveralNames { image: String, names: String },
     /// The container name is in use.
     #[error("container name `{0}` is already in use")]

@@ -18,8 +18,8 @@ impl Images<'_> {
     /// # Errors
     ///
     /// Fails if there is no such image or if the index cannot be written. Unless `force` is true,
-    /// also fails if the image has several names and `wanted` is none of them, or if a container
-    /// uses the image and `wanted` is its last name.
+    /// also fails if the image has names in several repositories and `wanted` is none of them, or if
+    /// a container uses the image and `wanted` is its last name.
     pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<ImageId>)> {
         let FoundImage { name, image, entry, .. } = self.find(wanted)?;
         let of_id = self.entries_of(&image.id)?;
@@ -39,7 +39,7 @@ impl Images<'_> {
                     entries.retain(|d| name_of(d).as_ref() != Some(name));
                     vec![name.clone()]
                 }
-                _ if names.len() > 1 && !force => {
+                _ if !force && names.iter().any(|name| !name.is_of_repository(&names[0])) => {
                     let names = names.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
                     return Err(StoreError::SeveralNames { image: wanted.to_string(), names });
                 }

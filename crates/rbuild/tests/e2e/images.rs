@@ -48,7 +48,7 @@ fn tag_and_rmi_add_and_remove_names() {
     lab.rbuild(["tag", "busybox", "other:1"]).ok();
     let id = lab.rbuild(["images", "-q", "other"]).ok().stdout.trim().to_string();
     assert_eq!(id.len(), 12);
-    lab.rbuild(["rmi", &id]).fails(1, &["has several names", "with -f"]);
+    lab.rbuild(["rmi", &id]).fails(1, &["has names in several repositories", "with -f"]);
     assert_eq!(lab.rbuild(["rmi", "busybox"]).ok().stdout, "Untagged: busybox:latest\n");
     let last = lab.rbuild(["rmi", "other:1"]).ok().stdout;
     assert!(last.starts_with("Untagged: other:1\nDeleted: sha256:"), "{last}");

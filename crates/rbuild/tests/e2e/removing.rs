@@ -115,13 +115,24 @@ fn rmi_continues_after_errors_and_force_ignores_missing() {
     assert_eq!(images(&lab), ["busybox:latest", "c:latest"]);
     lab.rbuild(["rmi", "-f", "none"]).ok();
     assert_eq!(lab.rbuild(["rmi", "-f", "none", "c"]).ok().stdout, "Untagged: c:latest\n");
-    // An ID with several names needs -f, which removes all of them.
+    // An ID with names in several repositories needs -f, which removes all of them.
     tag();
     let id = lab.rbuild(["images", "-q", "busybox"]).ok().stdout.trim().to_string();
-    lab.rbuild(["rmi", &id]).fails(1, &["has several names: ", "hint: remove them one by one, or all with -f"]);
+    lab.rbuild(["rmi", &id])
+        .fails(1, &["has names in several repositories: ", "hint: remove them one by one, or all with -f"]);
     let output = lab.rbuild(["rmi", "--force", &id]).ok().stdout;
     assert_eq!((output.matches("Untagged: ").count(), output.matches("Deleted: ").count()), (4, 1), "{output}");
     assert!(images(&lab).is_empty());
+}
+
+#[test]
+fn rmi_by_id_removes_all_names_in_one_repository() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN true\n", &["-t", "app:1", "-t", "app:2", "-t", "app"]).ok();
+    let id = lab.rbuild(["images", "-q", "app:1"]).ok().stdout.trim().to_string();
+    let output = lab.rbuild(["rmi", &id]).ok().stdout;
+    assert_eq!((output.matches("Untagged: app:").count(), output.matches("Deleted: ").count()), (3, 1), "{output}");
+    assert_eq!(images(&lab), ["busybox:latest"]);
 }
 
 /// One configuration with layers in two forms: two manifests with one ID.
@@ -140,7 +151,8 @@ fn rmi_by_id_removes_every_image_that_has_it() {
     let ids = lab.rbuild(["images", "-a", "-q", "--no-trunc"]).ok().stdout;
     let id = lab.rbuild(["images", "-q", "--no-trunc", "a"]).ok().stdout.trim().to_string();
     assert_eq!(ids.lines().filter(|other| *other == id).count(), 3, "{ids}");
-    lab.rbuild(["rmi", &id]).fails(1, &["has several names: a:latest, b:latest\nhint: remove them one by one"]);
+    lab.rbuild(["rmi", &id])
+        .fails(1, &["has names in several repositories: a:latest, b:latest\nhint: remove them one by one"]);
     let output = lab.rbuild(["rmi", "-f", &id[..20]]).ok().stdout;
     assert_eq!(output, format!("Untagged: a:latest\nUntagged: b:latest\nDeleted: {id}\n"));
     assert_eq!(images(&lab), ["busybox:latest"]);
