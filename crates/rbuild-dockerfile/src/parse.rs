@@ -529,8 +529,9 @@ impl DockerfileParser {
     fn list(&mut self, rest: &Text) -> Option<Vec<Word>> {
         match words::json_strings(&rest.text) {
             Ok(items) => {
-                let span = whole(rest).span;
-                Some(items.into_iter().map(|text| Word { text, span }).collect())
+                let ranges = words::json_items(&rest.text);
+                let span = |i: usize| ranges.get(i).map_or(whole(rest).span, |(start, end)| rest.span(*start, *end));
+                Some(items.into_iter().enumerate().map(|(i, text)| Word { text, span: span(i) }).collect())
             }
             Err(NotJson::Other) => Some(words::plain(rest)),
             Err(NotJson::NotStrings) => {

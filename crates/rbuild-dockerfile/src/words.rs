@@ -142,6 +142,25 @@ pub fn json_strings(text: &str) -> Result<Vec<String>, NotJson> {
     }
 }
 
+/// Returns the byte ranges of the strings of a valid JSON array of strings, with their quotes.
+pub fn json_items(text: &str) -> Vec<(usize, usize)> {
+    let mut items = Vec::new();
+    let mut start = None;
+    let mut bytes = text.bytes().enumerate();
+    while let Some((i, byte)) = bytes.next() {
+        match (byte, start) {
+            (b'\\', Some(_)) => drop(bytes.next()),
+            (b'"', None) => start = Some(i),
+            (b'"', Some(from)) => {
+                items.push((from, i + 1));
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    items
+}
+
 /// Replaces the escapes of unpaired surrogates by that of U+FFFD, as Go's decoder does. Preserves
 /// the offsets of all characters, because the escapes have the same length.
 pub fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
@@ -223,6 +242,15 @@ mod tests {
         assert_eq!(json_strings(r#"["a"] b"#), Err(NotJson::Other));
         assert_eq!(json_strings(r#"["a", 1]"#), Err(NotJson::NotStrings));
         assert_eq!(json_strings("[]"), Ok(vec![]));
+    }
+
+    #[test]
+    fn items_of_json_arrays_are_located() {
+        for text in [r#"["a b", "/c"]"#, r#"[ "\"", "\\", "é", "" ]"#, "[]"] {
+            let found: Vec<String> =
+                json_items(text).iter().map(|(a, b)| serde_json::from_str(&text[*a..*b]).unwrap()).collect();
+            assert_eq!(Ok(found), json_strings(text), "{text}");
+        }
     }
 
     #[test]

@@ -96,7 +96,9 @@ pub fn json_mistake(text: &str) -> Option<String> {
         return Some("JSON strings require double quotes".into());
     }
     if !begun.starts_with('"') {
-        return None;
+        // `[ -f x ]` and `[[ -f x ]]` are commands of the shell.
+        let is_command = text[1..].starts_with(|c: char| c.is_whitespace() || c == '[');
+        return (!is_command && text != "[").then(|| "JSON strings require double quotes".into());
     }
     // Offsets in the replaced text are offsets in `text`.
     let replaced = words::without_lone_surrogates(text);
@@ -134,8 +136,42 @@ pub(super) fn shell_form(i: &Instruction, found: &mut Vec<LintWarning>) {
     }
 }
 
+/// Warns about a list of words or a command, other than those of [`shell_form`], that begins like a
+/// JSON array but is not one.
+fn other_json(i: &Instruction, found: &mut Vec<LintWarning>) {
+    let is_quoted = |text: &str| text.starts_with("[\"") || text.starts_with("['");
+    // A word of the JSON form has the range of its quotes, too.
+    let is_plain = |word: &Word| word.span.end - word.span.start == word.text.len();
+    let list = |words: Vec<&Word>| {
+        let (first, last) = (words.first()?, words.last()?);
+        let text = words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
+        is_plain(first).then(|| Word { text, span: first.span.to(last.span) })
+    };
+    let (word, effect) = match &i.op {
+        Op::Run(run) => match &run.command {
+            Command::Shell(word) => (Some(word.clone()), "run by the shell"),
+            Command::Exec(_) => return,
+        },
+        Op::Healthcheck(Healthcheck::Check { command: Command::Shell(word), .. }) => {
+            (Some(word.clone()), "run by the shell")
+        }
+        Op::Volume(words) => (list(words.iter().collect()), "a list of words"),
+        // A pattern may begin with a bracket.
+        Op::Copy(copy) => {
+            let words = copy.sources.iter().chain([&copy.dest]).collect();
+            (list(words).filter(|word| is_quoted(&word.text)), "a list of words")
+        }
+        _ => return,
+    };
+    let Some(word) = word else { return };
+    let Some(mistake) = json_mistake(&word.text) else { return };
+    let message = format!("{} is not in JSON form, but {effect}: {mistake}", i.keyword.text);
+    warn(found, &JSON_ARGS_RECOMMENDED, &word, message);
+}
+
 fn instruction(i: &Instruction, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     secrets(i, found);
+    other_json(i, found);
     match &i.op {
         Op::Maintainer(_) => {
             let help = "use LABEL org.opencontainers.image.authors=…";
