@@ -89,6 +89,8 @@ pub struct Vertex {
     pub word_spans: WordSpans,
     /// Run the step even if its result is cached (`--no-cache`).
     pub ignore_cache: bool,
+    /// The instruction is an ONBUILD trigger of the base image.
+    pub is_trigger: bool,
 }
 
 /// An operation on a file system.

@@ -23,8 +23,8 @@ pub fn run(args: &Vars, env: &Vars, words: &[String]) -> String {
 #[derive(Debug, Clone, Copy)]
 pub struct CopyWords<'a> {
     pub add: bool,
-    /// The value of `--from`, which the history does not show.
-    pub from: Option<&'a str>,
+    /// Flags that the history does not show, as written.
+    pub others: &'a [String],
     pub parents: bool,
     pub chown: Option<&'a str>,
     pub chmod: Option<&'a str>,
@@ -37,7 +37,7 @@ impl CopyWords<'_> {
     /// Returns the instruction as shown to the user.
     pub fn instruction(self) -> String {
         let mut parts = vec![if self.add { "ADD".to_string() } else { "COPY".to_string() }];
-        parts.extend(self.from.map(|from| format!("--from={from}")));
+        parts.extend(self.others.iter().cloned());
         parts.extend(self.parents.then(|| "--parents".to_string()));
         parts.extend(self.chown.map(|c| format!("--chown={c}")));
         parts.extend(self.chmod.map(|c| format!("--chmod={c}")));
@@ -49,7 +49,7 @@ impl CopyWords<'_> {
 
     /// Returns the history entry.
     pub fn created_by(self) -> String {
-        format!("{} # buildkit", CopyWords { from: None, ..self }.instruction())
+        format!("{} # buildkit", CopyWords { others: &[], ..self }.instruction())
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         let sources = s(&["a", "b"]);
         let copy = CopyWords {
             add: false,
-            from: Some("COPY"),
+            others: &s(&["--from=COPY", "--link"]),
             parents: true,
             chown: Some("1:2"),
             chmod: Some("640"),
@@ -132,7 +132,7 @@ mod tests {
             dest: "/d # buildkit",
         };
         assert_eq!(copy.created_by(), "COPY --parents --chown=1:2 --chmod=640 a b /d # buildkit # buildkit");
-        assert_eq!(copy.instruction(), "COPY --from=COPY --parents --chown=1:2 --chmod=640 a b /d # buildkit");
+        assert_eq!(copy.instruction(), "COPY --from=COPY --link --parents --chown=1:2 --chmod=640 a b /d # buildkit");
         let check = HealthcheckConfig {
             test: s(&["CMD-SHELL", "x"]),
             interval: 300_000_000_000,

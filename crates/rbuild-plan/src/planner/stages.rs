@@ -33,7 +33,8 @@ const MAX_DEPTH: usize = 100;
 ///
 /// # Errors
 ///
-/// Returns the first error in the Dockerfile or the parameters.
+/// Returns an error in the parameters or in the global scope, or else all errors in instructions
+/// that do not depend on each other. Some of them are found only once images are resolved.
 pub fn plan(
     file: &Dockerfile,
     params: &Parameters,
@@ -43,11 +44,11 @@ pub fn plan(
     let built = planner.build();
     planner.needs.sort_by_key(|need| need.span.start);
     match built {
-        Ok(_) if !planner.needs.is_empty() => Ok(Plan::Needs(planner.needs)),
-        Ok(graph) => Ok(Plan::Graph(Box::new(graph))),
-        Err(Interrupted::Needs) => Ok(Plan::Needs(planner.needs)),
-        Err(Interrupted::Error(d) | Interrupted::InStage(d)) => Err(vec![d]),
+        Err(Interrupted::Error(d)) => planner.errors.push(d),
+        Ok(graph) if planner.needs.is_empty() => return Ok(Plan::Graph(Box::new(graph))),
+        Ok(_) | Err(Interrupted::Needs | Interrupted::Reported) => {}
     }
+    planner.needs_or_errors().map(Plan::Needs)
 }
 
 impl Planner<'_> {
@@ -142,11 +143,14 @@ impl Planner<'_> {
         })
     }
 
-    /// Returns the final state of stage `index`, planning the stage on first use.
+    /// Returns the final state of stage `index`, planning the stage on first use. An error is noted
+    /// in [`Planner::errors`].
     pub(super) fn stage(&mut self, index: usize) -> Planned<StageState> {
-        self.known_or_planned(index).map_err(|interrupted| match interrupted {
-            Interrupted::Error(d) => Interrupted::InStage(d),
-            other => other,
+        let depth = self.in_progress.len();
+        self.known_or_planned(index).map_err(|interrupted| {
+            self.in_progress.truncate(depth);
+            self.unresolved.insert(index);
+            self.noted(interrupted, None)
         })
     }
 
@@ -181,15 +185,36 @@ impl Planner<'_> {
         let mut state = self.from(index, stage)?;
         let triggers = triggers(&mut state, stage)?;
         self.raise_total(&mut state, steps_of(&triggers));
-        for trigger in &triggers {
-            self.instruction(&mut state, trigger, Some(stage.from.image.span))?;
+        let triggers = triggers.iter().map(|trigger| (trigger, Some(stage.from.image.span)));
+        let mut obstacle = None;
+        for (instruction, at) in triggers.chain(stage.instructions.iter().map(|i| (i, None))) {
+            match self.instruction(&mut state, instruction, at) {
+                Err(found) if !defines_variables(&instruction.op) => {
+                    // The following instructions may have errors of their own.
+                    obstacle = Some(self.noted(found, obstacle));
+                }
+                planned => planned?,
+            }
         }
-        for instruction in &stage.instructions {
-            self.instruction(&mut state, instruction, None)?;
+        if let Some(obstacle) = obstacle {
+            return Err(obstacle);
         }
         self.in_progress.pop();
         self.states.insert(index, state.clone());
         Ok(state)
+    }
+
+    /// Notes the error of an instruction. Returns the reason why its stage cannot be completed,
+    /// given that `earlier` of the stage.
+    fn noted(&mut self, found: Interrupted, earlier: Option<Interrupted>) -> Interrupted {
+        match (found, earlier) {
+            (Interrupted::Error(d), _) => {
+                self.errors.push(d);
+                Interrupted::Reported
+            }
+            (Interrupted::Needs, Some(earlier)) => earlier,
+            (found, _) => found,
+        }
     }
 
     /// Plans one instruction. If the instruction is an ONBUILD trigger of the base image, which is
@@ -264,6 +289,12 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns true for an instruction whose variables later ones may use. Without them, errors that
+/// are found in the rest of the stage may be none.
+fn defines_variables(op: &Op) -> bool {
+    matches!(op, Op::Arg(_) | Op::Env(_))
 }
 
 /// Replaces the spans of the words of a trigger by `span`, because the trigger is not in the

@@ -50,8 +50,8 @@ pub(super) enum Interrupted {
     /// An image must be resolved first; it is in [`Planner::needs`].
     Needs,
     Error(Diagnostic),
-    /// An error in another stage, at its final location.
-    InStage(Diagnostic),
+    /// Errors in instructions were found; they are in [`Planner::errors`].
+    Reported,
 }
 
 impl From<Diagnostic> for Interrupted {
@@ -110,6 +110,8 @@ pub(super) struct Planner<'a> {
     pub(super) image_vertices: HashMap<ManifestDigest, VertexId>,
     pub(super) needs: Vec<ImageNeed>,
     pub(super) warnings: Vec<Diagnostic>,
+    /// Errors in the stages planned so far.
+    pub(super) errors: Vec<Diagnostic>,
     pub(super) used_args: Vec<String>,
     pub(super) epoch: Option<i64>,
 }
@@ -142,6 +144,7 @@ impl<'a> Planner<'a> {
             image_vertices: HashMap::new(),
             needs: Vec::new(),
             warnings: Vec::new(),
+            errors: Vec::new(),
             used_args: Vec::new(),
             epoch: None,
         }
@@ -149,6 +152,11 @@ impl<'a> Planner<'a> {
 }
 
 impl Planner<'_> {
+    /// Returns the images to resolve, or the errors if there are any.
+    pub(super) fn needs_or_errors(self) -> Result<Vec<ImageNeed>, Vec<Diagnostic>> {
+        if self.errors.is_empty() { Ok(self.needs) } else { Err(self.errors) }
+    }
+
     pub(super) fn stage_names(&self) -> Vec<String> {
         self.file.stages.iter().filter_map(|s| s.from.name.as_ref()).map(|n| n.text.clone()).collect()
     }
@@ -189,6 +197,7 @@ impl Planner<'_> {
             span,
             word_spans: WordSpans::default(),
             ignore_cache: false,
+            is_trigger: false,
         });
         VertexId::new(self.vertices.len() - 1)
     }
@@ -202,6 +211,7 @@ impl Planner<'_> {
         // WORKDIR is excluded: --no-cache is meant for steps that may produce another result when
         // they run again, and creating a directory does not.
         self.vertices[id].ignore_cache = state.ignore_cache && !matches!(self.vertices[id].step, Step::Workdir(_));
+        self.vertices[id].is_trigger = state.in_trigger;
         self.vertices[id].word_spans.owner = state.user_at;
         state.vertex = id;
         self.push_history(state, created_by, Some(id));

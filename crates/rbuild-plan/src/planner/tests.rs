@@ -580,3 +580,55 @@ fn commands_run_in_the_lexically_resolved_working_directory() {
         assert_eq!(run(&graph(&format!("FROM debian\nWORKDIR {path}\nRUN true\n"))).cwd, want);
     }
 }
+
+#[test]
+fn all_independent_errors_are_reported() {
+    let messages = |source: &str| {
+        let found = plan(&parse(source.as_bytes()).unwrap(), &params(), &debian());
+        let mut found = found.err().unwrap_or_else(|| panic!("{source} plans"));
+        found.sort_by_key(|d| d.span.start);
+        found.into_iter().map(|d| d.message).collect::<Vec<_>>()
+    };
+    let port = |text: &str| format!("invalid port `{text}`: protocol must be tcp, udp or sctp");
+    let cases: [(&str, Vec<String>); 6] = [
+        ("FROM debian\nEXPOSE 80/tpc\nEXPOSE 81/tpc\n", vec![port("80/tpc"), port("81/tpc")]),
+        (
+            "FROM debian\nEXPOSE 80/tpc\nSTOPSIGNAL FOO\nRUN --network=x y\nCOPY --chmod=9 a b\n",
+            vec![
+                port("80/tpc"),
+                "`FOO` is not a signal".into(),
+                "unknown network mode `x`".into(),
+                "`9` is not a file mode".into(),
+            ],
+        ),
+        // The error of a stage does not hide those of the stages that use it.
+        ("FROM debian AS a\nEXPOSE 1/x\nFROM debian\nCOPY --from=a x y\nEXPOSE 2/x\n", vec![port("1/x"), port("2/x")]),
+        ("FROM debian AS a\nEXPOSE 1/x\nFROM a\nEXPOSE 2/x\n", vec![port("1/x")]),
+        // Without the variable, the rest of the stage may be right.
+        ("FROM debian\nENV A=${B:?none}\nEXPOSE $A/x\n", vec!["B: none".into()]),
+        ("FROM nosuch\nEXPOSE 80/tpc\nFROM debian\nEXPOSE 1/x\n", vec![port("1/x")]),
+    ];
+    for (source, want) in cases {
+        assert_eq!(messages(source), want, "{source}");
+    }
+}
+
+#[test]
+fn names_of_steps_show_all_flags() {
+    let text = |source: &str| {
+        let graph = graph(&format!("FROM debian\nARG V=1\n{source}\n"));
+        let vertex = graph.vertices.last().unwrap();
+        (vertex.text.clone(), graph.history.last().unwrap().created_by.clone())
+    };
+    for (source, shown, history) in [
+        (
+            "COPY --parents --exclude=*.o --exclude=$V --link a$V /b/",
+            "COPY --link --exclude=*.o --exclude=$V --parents a1 /b/",
+            "COPY --parents a1 /b/ # buildkit",
+        ),
+        ("ADD --unpack=false a /b", "ADD --unpack=false a /b", "ADD a /b # buildkit"),
+        ("ADD --unpack --chmod=600 a /b", "ADD --unpack --chmod=600 a /b", "ADD --chmod=600 a /b # buildkit"),
+    ] {
+        assert_eq!(text(source), (shown.into(), history.into()), "{source}");
+    }
+}

@@ -11,7 +11,8 @@ fn v(position: usize) -> VertexId {
 
 fn vertex(step: Step, parent: Option<VertexId>) -> Vertex {
     let (text, span) = (String::new(), Span::default());
-    Vertex { step, parent, name: StepName::default(), text, span, word_spans: Default::default(), ignore_cache: false }
+    let (name, word_spans) = (StepName::default(), Default::default());
+    Vertex { step, parent, name, text, span, word_spans, ignore_cache: false, is_trigger: false }
 }
 
 fn image(name: &str) -> Vertex {
