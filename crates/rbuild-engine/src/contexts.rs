@@ -38,7 +38,7 @@ impl Context {
             return Err(BuildError::Other { message, help: Some(FileRemedy::OtherDirectory.into()) });
         }
         let parse = |file: &IgnoreFile| {
-            Ignore::parse(&file.text).map_err(|e| BuildError::Other {
+            Ignore::parse(&file.text).map(|ignore| ignore.from_file(&file.path)).map_err(|e| BuildError::Other {
                 message: format!("the ignore file {}, {e}", quoted(&file.path)),
                 help: Some(FileRemedy::CorrectPattern.into()),
             })

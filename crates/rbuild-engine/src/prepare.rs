@@ -113,7 +113,8 @@ pub fn prepare(
     for warning in &graph.warnings {
         events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
-    demands::misspelled(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
+    let of_secrets = [demands::misspelled(request, &graph), demands::unsearched(request, &graph)].concat();
+    of_secrets.into_iter().for_each(|warning| events.send(Event::Warning(warning)));
     let downloads = DownloadedFiles::download(&graph, store, network)?;
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(store.records().hashes(&name)?, request.now));

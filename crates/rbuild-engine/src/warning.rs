@@ -8,6 +8,8 @@ use rbuild_linux::quoted;
 use rbuild_remedy::{FileRemedy, Remedy, Warning, sentence};
 use rbuild_store::StoreError;
 
+use crate::export::secret_scan::MIN_SEARCHED;
+
 /// A problem that does not fail a build.
 #[derive(Debug)]
 pub(crate) enum BuildWarning<'a> {
@@ -21,6 +23,8 @@ pub(crate) enum BuildWarning<'a> {
     Overwritten { dest: &'a str },
     /// No command uses a secret, but one uses a secret with a similar ID.
     UnusedSecret { id: &'a str, similar: &'a str },
+    /// The value of a secret is too short to search for. `is_masked` is true if output is masked.
+    ShortSecret { id: &'a str, is_masked: bool },
     /// The store is in a build context and was skipped. `path` is relative to the context.
     StoreLeftOut { path: &'a Path },
     /// The cache could not be reduced to its limit.
@@ -59,6 +63,12 @@ impl BuildWarning<'_> {
                 format!("`{dest}` was overwritten by every source; only the last one remains")
             }
             BuildWarning::UnusedSecret { id, similar: _ } => format!("no command uses the secret `{id}`"),
+            BuildWarning::ShortSecret { id, is_masked } => {
+                let output = if *is_masked { "" } else { ", nor is it masked in output" };
+                format!(
+                    "the secret `{id}` has fewer than {MIN_SEARCHED} bytes: results are not searched for it{output}"
+                )
+            }
             BuildWarning::StoreLeftOut { path } => {
                 format!("{} in the build context is the store of this build and was left out", quoted(path))
             }
@@ -95,7 +105,10 @@ impl BuildWarning<'_> {
 
     fn help(&self) -> Option<Remedy> {
         match self {
-            BuildWarning::NotIsolated | BuildWarning::OuterProcesses | BuildWarning::NoMatch { .. } => None,
+            BuildWarning::NotIsolated
+            | BuildWarning::OuterProcesses
+            | BuildWarning::NoMatch { .. }
+            | BuildWarning::ShortSecret { .. } => None,
             BuildWarning::Overwritten { .. } => Some(FileRemedy::EndWithSlash.into()),
             BuildWarning::UnusedSecret { similar, .. } => Some(Remedy::did_you_mean(*similar)),
             BuildWarning::StoreLeftOut { path } => {
@@ -136,6 +149,8 @@ mod tests {
             BuildWarning::NoMatch { pattern: "src/*.c" },
             BuildWarning::Overwritten { dest: "/app" },
             BuildWarning::UnusedSecret { id: "tokne", similar: "token" },
+            BuildWarning::ShortSecret { id: "pin", is_masked: true },
+            BuildWarning::ShortSecret { id: "pin", is_masked: false },
             BuildWarning::StoreLeftOut { path: Path::new(".local/share/rbuild") },
             BuildWarning::NotEvicted(full.into()),
             BuildWarning::LostLayer { cache: "`/cache`", cause: "it is missing" },
@@ -153,6 +168,7 @@ mod tests {
             NoMatch,
             Overwritten,
             UnusedSecret,
+            ShortSecret,
             StoreLeftOut,
             NotEvicted,
             LostLayer,

@@ -1,5 +1,7 @@
 //! Ignore files (`.dockerignore`) and `--exclude`.
 
+use std::path::{Path, PathBuf};
+
 use rbuild_paths::{Glob, as_go};
 
 /// A list of ignore rules; the last matching one decides.
@@ -7,12 +9,27 @@ use rbuild_paths::{Glob, as_go};
 pub struct Ignore {
     rules: Vec<IgnoreRule>,
     negations: bool,
+    /// Path of the file that the rules are from, as shown in messages.
+    file: PathBuf,
 }
 
 #[derive(Debug, Clone)]
 struct IgnoreRule {
     glob: Glob,
     negated: bool,
+    pattern: String,
+    line: usize,
+}
+
+/// The rule that excludes a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExcludingRule {
+    /// Path of the ignore file, as shown in messages; empty if the rules are not from a file.
+    pub file: PathBuf,
+    /// Line of the file, or index of the pattern, counted from 1.
+    pub line: usize,
+    /// The cleaned pattern.
+    pub pattern: String,
 }
 
 /// For each rule, true if it matched a directory or one of its parents. Entries of the directory
@@ -42,6 +59,11 @@ impl Ignore {
         Ignore::of(lines(text))
     }
 
+    /// Returns the rules with the path of their file, for messages.
+    pub fn from_file(self, file: &Path) -> Ignore {
+        Ignore { file: file.to_path_buf(), ..self }
+    }
+
     /// Parses a list of patterns, from `--exclude` or [`Ignore::read`]. `#` does not start a
     /// comment, and a pattern with a leading slash matches nothing.
     pub fn from_patterns<S: AsRef<str>>(patterns: &[S]) -> Result<Ignore, IgnoreError> {
@@ -63,7 +85,7 @@ impl Ignore {
             };
             let glob = Glob::new(pattern, true).ok_or_else(|| fail(&format!("invalid pattern `{pattern}`")))?;
             ignore.negations |= negated;
-            ignore.rules.push(IgnoreRule { glob, negated });
+            ignore.rules.push(IgnoreRule { glob, negated, pattern: pattern.to_string(), line });
         }
         Ok(ignore)
     }
@@ -80,6 +102,19 @@ impl Ignore {
     /// Like [`Ignore::excludes`], with the matches that the entry inherits from its directory.
     pub fn excludes_entry(&self, inherited: &Inherited, path: &str) -> bool {
         self.decide(inherited, path, |_, _| ())
+    }
+
+    /// Returns the rule that excludes the path in a walk from the root; `None` if none does.
+    pub fn excluding_rule(&self, path: &str) -> Option<ExcludingRule> {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let mut last = None;
+        let excluded = self.decide(&self.inherited_below(parent), path, |i, matches| {
+            if matches {
+                last = Some(i);
+            }
+        });
+        let rule = &self.rules[last.filter(|_| excluded)?];
+        Some(ExcludingRule { file: self.file.clone(), line: rule.line, pattern: rule.pattern.clone() })
     }
 
     /// Returns the matches that the entries of a directory inherit.
@@ -179,6 +214,22 @@ mod tests {
             let ignore = Ignore::parse(&patterns.replace(';', "\n")).unwrap();
             assert_eq!(ignore.excludes(path), want == "yes", "{line}");
             assert_eq!(ignore.excludes_alone(path), want == "yes", "{line}");
+        }
+    }
+
+    #[test]
+    fn the_rule_that_excludes_a_path_is_found() {
+        let ignore = Ignore::parse("# secrets\n*.pem\n/d\n!d/keep\nd/keep/x\n").unwrap().from_file(Path::new("i"));
+        for (path, want) in [
+            ("a.pem", Some((2, "*.pem"))),
+            ("d", Some((3, "d"))),
+            ("d/e/f", Some((3, "d"))),
+            ("d/keep", None),
+            ("d/keep/x", Some((5, "d/keep/x"))),
+            ("other", None),
+        ] {
+            let want = want.map(|(line, pattern)| ExcludingRule { file: "i".into(), line, pattern: pattern.into() });
+            assert_eq!(ignore.excluding_rule(path), want, "{path}");
         }
     }
 

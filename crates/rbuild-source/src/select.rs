@@ -1,5 +1,6 @@
 //! Selection of the files that a source of COPY or a mount names.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -8,15 +9,16 @@ use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
 use rbuild_remedy::closest_file;
 
 use crate::hashes::HashCache;
-use crate::ignore::Ignore;
+use crate::ignore::{ExcludingRule, Ignore};
 
 /// An error of selecting or reading a source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No such file. `path` is as written in the Dockerfile; `similar` is an existing file with a
-    /// similar name; `ignored` is true if the file exists but is ignored.
+    /// similar name; `ignored` is the rule that excludes the file if it
+    /// exists.
     #[error("`{path}` not found")]
-    NotFound { path: String, similar: Option<String>, ignored: bool },
+    NotFound { path: String, similar: Option<String>, ignored: Option<ExcludingRule> },
     /// A symbolic link whose target does not exist inside the root.
     #[error("`{path}` is a symbolic link to {}, which does not exist", quoted(target))]
     DeadLink { path: String, target: PathBuf },
@@ -361,8 +363,9 @@ impl SourceTree<'_> {
         }
         // Look again without the ignore file.
         let seen = |tree: &SourceTree<'_>| tree.named(path).is_ok_and(|found| found.is_some());
-        let ignored = !seen(self) && seen(&SourceTree { ignore: None, ..*self });
-        if let Some(target) = self.link_target(path).filter(|_| !ignored) {
+        let is_ignored = !seen(self) && seen(&SourceTree { ignore: None, ..*self });
+        let ignored = if is_ignored { self.excluding_rule(path) } else { None };
+        if let Some(target) = self.link_target(path).filter(|_| !is_ignored) {
             return SourceError::DeadLink { path: source.to_string(), target };
         }
         let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
@@ -381,6 +384,22 @@ impl SourceTree<'_> {
     }
 }
 
+impl SourceTree<'_> {
+    /// Returns the rule that excludes a file, or the first link on the way to it that one excludes.
+    fn excluding_rule(&self, path: &Path) -> Option<ExcludingRule> {
+        let ignore = self.ignore?;
+        let rule = |path: &Path| ignore.excluding_rule(&path.strip_prefix("/").unwrap_or(path).to_string_lossy());
+        let of_link = OnceCell::new();
+        let real = self.root.resolve_by(path, |link| {
+            if let Some(found) = rule(link) {
+                let _ = of_link.set(found);
+            }
+            true
+        });
+        of_link.into_inner().or_else(|| rule(&real.ok()??))
+    }
+}
+
 fn base_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -393,15 +412,16 @@ mod tests {
 
     #[test]
     fn messages_are_as_recorded() {
+        let rule = || ExcludingRule { file: ".dockerignore".into(), line: 3, pattern: "*.py".into() };
         let not_found = |similar: Option<&str>, ignored| SourceError::NotFound {
             path: "app.py".into(),
             similar: similar.map(Into::into),
             ignored,
         };
         let errors = [
-            not_found(None, false),
-            not_found(Some("App.py"), false),
-            not_found(None, true),
+            not_found(None, None),
+            not_found(Some("App.py"), None),
+            not_found(None, Some(rule())),
             SourceError::DeadLink { path: "a".into(), target: "/b".into() },
             SourceError::BadPattern("a[".into()),
             SourceError::CrossesLink { path: "a/b".into(), link: "a".into() },

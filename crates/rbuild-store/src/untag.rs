@@ -18,8 +18,8 @@ impl Images<'_> {
     /// # Errors
     ///
     /// Fails if there is no such image or if the index cannot be written. Unless `force` is true,
-    /// also fails if the image has names in several repositories and `wanted` is none of them, or if
-    /// a container uses the image and `wanted` is its last name.
+    /// also fails if the image has names in several repositories and `wanted` is none of them, or
+    /// if a container uses the image and `wanted` is its last name.
     pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<ImageId>)> {
         let FoundImage { name, image, entry, .. } = self.find(wanted)?;
         let of_id = self.entries_of(&image.id)?;

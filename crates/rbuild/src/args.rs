@@ -348,7 +348,7 @@ pub struct RmiArgs {
     /// Images to remove
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Remove an image that has several names; ignore missing images
+    /// Remove an image that has names in several repositories; ignore missing images
     #[arg(short, long)]
     pub force: bool,
     /// Accepted for compatibility
@@ -421,7 +421,8 @@ pub struct ImagePruneArgs {
     /// Filter: until=24h or label=NAME[=VALUE]
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// Do not ask for confirmation; only rbuild that was called as `docker` asks
+    /// Do not ask for confirmation; rbuild that was not called as `docker` asks only on a terminal,
+    /// and only with --all
     #[arg(short, long)]
     pub force: bool,
 }

@@ -141,7 +141,7 @@ fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
     }
     let fills_store = matches!(verb, Verb::Import(_) | Verb::Load(_) | Verb::Pull(_) | Verb::CacheImport(_));
     let settings = if names_store && !fills_store { settings.expecting_store() } else { settings };
-    if as_docker {
+    if as_docker || confirm::loses_images(&verb) {
         confirm::removal(&verb)?;
     }
     run_verb(verb, &settings)

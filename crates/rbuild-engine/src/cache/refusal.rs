@@ -6,7 +6,7 @@
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_linux::RootDir;
-use rbuild_plan::{Step, VertexId};
+use rbuild_plan::{FileSource, Step, VertexId};
 use rbuild_remedy::{BuildRemedy, Remedy};
 use rbuild_store::{Store, Verdict};
 
@@ -106,6 +106,8 @@ fn is_searchable(env: &StepEnv<'_>, step: &Step) -> bool {
 enum LeakPlace<'a> {
     /// A file, or an attribute of one, that a step of the build wrote.
     Step(&'a str),
+    /// The same, of a step that is an ONBUILD trigger of the base image.
+    Trigger { place: &'a str, instruction: &'a str },
     /// A document of the image.
     Document(&'static str),
     /// A file of the base image of a squashed result.
@@ -118,6 +120,9 @@ impl LeakPlace<'_> {
         let found = format!("the result contains the secret `{secret}`");
         match self {
             LeakPlace::Step(place) => format!("{found}: this step wrote it to {place}"),
+            LeakPlace::Trigger { place, instruction } => {
+                format!("{found}: the trigger `{instruction}` of the base image wrote it to {place}")
+            }
             LeakPlace::Document(document) => format!("{found} in the image's {document}"),
             LeakPlace::Base(place) => format!("{found} in {place}, which comes from the squashed base image"),
         }
@@ -125,10 +130,17 @@ impl LeakPlace<'_> {
 }
 
 fn refusal(env: &StepEnv<'_>, id: VertexId, leak: &Leak<'_>) -> BuildError {
-    let message = LeakPlace::Step(&leak.place).message(leak.id);
-    BuildError::Unmet(vec![
-        Diagnostic::new(env.graph().vertices[id].span, message).help(Remedy::Build(BuildRemedy::KeepSecretOut)),
-    ])
+    let vertex = &env.graph().vertices[id];
+    let place = if vertex.is_trigger {
+        LeakPlace::Trigger { place: &leak.place, instruction: &vertex.text }
+    } else {
+        LeakPlace::Step(&leak.place)
+    };
+    let remedy = match &vertex.step {
+        Step::Copy(copy) if matches!(copy.from, FileSource::Context) => BuildRemedy::IgnoreSecretFile,
+        _ => BuildRemedy::KeepSecretOut,
+    };
+    BuildError::Unmet(vec![Diagnostic::new(vertex.span, place.message(leak.id)).help(Remedy::Build(remedy))])
 }
 
 /// Fails if the result contains the value of a secret. Searches all layers that the build added.
@@ -201,11 +213,12 @@ mod tests {
     fn refusals_are_as_recorded() {
         let places = [
             LeakPlace::Step("/root/.netrc"),
+            LeakPlace::Trigger { place: "/root/.netrc", instruction: "ONBUILD COPY . ." },
             LeakPlace::Document("configuration or history"),
             LeakPlace::Document("annotations"),
             LeakPlace::Base("the attribute user.note of /etc/motd"),
         ];
-        let variants = variants!(LeakPlace { Step, Document, Base });
+        let variants = variants!(LeakPlace { Step, Trigger, Document, Base });
         assert_recorded!("LeakPlace", variants.words(&places, |place| place.message("token")));
     }
 }

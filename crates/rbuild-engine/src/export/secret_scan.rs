@@ -14,7 +14,7 @@ use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 
 /// Minimum length of a value to search for. Shorter values occur by chance.
-const SHORTEST: usize = 8;
+pub(crate) const MIN_SEARCHED: usize = 8;
 const CHUNK: usize = 1 << 20;
 
 /// An error of a directory walk, from the walk itself or from the visitor.
@@ -38,7 +38,7 @@ impl From<BuildError> for WalkError {
 
 /// Returns ID and value of the secrets whose values are long enough to search for.
 pub(crate) fn searched(secrets: &[(String, Vec<u8>)]) -> impl Iterator<Item = (&str, &[u8])> {
-    secrets.iter().map(|(id, value)| (id.as_str(), value.trim_ascii())).filter(|(_, v)| v.len() >= SHORTEST)
+    secrets.iter().map(|(id, value)| (id.as_str(), value.trim_ascii())).filter(|(_, v)| v.len() >= MIN_SEARCHED)
 }
 
 /// A value to search for.

@@ -11,7 +11,7 @@ pub(crate) const MASK: &str = "****";
 /// whose bytes there are escape sequences.
 const MAX_HELD: usize = 1 << 20;
 /// Minimum length of a masked value. Masking shorter ones would make logs unreadable.
-const SHORTEST: usize = 4;
+pub(crate) const MIN_MASKED: usize = 4;
 
 /// The values of a build's secrets and the lines of each value, without surrounding whitespace, if
 /// they are long enough to be masked.
@@ -27,7 +27,7 @@ impl SecretValues {
     /// Returns the values of secrets, given by ID and value, and the lines of each value.
     pub fn of(secrets: &[(String, Vec<u8>)]) -> SecretValues {
         let trimmed = secrets.iter().map(|(_, value)| value.trim_ascii());
-        let trimmed: Vec<&[u8]> = trimmed.filter(|value| value.len() >= SHORTEST).collect();
+        let trimmed: Vec<&[u8]> = trimmed.filter(|value| value.len() >= MIN_MASKED).collect();
         // A command may print a part of a file, or each line with a prefix.
         let lines = trimmed.iter().flat_map(|value| value.split(|byte| *byte == b'\n')).map(<[u8]>::trim_ascii);
         let values = trimmed.iter().copied().chain(lines).map(<[u8]>::to_vec);
@@ -53,7 +53,7 @@ impl SecretValues {
     }
 }
 
-/// Byte strings of at least [`SHORTEST`] bytes that are searched for together.
+/// Byte strings of at least [`MIN_MASKED`] bytes that are searched for together.
 #[derive(Debug, Default)]
 struct SecretPatterns {
     sorted: Vec<Vec<u8>>,
@@ -63,7 +63,7 @@ struct SecretPatterns {
 
 impl SecretPatterns {
     fn of(strings: impl Iterator<Item = Vec<u8>>) -> SecretPatterns {
-        let mut sorted: Vec<Vec<u8>> = strings.filter(|string| string.len() >= SHORTEST).collect();
+        let mut sorted: Vec<Vec<u8>> = strings.filter(|string| string.len() >= MIN_MASKED).collect();
         sorted.sort();
         sorted.dedup();
         let mut first = vec![false; 256];
@@ -92,7 +92,7 @@ impl SecretPatterns {
         // All prefixes of the text sort before it, and the longest is the last of them. A string
         // between the two has more in common with the text than that prefix.
         let mut common = text;
-        while common.len() >= SHORTEST {
+        while common.len() >= MIN_MASKED {
             let after = self.sorted.partition_point(|string| string.as_slice() <= common);
             let Some(last) = after.checked_sub(1).map(|at| &self.sorted[at]) else { return 0 };
             let equal = last.iter().zip(common).take_while(|(a, b)| a == b).count();

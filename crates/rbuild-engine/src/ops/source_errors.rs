@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_remedy::{DockerfileRemedy, FileRemedy, Remedy};
-use rbuild_source::{IgnoreError, SourceError};
+use rbuild_source::{ExcludingRule, IgnoreError, SourceError};
 
 use crate::error::BuildError;
 
@@ -22,7 +22,9 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     };
     let d = Diagnostic::new(span, message);
     BuildError::Unmet(vec![match e {
-        SourceError::NotFound { ignored: true, .. } => d.help(Remedy::from(FileRemedy::RemovePattern)),
+        SourceError::NotFound { ignored: Some(ExcludingRule { file, line, pattern }), .. } => {
+            d.help(Remedy::from(FileRemedy::RemovePattern { pattern, file, line }))
+        }
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
             d.help(Remedy::from(DockerfileRemedy::UseJsonForm { name }))
         }
@@ -77,17 +79,18 @@ mod tests {
             similar: similar.map(str::to_string),
             ignored,
         };
+        let rule = ExcludingRule { file: ".dockerignore".into(), line: 3, pattern: "*.pem".into() };
         let dead_link = |target: &str| SourceError::DeadLink { path: "a".into(), target: target.into() };
         let kernel = rbuild_linux::Error::new("openat", Path::new("a"), std::io::Error::from_raw_os_error(13));
         let errors = [
-            not_found("a", None, false),
-            not_found("a", None, true),
-            not_found("a", Some("b"), false),
-            not_found("/a", Some("b"), false),
-            not_found("a", Some("b c"), false),
-            not_found("-a", None, false),
-            not_found("git://a.io/b", None, false),
-            not_found("../a", None, false),
+            not_found("a", None, None),
+            not_found("a", None, Some(rule)),
+            not_found("a", Some("b"), None),
+            not_found("/a", Some("b"), None),
+            not_found("a", Some("b c"), None),
+            not_found("-a", None, None),
+            not_found("git://a.io/b", None, None),
+            not_found("../a", None, None),
             dead_link("/b"),
             dead_link("b"),
             SourceError::BadPattern("[a".into()),
@@ -102,7 +105,7 @@ mod tests {
             let BuildError::Unmet(found) = source_error(e, Span::default(), from) else { panic!() };
             found.into_iter().map(|d| format!("{}\n  help: {:?}\n", d.message, d.help)).collect::<String>()
         };
-        let of_stage = [not_found("a", None, false), not_found("../a", None, false), dead_link("/b")];
+        let of_stage = [not_found("a", None, None), not_found("../a", None, None), dead_link("/b")];
         let mut table: String = errors.into_iter().map(|e| row(e, None)).collect();
         table.extend(of_stage.map(|e| row(e, Some("build"))));
         let pattern = Ignore::from_patterns(&["[a".to_string()]).map(drop).unwrap_err();

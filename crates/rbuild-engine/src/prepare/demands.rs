@@ -6,6 +6,8 @@ use rbuild_remedy::{BuildRemedy, Remedy};
 
 use crate::Warning;
 use crate::error::{BuildError, Result};
+use crate::export::secret_scan::MIN_SEARCHED;
+use crate::ops::redact::MIN_MASKED;
 use crate::request::BuildRequest;
 use crate::warning::BuildWarning;
 
@@ -23,15 +25,7 @@ pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[Vert
 /// Returns a warning for each unused secret with an ID similar to that of a requested secret that
 /// was not provided.
 pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning<Help>> {
-    let asked: Vec<&str> = graph
-        .vertices
-        .iter()
-        .filter_map(|vertex| match &vertex.step {
-            Step::Run(run) => Some(run),
-            _ => None,
-        })
-        .flat_map(|run| run.secrets.iter().map(|secret| secret.id.as_str()))
-        .collect();
+    let asked = mounted(graph);
     let given = |id: &str| request.secrets.iter().any(|(given, _)| given == id);
     let unused = request.secrets.iter().filter(|(id, _)| !asked.contains(&id.as_str()));
     let warning = |id: &str| {
@@ -39,6 +33,24 @@ pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warn
         Some(BuildWarning::UnusedSecret { id, similar: close }.into())
     };
     unused.filter_map(|(id, _)| warning(id)).collect()
+}
+
+/// Returns a warning for each secret that a command mounts and whose value is too short to search
+/// results for it.
+pub(crate) fn unsearched(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning<Help>> {
+    let mounted = mounted(graph);
+    let given = request.secrets.iter().map(|(id, value)| (id.as_str(), value.trim_ascii().len()));
+    let short = given.filter(|(id, length)| (1..MIN_SEARCHED).contains(length) && mounted.contains(id));
+    short.map(|(id, length)| BuildWarning::ShortSecret { id, is_masked: length >= MIN_MASKED }.into()).collect()
+}
+
+/// Returns the IDs of the secrets that commands mount.
+fn mounted(graph: &BuildGraph) -> Vec<&str> {
+    let commands = graph.vertices.iter().filter_map(|vertex| match &vertex.step {
+        Step::Run(run) => Some(run),
+        _ => None,
+    });
+    commands.flat_map(|run| run.secrets.iter().map(|secret| secret.id.as_str())).collect()
 }
 
 fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {

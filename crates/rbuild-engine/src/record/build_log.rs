@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_linux::{FileKind, RootDir};
+use rbuild_linux::{FileKind, RootDir, Timestamp};
 use rbuild_store::{BuildLog, BuildStatus, FailureLog, LayerLog, Store};
 
 use crate::error::BuildError;
@@ -24,6 +24,7 @@ pub fn remember(
     mut layers: Vec<LayerLog>,
 ) {
     let PreparedBuild { request, platforms } = build;
+    let seconds = events.journal().now();
     let (mut steps, phases) = events.journal().read();
     let mut first = 0;
     for prepared in platforms {
@@ -52,8 +53,9 @@ pub fn remember(
     let _ = store.logs().put_build_log(&BuildLog {
         id: request.build_id.clone(),
         result: secrets.mask(result(request)),
-        started: request.now,
-        seconds: events.journal().now(),
+        // The time of the request is another one in builds with `--verify`.
+        started: Timestamp::now().sec - seconds as i64,
+        seconds,
         status,
         steps,
         phases,

@@ -171,7 +171,7 @@ impl StepRecords<'_> {
             return Miss::Disabled.to_string();
         }
         let Some(nearest) = &self.env.nearest[self.id] else {
-            return self.reason_of_caches();
+            return self.reason_of_caches(Miss::InNoCache).unwrap_or_else(|| Miss::NoEarlierBuild.to_string());
         };
         if nearest == key {
             return match (store.records().record(key), store.records().foreign_record(key)) {
@@ -182,7 +182,11 @@ impl StepRecords<'_> {
             }
             .to_string();
         }
-        let Some(before) = before else { return Miss::InputsForgotten.to_string() };
+        let Some(before) = before else {
+            // A build whose result came from caches only may have left no inputs here.
+            let forgotten = Miss::InputsForgotten;
+            return self.reason_of_caches(forgotten).unwrap_or_else(|| forgotten.to_string());
+        };
         if before.version != self.key_inputs.version {
             return Miss::KeyFormat.to_string();
         }
@@ -195,15 +199,16 @@ impl StepRecords<'_> {
         if masked { Miss::MaskedValue.to_string() } else { Miss::NoDifference.to_string() }
     }
 
-    /// Returns the reason why no cache besides the store has the step, as far as its records state.
-    fn reason_of_caches(&self) -> String {
+    /// Returns the reason why no cache besides the store has the step, as far as its records state;
+    /// `otherwise` if they have no similar step, and `None` if there are no such caches.
+    fn reason_of_caches(&self, otherwise: Miss) -> Option<String> {
         let caches = &self.env.request.caches;
         if caches.is_empty() {
-            return Miss::NoEarlierBuild.to_string();
+            return None;
         }
         let secrets = self.env.request.secret_values();
         let Some(similar) = notes::most_similar(caches, self.vertex(), self.key_inputs, &secrets) else {
-            return Miss::InNoCache.to_string();
+            return Some(otherwise.to_string());
         };
         let reason = if similar.step.key == self.key {
             Miss::Unusable.to_string()
@@ -214,7 +219,7 @@ impl StepRecords<'_> {
         } else {
             similar.differences.join("; ")
         };
-        format!("{reason} (in the cache {})", similar.cache)
+        Some(format!("{reason} (in the cache {})", similar.cache))
     }
 
     /// Returns true if the build may use that tree: it contains no secret that the build was not

@@ -26,6 +26,8 @@ pub enum CommandRemedy {
     UseImageWithShell,
     /// Install a program that does not exist, or correct its name or PATH.
     ProvideProgram,
+    /// Use a program that the image of a container contains.
+    OtherProgram,
     /// Check if the machine ran out of memory (exit code 137).
     CheckMemoryOfCode,
     /// Find the cause of the signal that the exit code stands for.
@@ -69,6 +71,8 @@ pub enum BuildRemedy {
     },
     /// Read the secret from its mount, or allow its value in the image.
     KeepSecretOut,
+    /// Exclude the file with the secret from the build context, or allow its value in the image.
+    IgnoreSecretFile,
     /// Pass a secret to the build.
     PassSecret {
         /// ID of the secret.

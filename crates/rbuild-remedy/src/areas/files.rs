@@ -53,8 +53,15 @@ pub enum FileRemedy {
     EndWithSlash,
     /// Correct a pattern of an ignore file.
     CorrectPattern,
-    /// Remove the pattern that excludes a file from the ignore file.
-    RemovePattern,
+    /// Remove or narrow the pattern of the ignore file that excludes a file.
+    RemovePattern {
+        /// The pattern.
+        pattern: String,
+        /// The ignore file, as shown in messages.
+        file: PathBuf,
+        /// Line of the pattern, counted from 1.
+        line: usize,
+    },
     /// Exclude the store from the build context.
     IgnoreStore {
         /// Path in the context.

@@ -69,6 +69,11 @@ pub enum ServerRemedy {
         /// A name with a registry.
         example: String,
     },
+    /// Write the registry before a name that has none and is therefore one of Docker Hub.
+    NameRegistry {
+        /// The name.
+        name: String,
+    },
     /// Check the connection to a server.
     CheckNetwork,
     /// Check the port and the program that listens on it: the machine refused the connection.

@@ -95,9 +95,9 @@ fn ignore_rules_apply_to_patterns_and_directories() {
 fn missing_files_are_reported_with_similar_names() {
     let t = Temp::new();
     let Err(SourceError::NotFound { similar, ignored, .. }) = t.digest("A.GO", "") else { panic!() };
-    assert_eq!((similar.as_deref(), ignored), (Some("a.go"), false));
+    assert_eq!((similar.as_deref(), ignored), (Some("a.go"), None));
     let Err(SourceError::NotFound { ignored, .. }) = t.digest("a.go", "*.go") else { panic!() };
-    assert!(ignored);
+    assert_eq!(ignored.map(|rule| (rule.line, rule.pattern)), Some((1, "*.go".into())));
     symlink("/etc/passwd", t.0.join("out")).unwrap();
     assert!(matches!(t.digest("out", ""), Err(SourceError::DeadLink { .. })));
 }
@@ -111,7 +111,7 @@ fn a_selected_link_must_not_dangle() {
         let Err(SourceError::DeadLink { path, target }) = t.digest(source, "") else { panic!("{source}") };
         assert_eq!((path.trim_end_matches('/').replace('*', "ead"), target), ("dead".into(), "/nope/x".into()));
     }
-    let Err(SourceError::NotFound { ignored: true, .. }) = t.digest("left*", "a.go") else { panic!() };
+    let Err(SourceError::NotFound { ignored: Some(_), .. }) = t.digest("left*", "a.go") else { panic!() };
     // Ignored links, and links inside a directory, may dangle.
     t.digest("d*", "dead").unwrap();
     t.digest(".", "").unwrap();
@@ -152,7 +152,7 @@ fn selection_or_error(dir: &Path, source: &str, ignore: &str) -> String {
         Ok(items) => {
             items.iter().map(|i| format!("{} {}", i.name.display(), i.path.display())).collect::<Vec<_>>().join(", ")
         }
-        Err(SourceError::NotFound { ignored: true, .. }) => "ignored".into(),
+        Err(SourceError::NotFound { ignored: Some(_), .. }) => "ignored".into(),
         Err(SourceError::NotFound { .. }) => "not found".into(),
         Err(e) => e.to_string().split(':').next().unwrap().to_string(),
     }

@@ -131,7 +131,8 @@ pub struct BuildArgs {
     /// Show for each step why it ran or was cached
     #[arg(long)]
     pub explain: bool,
-    /// Build twice without cache and report the first difference
+    /// Build twice without cache and report the first difference; without SOURCE_DATE_EPOCH, the
+    /// image is dated a day back
     #[arg(long)]
     pub verify: bool,
     /// Write a page with the timeline of the build and the sizes of its layers

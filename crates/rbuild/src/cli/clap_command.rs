@@ -177,7 +177,9 @@ pub fn pages() -> Command {
             "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}{{after-help}}"
         ))
         .after_help(
-            "Run `rbuild COMMAND --help` for the options of a command, and `rbuild help TOPIC` for caches,\n\
+            "The groups of docker have these commands, too: `rbuild image ls`, `rbuild container rm`,\n\
+             `rbuild system df`. `rbuild volume` and the like list those of a group.\n\n\
+             Run `rbuild COMMAND --help` for the options of a command, and `rbuild help TOPIC` for caches,\n\
              compatibility, containers, environment, errors, outputs, registries or sources.\n\
              In a directory with a Dockerfile, run `rbuild -t app` to build it.",
         )

@@ -1,4 +1,4 @@
-//! The question before a removal, if rbuild was called as docker.
+//! The question before a removal: if rbuild was called as docker, or before images are lost.
 
 use std::io::{BufRead, IsTerminal, Read};
 
@@ -30,6 +30,17 @@ pub fn removal(verb: &Verb) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new("the removal was canceled").help(VerbRemedy::AnswerYes))
+}
+
+/// Returns true if a verb removes images that cannot be made again by a build, and a user can be
+/// asked. Under its own name, rbuild asks only then: commands without a terminal are scripts.
+pub fn loses_images(verb: &Verb) -> bool {
+    let loses = match verb {
+        Verb::ImagePrune(args) => args.all,
+        Verb::Prune(args) => args.system && args.all,
+        _ => false,
+    };
+    loses && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Names what a verb without `--force` removes; `None` if it needs no confirmation.

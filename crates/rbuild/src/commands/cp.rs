@@ -23,7 +23,13 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     let Some((files, path)) = source(&store, &args.source)? else {
         return match source(&store, &args.dest)? {
             Some((CopyOrigin::Container(root), dest)) => copy_into(settings, &store, &args, root, &dest),
-            Some((CopyOrigin::Image(_), _)) => {
+            Some((CopyOrigin::Image(_), path)) => {
+                let name = args.dest.strip_suffix(&path).and_then(|name| name.strip_suffix(':')).unwrap_or_default();
+                if store.containers().find_container(name)?.is_some() {
+                    let failure =
+                        Failure::new(format!("container `{name}` has not been started, so it has no files yet"));
+                    return Err(failure.help(VerbRemedy::StartFirst { name: name.into() }));
+                }
                 let failure = Failure::usage("files are copied into running containers only, not into images");
                 Err(failure.help(VerbRemedy::UseCopy))
             }

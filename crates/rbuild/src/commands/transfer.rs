@@ -9,7 +9,7 @@ use rbuild_engine::Warning;
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, SourceUrl, human_size};
 use rbuild_linux::parallel::try_map;
 use rbuild_registry::Client;
-use rbuild_remedy::sentence;
+use rbuild_remedy::{RegistryAction, Remedy, ServerRemedy, sentence};
 use rbuild_store::{Artifact, Download, Image, NamedImage, Store, StoreError};
 use rbuild_transport::{
     BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, KeptIndex, LentLayer, ManifestFormat, NameUse, OtherPlatform,
@@ -314,17 +314,41 @@ pub fn push_all(
     names: &[Reference],
     display: TransferDisplay,
 ) -> Result<ManifestDigest, Failure> {
-    let image = prepare(store, client, image, names, display)?;
+    let failed = |e| not_pushed(e, names);
+    let image = prepare(store, client, image, names, display).map_err(failed)?;
     let push = NamePush { store, client, image: &image, display };
     match &by_registry(names)[..] {
         [] | [_] => names.iter().try_for_each(|name| {
             push.announce(name);
             let doing = format!("pushing {}", name.familiar());
-            shown(display, &doing, "pushed", |progress| push.run(name, progress))
+            shown(display, &doing, "pushed", |progress| push.run(name, progress)).map_err(failed)
         })?,
-        registries => push.side_by_side(registries, names.len())?,
+        registries => push.side_by_side(registries, names.len()).map_err(failed)?,
     }
     Ok(image.digest)
+}
+
+/// Returns the failure of a push. If the login or the connection to Docker Hub failed for a name
+/// without a registry and a user, another registry was probably meant.
+pub fn not_pushed(e: TransportError, names: &[Reference]) -> Failure {
+    const HUB: [&str; 2] = ["docker.io", "registry-1.docker.io"];
+    let remedy = match &e {
+        TransportError::Registry(e) if HUB.contains(&e.place.registry.as_str()) => e.remedy(),
+        _ => None,
+    };
+    let is_access = match remedy {
+        Some(Remedy::Server(ServerRemedy::CheckNetwork)) => true,
+        Some(Remedy::Server(ServerRemedy::Registry { action, .. })) => {
+            matches!(action, RegistryAction::LogIn | RegistryAction::CheckLogin)
+        }
+        _ => false,
+    };
+    let bare = |name: &&Reference| name.registry() == HUB[0] && !name.familiar_name().contains('/');
+    let failure = Failure::from(e);
+    match names.iter().find(bare).filter(|_| is_access) {
+        Some(name) => failure.help(&Remedy::from(ServerRemedy::NameRegistry { name: name.shortest() })),
+        None => failure,
+    }
 }
 
 /// Returns the names of each registry, in the order in which they occur.
@@ -487,7 +511,30 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_registry::{ConnectionFailure, RegistryError, RegistryProblem, RemoteRepository};
+
     use super::*;
+
+    #[test]
+    fn a_push_to_a_name_without_a_registry_suggests_one() {
+        let failed = |registry: &str, name: &str| {
+            let place = RemoteRepository { registry: registry.into(), repository: "library/p2".into() };
+            let problem = RegistryProblem::Connection {
+                host: registry.into(),
+                request: "GET /v2/".into(),
+                kind: ConnectionFailure::Lookup,
+                source: "the host name does not exist".into(),
+            };
+            let e = TransportError::Registry(RegistryError::new(place, problem));
+            not_pushed(e, &[name.parse().unwrap()]).text()
+        };
+        let hint = "hint: write the registry before the name, for example HOST/p2; without one, it is docker.io";
+        assert!(failed("docker.io", "p2").contains(hint), "{}", failed("docker.io", "p2"));
+        assert!(failed("registry-1.docker.io", "p2:1").contains("HOST/p2:1;"));
+        for (registry, name) in [("docker.io", "me/p2"), ("a.io", "a.io/p2")] {
+            assert!(failed(registry, name).contains("hint: check the network"), "{name}");
+        }
+    }
 
     #[test]
     fn faults_of_pushes_are_as_recorded() {

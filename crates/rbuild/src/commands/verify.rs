@@ -81,7 +81,8 @@ pub fn verify(
     if finished.image.is_some_and(|found| found.id != image) {
         return Err(NotVerified::ContextChanged.into());
     }
-    let finished = BuildReport { steps: first.steps, duration: first.duration, ..finished };
+    let duration = made.iter().map(|report| report.duration).sum();
+    let finished = BuildReport { steps: first.steps, duration, ..finished };
     conclude(once.store, inputs.args, &request, &finished, reports)?;
     Ok(BuildOutcome::Made(finished))
 }

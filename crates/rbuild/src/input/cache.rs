@@ -381,6 +381,8 @@ struct CacheSource<'a> {
     /// The place, for messages.
     place: String,
     is_required: bool,
+    /// The directory, if it does not exist.
+    missing: Option<PathBuf>,
     /// Those in a directory.
     opened: Vec<Result<Option<ImportedCache>, String>>,
     /// Those on other machines.
@@ -434,7 +436,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         let fields = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)?;
         fields.check_options(&SOURCE_KEYS)?;
         let is_required = fields.switch("required")?;
-        let (mut opened, mut shared, keys) = (Vec::new(), Vec::new(), fields.trusted()?);
+        let (mut opened, mut shared, mut missing, keys) = (Vec::new(), Vec::new(), None, fields.trusted()?);
         let place = if let Some(caches) = fields.shared()? {
             shared = caches;
             if shared.is_empty() && !is_required {
@@ -446,10 +448,11 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
             let open = |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| e.message());
             let tags = fields.tags();
+            missing = Some(PathBuf::from(src)).filter(|dir| matches!(dir.try_exists(), Ok(false)));
             opened = tags.iter().map(open).collect();
             tags.join("`, `")
         };
-        sources.push(CacheSource { text, place, is_required, opened, shared, keys });
+        sources.push(CacheSource { text, place, is_required, missing, opened, shared, keys });
     }
     let of_source = |source: &CacheSource<'_>| {
         source.shared.iter().map(|cache| (cache.clone(), source.keys.clone())).collect::<Vec<_>>()
@@ -458,7 +461,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
     let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names)? };
     let mut read = read.into_iter();
     let mut found = Vec::new();
-    for CacheSource { text, place, is_required, opened, shared, .. } in sources {
+    for CacheSource { text, place, is_required, missing, opened, shared, .. } in sources {
         let mut outcomes = opened;
         for cache in shared {
             let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message);
@@ -497,7 +500,11 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             }
         }
         if is_required && found.len() == count {
-            return Err(Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")));
+            return Err(match missing {
+                Some(dir) => Failure::new(format!("--cache-from {text}: the directory {} does not exist", quoted(dir)))
+                    .help(ValueRemedy::WriteCacheFirst),
+                None => Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")),
+            });
         }
         if found.len() == count && !is_unreadable {
             (reader.note)(&format!("--cache-from {text}: there is no cache yet"));

@@ -326,7 +326,10 @@ fn dockerfile_in(dir: &RootDir, file: Option<&str>) -> Result<OuterDockerfile, F
             let entries = dir.sub(parent).and_then(|dir| dir.entries()).unwrap_or_default();
             entries.into_iter().filter_map(|entry| entry.name.into_string().ok()).collect::<Vec<_>>()
         };
-        read.ok_or_else(|| no_dockerfile(&name, &not_found(), &names()))?
+        read.ok_or_else(|| {
+            let failure = no_dockerfile(&name, &not_found(), &names());
+            Failure { message: failure.message + " in the archive", ..failure }
+        })?
     };
     Ok(OuterDockerfile { name, bytes })
 }

@@ -142,7 +142,8 @@ fn nothing_about_a_cache_fails_a_build_unless_it_is_required() {
     // The `chroot` mode has a warning of its own.
     assert_eq!(quiet.stderr.matches("warning").count(), usize::from(is_bare()), "{}", quiet.stderr);
     build(&["--cache-from", &from(&lab.path("none"), ",required")])
-        .fails(1, &["there is no cache with the tag `latest`"]);
+        .fails(1, &["/none` does not exist", "hint: correct the path, or write the cache with --cache-to before"]);
+    build(&["--cache-from", &from(&junk, ",required")]).fails(1, &["there is no cache with the tag `latest`"]);
     std::fs::write(junk.join("index.json"), "[[").unwrap();
     let warned = build(&["--cache-from", &from(&junk, "")]).ok();
     assert!(warned.stderr.contains("cannot read the cache, so it is not used"), "{}", warned.stderr);

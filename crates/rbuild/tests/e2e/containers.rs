@@ -650,6 +650,11 @@ fn commands_are_executed_in_a_running_container() {
     assert_eq!(std::fs::read_to_string(&out).unwrap(), "sent\nchanged\n");
     copy("/nosuch", "a:/g").fails(1, &["`/nosuch` does not exist"]);
     copy("a:/h", &out.to_string_lossy()).fails(1, &["`/h` does not exist"]);
+    host.line("create --name waiting busybox true").ok();
+    let hint = "hint: start it first with `rbuild start waiting`, or mount the files with -v";
+    copy("/etc/hostname", "waiting:/h").fails(1, &["container `waiting` has not been started", hint]);
+    host.line("rm waiting").ok();
+    host.line("exec a nosuch").fails(127, &["hint: correct its name, or use an image that contains the program"]);
     copy("-", "a:/").fails(2, &["rbuild exec -i CONTAINER tar -x -C DIR"]);
     changes_are_listed_and_committed(&host);
     let piped = host.0.sh("echo through | $RB exec -i a cat");

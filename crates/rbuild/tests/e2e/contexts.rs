@@ -22,7 +22,7 @@ fn a_context_can_be_a_tar_of_any_compression() {
     lab.write(".dockerignore", "*\n");
     lab.sh("rm -rf $LAB/out; tar -c . | $RB build -f other/Dockerfile --output $LAB/out -").ok();
     assert!(exists(lab.path("out/sub/a")) && exists(lab.path("out/.dockerignore")));
-    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile `missing` does not exist"]);
+    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile `missing` does not exist in the archive"]);
     // Suggestions are files of the archive, not of the working directory.
     let ran = lab.sh("tar -c sub | $RB build -").fails(1, &["the Dockerfile `Dockerfile` does not exist", "-f FILE"]);
     assert!(!ran.stderr.contains("did you mean"), "{}", ran.stderr);

@@ -311,6 +311,9 @@ fn verify_builds_twice_and_names_the_first_difference() {
     assert!(again.stderr.contains("why: the cache is disabled for this step"), "{}", again.stderr);
     assert!(!lab.ctx().join("bin").exists());
     lab.rbuild(["build", "--verify", "-"]).fails(2, &["standard input only once"]);
+    // The clock of the second build is not that of its log.
+    let logs = lab.rbuild(["logs"]).ok().stdout;
+    assert!(logs.contains("-second") && !logs.contains("hours ago"), "{logs}");
     // The verification neither disturbs the next build nor provides cache hits for it.
     assert_eq!(lab.build(file, &[]).ok().steps(), (5, 0));
 }

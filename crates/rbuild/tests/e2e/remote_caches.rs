@@ -134,6 +134,22 @@ fn a_cold_machine_pushes_an_image_without_downloading_its_layers() {
     assert_eq!(scene.document("new", "1")["layers"].as_array().unwrap().len(), 5);
 }
 
+/// An image that only the registry has leaves no inputs of keys in the store.
+#[test]
+fn a_miss_after_a_push_from_a_cache_is_explained_by_the_cache() {
+    let (scene, one, two) = (Scene::new(Access::Open), Machine::new(), Machine::new());
+    let cache = format!("type=registry,ref={},shards=1", scene.name("app:cache"));
+    let app = scene.name("app:1");
+    one.build(FILE, &["-t", &app, "--push", "--cache-to", &format!("{cache},mode=max")]).ok();
+    let args = ["-t", &app, "--push", "--explain", "--cache-from", &cache];
+    let ran = two.build(FILE, &args).ok();
+    assert!(ran.stderr.contains("is in the registry only"), "{}", ran.stderr);
+    two.lab.write("src/a", "changed\n");
+    let ran = two.build(FILE, &args).ok();
+    assert!(ran.stderr.contains("context files changed (in the cache"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("no longer recorded"), "{}", ran.stderr);
+}
+
 /// A stage that is built again and has equal files continues the hits of the cache.
 #[test]
 fn steps_are_found_by_the_content_of_a_stage_that_was_built_again() {

@@ -317,3 +317,33 @@ fn a_missing_program_that_is_a_secret_is_reported_as_the_secret() {
     lab.write("tool", "#!/bin/sh\n");
     lab.build(&run(",mode=0755 /run/secrets/tok"), &["--secret", "id=tok,src=tool"]).ok();
 }
+
+#[test]
+fn a_secret_that_is_too_short_to_be_searched_for_causes_a_warning() {
+    let lab = lab();
+    let file = format!("FROM busybox\n{LEAK}");
+    for (value, text) in [
+        ("1234567\n", Some("warning: the secret `token` has fewer than 8 bytes: results are not searched for it\n")),
+        ("123", Some("results are not searched for it, nor is it masked in output\n")),
+        ("", None),
+    ] {
+        lab.write("token", value);
+        let ran = lab.build(&file, &TOKEN).ok();
+        assert_eq!(ran.stderr.contains("has fewer than"), text.is_some(), "{}", ran.stderr);
+        assert!(text.is_none_or(|text| ran.stderr.contains(text)), "{}", ran.stderr);
+        // Only secrets that a command mounts matter.
+        let unused = lab.build("FROM busybox\n", &TOKEN).ok();
+        assert!(!unused.stderr.contains("has fewer than"), "{}", unused.stderr);
+    }
+}
+
+#[test]
+fn a_secret_in_a_file_of_the_context_can_be_excluded() {
+    let lab = lab();
+    lab.write(".dockerignore", "other\n");
+    let hint = "hint: exclude the file in .dockerignore, or pass --allow secret-in-image";
+    lab.build("FROM busybox\nCOPY . /src/\n", &TOKEN).fails(1, &["this step wrote it to /src/token", hint]);
+    lab.build("FROM busybox\nONBUILD COPY . /src/\n", &["-t", "trap"]).ok();
+    let trigger = "the trigger `ONBUILD COPY . /src/` of the base image wrote it to /src/token";
+    lab.build("FROM trap\n", &TOKEN).fails(1, &[trigger, hint]);
+}

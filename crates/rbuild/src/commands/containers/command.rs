@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rbuild_linux::{Signal, quoted, request_end};
-use rbuild_remedy::sentence;
+use rbuild_remedy::{CommandRemedy, sentence};
 use rbuild_sandbox::{Cancel, Input, RunnerError};
 
 use crate::exit::Failure;
@@ -75,7 +75,9 @@ pub fn input(interactive: bool, tty: bool) -> Result<Input, Failure> {
 /// the container, and `flags_first` is the remedy if they begin with a flag.
 pub fn not_started(error: &RunnerError, given: &[String], flags_first: UsageRemedy) -> Failure {
     let is_flag = error.is_no_program() && given.first().is_some_and(|word| word.starts_with('-'));
-    let help = if is_flag { Some(flags_first.into()) } else { error.remedy().as_ref().map(Hint::from) };
+    // A container has no earlier steps that could install the program.
+    let remedy = if error.is_no_program() { Some(CommandRemedy::OtherProgram.into()) } else { error.remedy() };
+    let help = if is_flag { Some(flags_first.into()) } else { remedy.as_ref().map(Hint::from) };
     let code = if error.is_no_program() { NOT_FOUND } else { CANNOT_RUN };
     Failure { code, message: format!("cannot start the command: {}", sentence(error)), help }
 }

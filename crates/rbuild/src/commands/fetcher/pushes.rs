@@ -8,7 +8,7 @@ use rbuild_transport::{LentLayer, ManifestFormat};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::in_fetcher;
-use crate::commands::transfer::{PushedImage, PushedLayers, TransferDisplay, push_all};
+use crate::commands::transfer::{PushedImage, PushedLayers, TransferDisplay, not_pushed, push_all};
 use crate::exit::Failure;
 use crate::input::registry;
 
@@ -46,7 +46,8 @@ impl<'a> PushCheck<'a> {
         let names = &names[..];
         let answer: Option<Failure> = in_fetcher(|| {
             let checked = registry::client_of(flags, names, *display == TransferDisplay::Nothing).and_then(|client| {
-                names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name).map_err(Failure::from))
+                let checked = names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name));
+                checked.map_err(|e| not_pushed(e, names))
             });
             checked.err()
         })?;

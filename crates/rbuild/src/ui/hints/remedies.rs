@@ -126,6 +126,9 @@ fn build_words(remedy: &BuildRemedy) -> String {
         BuildRemedy::KeepSecretOut => {
             "read it from its mount in each command, or pass --allow secret-in-image to keep it in the image".into()
         }
+        BuildRemedy::IgnoreSecretFile => {
+            "exclude the file in .dockerignore, or pass --allow secret-in-image to keep it in the image".into()
+        }
         BuildRemedy::PassSecret { id } => format!("pass --secret id={id},src=FILE or --secret id={id},env=NAME"),
         BuildRemedy::PassAgent { id } => format!("pass --ssh {id} or --ssh {id}=SOCKET-OR-KEY"),
         BuildRemedy::PassMissing { secrets, agents } => missing_words(secrets, agents),
@@ -158,7 +161,9 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::PassSpecialFile => "pass its own path to write to it, or choose another destination".into(),
         FileRemedy::ChooseDestination => "choose another destination".into(),
         FileRemedy::EndWithSlash => "end the destination with a slash if it is a directory".into(),
-        FileRemedy::RemovePattern => "remove the pattern that excludes it from the ignore file".into(),
+        FileRemedy::RemovePattern { pattern, file, line } => {
+            format!("remove or narrow the pattern `{pattern}` in line {line} of {}, which excludes it", quoted(file))
+        }
         FileRemedy::IgnoreStore { path } => format!("add `{path}` to the ignore file"),
         FileRemedy::MoveStore => "use a store outside the build context: --root DIR".into(),
         FileRemedy::PermitOrIgnore { path } => {
@@ -292,6 +297,9 @@ fn server_words(remedy: &ServerRemedy) -> String {
         ServerRemedy::CorrectProxy => "correct the variable, for example http://proxy:3128".into(),
         ServerRemedy::UseHost => "use its host, with the port if it has one".into(),
         ServerRemedy::WriteRegistry { example } => format!("write the name with its registry, for example {example}"),
+        ServerRemedy::NameRegistry { name } => {
+            format!("write the registry before the name, for example HOST/{name}; without one, it is docker.io")
+        }
         ServerRemedy::CheckNetwork => {
             "check the network, the host name and the proxy (http_proxy, https_proxy, no_proxy)".into()
         }
@@ -366,6 +374,7 @@ fn command_words(remedy: &CommandRemedy) -> String {
             "use an image with a shell, or the JSON form with a program of the image: [\"/PROGRAM\", \"ARGUMENT\"]"
                 .into()
         }
+        CommandRemedy::OtherProgram => "correct its name, or use an image that contains the program".into(),
         CommandRemedy::ProvideProgram => "install the program in an earlier step, or correct its name or PATH".into(),
         CommandRemedy::CheckMemoryOfCode => {
             "check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()

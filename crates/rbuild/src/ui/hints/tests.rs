@@ -62,7 +62,7 @@ fn hints_about_files_are_as_recorded() {
             FileRemedy::ChooseDestination,
             FileRemedy::EndWithSlash,
             FileRemedy::CorrectPattern,
-            FileRemedy::RemovePattern,
+            FileRemedy::RemovePattern { pattern: "*.pem".into(), file: ".dockerignore".into(), line: 3 },
             FileRemedy::IgnoreStore { path: ".local/share/rbuild".into() },
             FileRemedy::MoveStore,
             FileRemedy::PermitOrIgnore { path: "data/db".into() },
@@ -158,13 +158,14 @@ fn hints_about_the_machine_are_as_recorded() {
 fn hints_about_servers_are_as_recorded() {
     assert_words!(
         ServerRemedy {
-            CheckNetwork, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
+            CheckNetwork, NameRegistry, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
             CreateRepository, CreateBucket, CheckObjectLogin, PushAgain, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
             CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
             SetHome, CorrectRegistries, CorrectProxy, UseHost, WriteRegistry, LogInOrCorrectName
         },
         [
             ServerRemedy::CheckNetwork,
+            ServerRemedy::NameRegistry { name: "app:1".into() },
             ServerRemedy::CheckPort,
             ServerRemedy::LogInOrCorrectName { registry: "a.io".into(), name: "a.io/b:1".into() },
             ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::LogIn },
@@ -273,6 +274,7 @@ fn hints_about_commands_are_as_recorded() {
             InstallProgram,
             UseImageWithShell,
             ProvideProgram,
+            OtherProgram,
             CheckMemoryOfCode,
             FindSignal,
             PassStageNumber,
@@ -290,6 +292,7 @@ fn hints_about_commands_are_as_recorded() {
             CommandRemedy::InstallProgram,
             CommandRemedy::UseImageWithShell,
             CommandRemedy::ProvideProgram,
+            CommandRemedy::OtherProgram,
             CommandRemedy::CheckMemoryOfCode,
             CommandRemedy::FindSignal { code: 139 },
             CommandRemedy::PassStageNumber,
@@ -426,6 +429,7 @@ fn hints_about_a_build_are_as_recorded() {
             DeclareArgument,
             Allow,
             KeepSecretOut,
+            IgnoreSecretFile,
             PassSecret,
             PassAgent,
             PassContext
@@ -438,6 +442,7 @@ fn hints_about_a_build_are_as_recorded() {
             BuildRemedy::DeclareArgument { name: "BASE".into() },
             BuildRemedy::Allow { entitlement: "network.host".into() },
             BuildRemedy::KeepSecretOut,
+            BuildRemedy::IgnoreSecretFile,
             BuildRemedy::PassSecret { id: "token".into() },
             BuildRemedy::PassAgent { id: "default".into() },
             BuildRemedy::PassContext

@@ -89,6 +89,8 @@ pub enum ValueRemedy {
     CacheSourceForm,
     /// Use the form of a cache that is written.
     CacheTargetForm,
+    /// Write the cache before it is required.
+    WriteCacheFirst,
     /// Use a number of processors.
     CpusForm,
     /// Add the name of a cache in a registry.
@@ -219,6 +221,7 @@ impl ValueRemedy {
             ValueRemedy::LinesForm => "use a number, or all".into(),
             ValueRemedy::SizeForm => "use a number with a unit, such as 64m or 10g".into(),
             ValueRemedy::CacheSourceForm => "use a form such as type=local,src=DIR".into(),
+            ValueRemedy::WriteCacheFirst => "correct the path, or write the cache with --cache-to before".into(),
             ValueRemedy::CacheTargetForm => "use a form such as type=local,dest=DIR,mode=max".into(),
             ValueRemedy::CpusForm => "use a number, such as 1.5".into(),
             ValueRemedy::CacheRefForm => "add the name of the cache, such as ref=ghcr.io/me/app:cache".into(),

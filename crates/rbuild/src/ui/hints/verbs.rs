@@ -9,6 +9,8 @@ use crate::ui::hints::hint::Hint;
 pub enum VerbRemedy {
     /// Continue a process that is stopped.
     Continue { process: u32 },
+    /// Start a container before files are copied into it, or mount them.
+    StartFirst { name: String },
     /// Copy files into an image by a build.
     UseCopy,
     /// Write the path of a file in an image.
@@ -113,6 +115,10 @@ impl VerbRemedy {
     fn words(&self) -> Cow<'static, str> {
         match self {
             VerbRemedy::Continue { process } => format!("run `kill -CONT {process}` to continue it").into(),
+            VerbRemedy::StartFirst { name } => {
+                format!("start it first with `rbuild start {name}`, or mount the files with -v when it is created")
+                    .into()
+            }
             VerbRemedy::UseCopy => "use COPY in a Dockerfile".into(),
             VerbRemedy::WritePath { image, path } => format!("write {image}:/{path}").into(),
             VerbRemedy::AnswerYes => "answer y, or pass -f to remove without a question".into(),

@@ -93,6 +93,7 @@ fn value_remedies() -> Vec<ValueRemedy> {
         ValueRemedy::SizeForm,
         ValueRemedy::CacheSourceForm,
         ValueRemedy::CacheTargetForm,
+        ValueRemedy::WriteCacheFirst,
         ValueRemedy::CpusForm,
         ValueRemedy::CacheRefForm,
         ValueRemedy::CacheBucketForm,
@@ -176,6 +177,7 @@ fn hints_about_values_are_as_recorded() {
             SizeForm,
             CacheSourceForm,
             CacheTargetForm,
+            WriteCacheFirst,
             CpusForm,
             CacheRefForm,
             CacheBucketForm,
@@ -326,6 +328,7 @@ fn hints_about_single_commands_are_as_recorded() {
     assert_words!(
         VerbRemedy {
             Continue,
+            StartFirst,
             UseCopy,
             WritePath,
             ListExplanations,
@@ -375,6 +378,7 @@ fn hints_about_single_commands_are_as_recorded() {
         },
         [
             VerbRemedy::Continue { process: 7 },
+            VerbRemedy::StartFirst { name: "web".into() },
             VerbRemedy::UseCopy,
             VerbRemedy::WritePath { image: "alpine".into(), path: "etc/passwd".into() },
             VerbRemedy::ListExplanations,
