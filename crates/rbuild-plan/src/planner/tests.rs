@@ -605,7 +605,7 @@ fn all_independent_errors_are_reported() {
         ("FROM debian AS a\nEXPOSE 1/x\nFROM debian\nCOPY --from=a x y\nEXPOSE 2/x\n", vec![port("1/x"), port("2/x")]),
         ("FROM debian AS a\nEXPOSE 1/x\nFROM a\nEXPOSE 2/x\n", vec![port("1/x")]),
         // Without the variable, the rest of the stage may be right.
-        ("FROM debian\nENV A=${B:?none}\nEXPOSE $A/x\n", vec!["B: none".into()]),
+        ("FROM debian\nENV A=${B:?none}\nEXPOSE $A/x\n", vec!["variable `B`: none".into()]),
         ("FROM nosuch\nEXPOSE 80/tpc\nFROM debian\nEXPOSE 1/x\n", vec![port("1/x")]),
     ];
     for (source, want) in cases {
