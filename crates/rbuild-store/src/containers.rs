@@ -12,7 +12,7 @@ pub use changes::{ContainerChanges, StartAttempt};
 pub use documents::{Container, Containers, NewContainer};
 pub use health::{Health, HealthCheck, HealthFile, HealthResult, HealthStatus, MAX_HEALTH_OUTPUT};
 pub use output::{OutputFrame, OutputReader, OutputStream, OutputWriter};
-pub use restarts::{EndRequest, LastEnd, RestartFiles, RestartPolicy};
+pub use restarts::{EndRequest, LastEnd, PendingRequest, RestartFiles, RestartPolicy};
 pub use runs::{ContainerState, DnsSettings, Ended, RunLock, RunSettings, RunWatch, SecuritySettings, Started};
 
 #[cfg(test)]

@@ -98,8 +98,8 @@ pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView, KnownMount}
 pub use containers::{
     Container, ContainerChanges, ContainerState, Containers, DnsSettings, EndRequest, Ended, Health, HealthCheck,
     HealthFile, HealthResult, HealthStatus, LastEnd, MAX_HEALTH_OUTPUT, NewContainer, OutputFrame, OutputReader,
-    OutputStream, OutputWriter, RestartFiles, RestartPolicy, RunLock, RunSettings, RunWatch, SecuritySettings,
-    StartAttempt, Started,
+    OutputStream, OutputWriter, PendingRequest, RestartFiles, RestartPolicy, RunLock, RunSettings, RunWatch,
+    SecuritySettings, StartAttempt, Started,
 };
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use durability::Durability;

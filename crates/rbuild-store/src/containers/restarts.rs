@@ -3,7 +3,9 @@
 //! The builder of a container restarts its command. It has no lock of the store meanwhile: it
 //! writes and reads only files of its own container.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,9 +14,9 @@ use crate::containers::small_file;
 use crate::error::Result;
 
 const LAST_END: &str = "last-end.json";
-/// Exists if the container is to end.
+/// Exists if the command is not started again by the policy. Locked by those who stop the container.
 const STOP: &str = "stop";
-/// Exists if the command is to be started again after its next end.
+/// Locked by those who wait until the command is started again.
 const RESTART: &str = "restart";
 
 /// The files of restarts.
@@ -93,18 +95,20 @@ impl RestartFiles {
         RestartFiles { last_end: dir.join(LAST_END), stop: dir.join(STOP), restart: dir.join(RESTART) }
     }
 
-    /// Records a request, before the signal that ends the command is sent. One for the end applies
-    /// even if a restart is requested before or afterwards.
+    /// Makes a request, before the signal that ends the command is sent. It applies as long as the
+    /// returned value exists. One for the end prevails over one for a restart at the same time, and
+    /// afterwards, it still forbids restarts by the policy until the command is restarted on
+    /// request.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be written.
-    pub fn request_end(&self, request: EndRequest) -> Result<()> {
+    /// Fails if its file cannot be created.
+    pub fn request_end(&self, request: EndRequest) -> Result<PendingRequest> {
         let path = match request {
             EndRequest::Stop => &self.stop,
             EndRequest::Restart => &self.restart,
         };
-        File::create(path).map(drop).map_err(|e| rbuild_linux::Error::new("openat", path, e).into())
+        locked(path).map(PendingRequest).map_err(|e| rbuild_linux::Error::new("openat", path, e).into())
     }
 
     /// Returns the last end of a command that was started again.
@@ -119,13 +123,41 @@ impl RestartFiles {
         }
     }
 
-    /// Returns the request, if there is one. One for a restart is removed: it applies to one end.
+    /// Returns the request that applies to an end of the command, if there is one. One for a restart
+    /// applies to one end.
     pub fn take_request(&self) -> Option<EndRequest> {
-        if self.stop.exists() {
+        if is_pending(&self.stop) {
             return Some(EndRequest::Stop);
         }
-        std::fs::remove_file(&self.restart).ok().map(|()| EndRequest::Restart)
+        if is_pending(&self.restart) {
+            // Who requests it next makes a new file.
+            let _ = (std::fs::remove_file(&self.restart), std::fs::remove_file(&self.stop));
+            return Some(EndRequest::Restart);
+        }
+        self.stop.exists().then_some(EndRequest::Stop)
     }
+}
+
+/// A request of this process. If the process is killed, the request ends with it.
+#[derive(Debug)]
+#[must_use = "the request ends when it is dropped"]
+pub struct PendingRequest(#[expect(dead_code, reason = "it holds the lock")] File);
+
+/// Creates or opens a file, and locks it together with others that make the same request.
+fn locked(path: &Path) -> io::Result<File> {
+    loop {
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        file.lock_shared()?;
+        // The builder may have removed it meanwhile.
+        if file.metadata()?.nlink() > 0 {
+            return Ok(file);
+        }
+    }
+}
+
+/// Returns true if a process has locked a file.
+fn is_pending(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 #[cfg(test)]
@@ -151,16 +183,20 @@ mod tests {
     }
 
     #[test]
-    fn a_request_for_a_restart_applies_once_and_one_for_the_end_always() {
+    fn requests_apply_as_long_as_they_are_made() {
         let place = Scratch::new();
         let files = RestartFiles::of(&place);
         assert_eq!((files.take_request(), files.last_end()), (None, None));
-        files.request_end(EndRequest::Restart).unwrap();
+        let restart = files.request_end(EndRequest::Restart).unwrap();
         assert_eq!([files.take_request(), files.take_request()], [Some(EndRequest::Restart), None]);
-        files.request_end(EndRequest::Stop).unwrap();
+        drop((restart, files.request_end(EndRequest::Restart).unwrap()));
+        assert_eq!(files.take_request(), None, "nobody waits for a restart");
+        let (stop, restart) = (files.request_end(EndRequest::Stop), files.request_end(EndRequest::Restart));
         assert_eq!([files.take_request(), files.take_request()], [Some(EndRequest::Stop); 2]);
-        files.request_end(EndRequest::Restart).unwrap();
-        assert_eq!(files.take_request(), Some(EndRequest::Stop), "a later restart does not replace it");
+        drop(stop);
+        assert_eq!([files.take_request(), files.take_request()], [Some(EndRequest::Restart), None]);
+        drop((restart, files.request_end(EndRequest::Stop).unwrap()));
+        assert_eq!([files.take_request(), files.take_request()], [Some(EndRequest::Stop); 2], "by the policy");
         let end = LastEnd { code: 1, at: 2, restarts: 3 };
         files.record_end(&end);
         assert_eq!(files.last_end(), Some(end));

@@ -78,6 +78,16 @@ fn commands_are_started_again_on_their_files_as_the_policy_states() {
     wait_until("output", || host.line("logs d").stdout == "up\n".repeat(3));
     host.rbuild(["exec", "d", "sh", "-c", "kill -TERM $(cat /pid)"]).ok();
     wait_until("a restart by the policy", || host.state("d", shown) == "3 running on-failure");
+    // A signal that the command ignores, and a stop that is interrupted, do not forbid a restart.
+    host.start("--name h", "trap '' TERM; echo up; while :; do sleep 0.1; done");
+    wait_until("output", || host.line("logs h").stdout == "up\n");
+    host.line("kill -s TERM h").ok();
+    let mut stop = host.0.command(["stop", "-t", "100", "h"]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    stop.kill().unwrap();
+    stop.wait().unwrap();
+    host.line("restart -t 0 h").ok();
+    assert_eq!(host.state("h", "{{.RestartCount}} {{.State.Status}}"), "1 running");
     // A container that is stopped and restarted at the same time is stopped.
     for name in ["e", "f", "g"] {
         host.start(&format!("--name {name} --restart always"), "exit 1");

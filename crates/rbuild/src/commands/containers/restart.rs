@@ -48,7 +48,7 @@ fn restart_one(
         }
         ContainerState::Running(started) => Some(started),
     };
-    store.containers().restart_files(&container.id).request_end(EndRequest::Restart)?;
+    let _request = store.containers().restart_files(&container.id).request_end(EndRequest::Restart)?;
     resume(&store, container)?;
     let (usual, usual_time) = usual_stop(&store, container)?;
     let time = Duration::from_secs(time.unwrap_or(usual_time));

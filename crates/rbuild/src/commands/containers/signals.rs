@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rbuild_linux::process::signal_pidfd;
-use rbuild_store::{Container, ContainerState, EndRequest, RestartPolicy, RunWatch, Store};
+use rbuild_store::{Container, ContainerState, EndRequest, PendingRequest, RestartPolicy, RunWatch, Store};
 
 use crate::args::{KillArgs, StopArgs, WaitArgs};
 use crate::commands::containers::lookup;
@@ -40,11 +40,10 @@ pub fn stop(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
 pub fn kill(settings: &Settings, args: KillArgs) -> Result<u8, Failure> {
     lookup::each(settings, &args.targets.containers, |store, container| {
         let store = &store;
-        let started = lookup::running(store, container)?;
         // A container that ends in this moment needs no signal.
-        let process = started.open().ok_or_else(|| not_running(&container.name))?;
+        let (_, process) = lookup::running_process(store, container)?;
         if args.signal.0 == KILL || args.signal.0 == usual_stop(store, container)?.0 {
-            forbid_restart(store, container)?;
+            drop(forbid_restart(store, container)?);
         }
         signal_pidfd(&process, args.signal.0).map_err(|e| Failure::caused("cannot send the signal", &e))
     })
@@ -68,25 +67,22 @@ pub fn wait(settings: &Settings, args: WaitArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-fn not_running(name: &str) -> Failure {
-    Failure::new(format!("container `{name}` is not running")).help(VerbRemedy::ShowOutput { name: name.into() })
-}
-
 /// Returns the signal that requests the end of a container, and the seconds until it is killed.
 pub fn usual_stop(store: &Store, container: &Container) -> Result<(i32, u64), Failure> {
     let settings = store.containers().settings(&container.id)?;
     Ok(settings.map_or((TERM, STOP_TIMEOUT), |settings| (settings.stop_signal, settings.stop_timeout)))
 }
 
-/// Records that the container ends, whatever its restart policy is, and even if a restart is
+/// Requests that the container ends, whatever its restart policy is, and even if a restart is
 /// requested at the same time.
-fn forbid_restart(store: &Store, container: &Container) -> Result<(), Failure> {
+fn forbid_restart(store: &Store, container: &Container) -> Result<Option<PendingRequest>, Failure> {
     let settings = store.containers().settings(&container.id)?;
     let restarts = settings.is_some_and(|settings| settings.restart != RestartPolicy::No);
     match store.containers().restart_files(&container.id).request_end(EndRequest::Stop) {
+        Ok(request) => Ok(Some(request)),
         Err(e) if restarts => Err(e.into()),
         // The disk may be full: without a policy, the signal is enough.
-        _ => Ok(()),
+        Err(_) => Ok(None),
     }
 }
 
@@ -129,20 +125,20 @@ struct Ending {
     watch: RunWatch,
     /// The first process; `None` if that has ended meanwhile.
     process: Option<OwnedFd>,
+    _request: Option<PendingRequest>,
 }
 
 impl Ending {
     /// Waits until the command of the container is started. Returns `None` if it does not run.
     fn of(store: &Store, container: &Container) -> Result<Option<Ending>, Failure> {
         let Some(watch) = store.containers().watch(&container.id)? else { return Ok(None) };
-        if watch.is_running() {
-            forbid_restart(store, container)?;
-        }
+        let request = if watch.is_running() { forbid_restart(store, container)? } else { None };
+        let of = |process| Ok(Some(Ending { watch, process, _request: request }));
         let began = Instant::now();
         loop {
             match store.containers().state(&container.id)? {
-                ContainerState::Running(started) => return Ok(Some(Ending { watch, process: started.open() })),
-                ContainerState::Restarting(_) => return Ok(Some(Ending { watch, process: None })),
+                ContainerState::Running(started) => return of(started.open()),
+                ContainerState::Restarting(_) => return of(None),
                 ContainerState::Starting if began.elapsed() < MAX_START => std::thread::sleep(INTERVAL),
                 ContainerState::Starting => {
                     let failure = Failure::new(format!("container `{}` does not start", container.name));
