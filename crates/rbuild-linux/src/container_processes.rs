@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result, described};
-use crate::process::{children_of, pidfd, signal_pidfd};
+use crate::process::{children_of, has_ended, pidfd, signal_pidfd};
 
 /// Numbers of SIGSTOP and SIGCONT.
 const STOP: i32 = 19;
@@ -132,13 +132,23 @@ fn disk_bytes(io: &str) -> (u64, u64) {
     (of("read_bytes"), of("write_bytes"))
 }
 
-/// Returns the processes of the container whose first process has that ID, parents before their
-/// children: those in its PID namespace or, if that is the caller's, its descendants.
+/// Returns the processes of the container whose first process has that ID and that pidfd, parents
+/// before their children: those in its PID namespace or, if that is the caller's, its descendants.
 ///
 /// # Errors
 ///
-/// Fails if the container has ended, or if the caller may not inspect it.
-pub fn container_processes(first: u32) -> Result<Vec<ContainerProcess>> {
+/// Fails if the process has ended, or if the caller may not inspect it.
+pub fn container_processes(first: u32, pidfd: &OwnedFd) -> Result<Vec<ContainerProcess>> {
+    let processes = listed(first)?;
+    if has_ended(pidfd) {
+        // The ID may be that of another process.
+        let path = format!("/proc/{first}");
+        return Err(Error::new("openat", Path::new(&path), std::io::ErrorKind::NotFound));
+    }
+    Ok(processes)
+}
+
+fn listed(first: u32) -> Result<Vec<ContainerProcess>> {
     let namespace = namespace_of(first)?;
     let ids = if namespace == namespace_of(std::process::id())? {
         descendants(first)
@@ -181,11 +191,11 @@ fn descendants(first: u32) -> Vec<u32> {
 /// # Errors
 ///
 /// Fails if the container has ended, or if one of its processes does not stop within seconds.
-pub fn stop_processes(first: u32) -> Result<()> {
+pub fn stop_processes(first: u32, pidfd: &OwnedFd) -> Result<()> {
     let began = Instant::now();
     loop {
         let running: Vec<ContainerProcess> =
-            container_processes(first)?.into_iter().filter(|process| !process.is_stopped()).collect();
+            container_processes(first, pidfd)?.into_iter().filter(|process| !process.is_stopped()).collect();
         let Some(process) = running.first() else { return Ok(()) };
         if began.elapsed() > MAX_STOP {
             let object = described(format!("process {} of the container", process.pid));
@@ -193,7 +203,7 @@ pub fn stop_processes(first: u32) -> Result<()> {
         }
         for process in &running {
             if let Some(process) = open(first, process) {
-                signal_pidfd(&process, STOP)?;
+                send(&process, STOP)?;
             }
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -205,13 +215,21 @@ pub fn stop_processes(first: u32) -> Result<()> {
 /// # Errors
 ///
 /// Fails if the container has ended.
-pub fn continue_processes(first: u32) -> Result<()> {
-    for process in container_processes(first)?.iter().rev() {
+pub fn continue_processes(first: u32, pidfd: &OwnedFd) -> Result<()> {
+    for process in container_processes(first, pidfd)?.iter().rev() {
         if let Some(process) = open(first, process) {
-            signal_pidfd(&process, CONTINUE)?;
+            send(&process, CONTINUE)?;
         }
     }
     Ok(())
+}
+
+/// Sends a signal to a process, unless it has ended.
+fn send(process: &OwnedFd, signal: i32) -> Result<()> {
+    match signal_pidfd(process, signal) {
+        Err(e) if e.errno() == Some(libc::ESRCH) => Ok(()),
+        sent => sent,
+    }
 }
 
 /// Opens a process, unless it has ended and its ID is that of a process of no container.
@@ -232,7 +250,8 @@ mod tests {
     fn descendants_are_listed_stopped_and_continued() {
         let script = "sleep 1000 & sleep 1001 & wait";
         let mut shell = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
-        let list = || container_processes(shell.id()).unwrap();
+        let process = pidfd(shell.id()).unwrap();
+        let list = || container_processes(shell.id(), &process).unwrap();
         let end = Instant::now() + Duration::from_secs(10);
         while list().iter().filter(|process| process.command.starts_with("sleep 100")).count() < 2 {
             assert!(Instant::now() < end, "{:?}", list());
@@ -241,15 +260,17 @@ mod tests {
         let all = list();
         assert_eq!((all.len(), all[0].pid), (3, shell.id()));
         assert!(all[1..].iter().all(|process| process.parent == shell.id() && process.memory > 0));
-        stop_processes(shell.id()).unwrap();
+        stop_processes(shell.id(), &process).unwrap();
         assert!(list().iter().all(ContainerProcess::is_stopped));
-        continue_processes(shell.id()).unwrap();
+        continue_processes(shell.id(), &process).unwrap();
         assert!(list().iter().all(|process| !process.is_stopped()));
         for process in all[1..].iter().chain(&all[..1]) {
             crate::process::kill(process.pid);
         }
         shell.wait().unwrap();
-        assert!(container_processes(shell.id()).is_err());
+        assert!(container_processes(shell.id(), &process).is_err());
+        // The ID of a process that has ended may be that of another one.
+        assert!(container_processes(std::process::id(), &process).is_err());
     }
 
     #[test]

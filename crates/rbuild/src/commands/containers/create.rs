@@ -4,6 +4,7 @@ use rbuild_linux::Timestamp;
 use rbuild_store::{Durability, Image, NewContainer, Store};
 
 use crate::args::{ContainerFlags, CreateArgs};
+use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::id_file::IdFile;
 use crate::commands::containers::image::ContainerImage;
 use crate::commands::containers::settings::{command_of, of_flags};
@@ -14,6 +15,8 @@ use crate::ui::terminal;
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let flags = &args.container;
+    // One of them may have the name.
+    remove_abandoned(settings, &store)?;
     let image = image(&store, flags, None)?;
     let id_file = flags.cidfile.as_ref().map(IdFile::open).transpose()?;
     let salt = salt(Timestamp::now());

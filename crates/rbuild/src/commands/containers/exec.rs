@@ -74,15 +74,17 @@ fn in_background(run: impl FnOnce(&mut dyn FnMut()) -> Result<u8, Failure>) -> R
         }
         Cloned::Parent { .. } => drop(answer_writer),
     }
-    let mut text = vec![0; MAX_FAILURE];
+    let mut text = vec![0];
     let length = answer.read(&mut text).map_err(failed)?;
-    match &text[..length] {
-        STARTED => Ok(code::OK),
-        text => Err(serde_json::from_slice(text).unwrap_or_else(|_| killed(9))),
+    if text == STARTED {
+        return Ok(code::OK);
     }
+    text.truncate(length);
+    answer.take(MAX_FAILURE).read_to_end(&mut text).map_err(failed)?;
+    Err(serde_json::from_slice(&text).unwrap_or_else(|_| killed(9)))
 }
 
 /// The answer of a process that has started its command. Another answer is a failure as JSON.
 const STARTED: &[u8] = b"s";
 /// Maximum length of a failure.
-const MAX_FAILURE: usize = 4096;
+const MAX_FAILURE: u64 = 64 << 10;

@@ -1,5 +1,7 @@
 //! Looks up containers that the command line names.
 
+use std::os::fd::OwnedFd;
+
 use rbuild_image::Reference;
 use rbuild_store::{Container, ContainerState, NamedImage, Started, Store};
 
@@ -66,11 +68,26 @@ pub fn running(store: &Store, container: &Container) -> Result<Started, Failure>
         ContainerState::Created => {
             Err(Failure::new(format!("container `{name}` was never started")).help(VerbRemedy::ListRunning))
         }
-        ContainerState::Exited(_) | ContainerState::Dead => {
-            let failure = Failure::new(format!("container `{name}` is not running"));
-            Err(failure.help(VerbRemedy::ShowOutput { name: name.clone() }))
-        }
+        ContainerState::Exited(_) | ContainerState::Dead => Err(not_running(name)),
     }
+}
+
+/// Returns the start of the command of a running container, and a pidfd of its process, whose ID may
+/// otherwise become that of another process.
+///
+/// # Errors
+///
+/// Fails if the container does not run, or if the command has just ended.
+pub fn running_process(store: &Store, container: &Container) -> Result<(Started, OwnedFd), Failure> {
+    let started = running(store, container)?;
+    match started.open() {
+        Some(process) => Ok((started, process)),
+        None => Err(not_running(&container.name)),
+    }
+}
+
+fn not_running(name: &str) -> Failure {
+    Failure::new(format!("container `{name}` is not running")).help(VerbRemedy::ShowOutput { name: name.into() })
 }
 
 /// Returns the name of the image of a container as it was specified, or else its digest. Containers

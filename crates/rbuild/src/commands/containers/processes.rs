@@ -41,9 +41,9 @@ pub fn top(settings: &Settings, args: TopArgs) -> Result<u8, Failure> {
 
 /// Returns the processes of a running container.
 fn processes_of(store: &Store, container: &Container) -> Result<Vec<ContainerProcess>, Failure> {
-    let started = lookup::running(store, container)?;
+    let (started, process) = lookup::running_process(store, container)?;
     let failed = |e| Failure::caused(format!("cannot list the processes of container `{}`", container.name), &e);
-    container_processes(started.pid).map_err(failed)
+    container_processes(started.pid, &process).map_err(failed)
 }
 
 /// The current time.
@@ -217,6 +217,8 @@ fn binary_size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_linux::process::own_pidfd;
+
     use super::*;
 
     #[test]
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn processor_time_is_that_of_new_and_known_processes() {
-        let processes = container_processes(std::process::id()).unwrap();
+        let processes = container_processes(std::process::id(), &own_pidfd().unwrap()).unwrap();
         let mut later: Vec<ContainerProcess> = processes.clone();
         later.iter_mut().for_each(|process| process.ticks += 5);
         assert_eq!(ticks_since(&processes, &later), 5 * processes.len() as u64);

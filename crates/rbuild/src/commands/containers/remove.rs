@@ -1,6 +1,7 @@
 //! The verbs `rm` and `container prune`.
 
 use crate::args::RmArgs;
+use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::lookup;
 use crate::commands::containers::signals::kill_and_wait;
 use crate::commands::removing::{DELETED, remove_stopped, removed_text};
@@ -52,6 +53,7 @@ fn remove(settings: &Settings, mut store: Store, container: &Container, args: &R
 /// Removes all containers that are not running.
 pub fn prune(settings: &Settings) -> Result<u8, Failure> {
     let store = settings.open()?;
+    remove_abandoned(settings, &store)?;
     let (text, bytes) = remove_stopped(&store, None)?;
     let freed = store.gc().sweep_blobs()?;
     terminal::out(&removed_text(DELETED, &text, bytes + freed.bytes));

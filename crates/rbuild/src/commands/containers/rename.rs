@@ -1,6 +1,7 @@
 //! The verb `rename`: gives a container another name.
 
 use crate::args::RenameArgs;
+use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::lookup;
 use crate::commands::containers::settings::is_valid_name;
 use crate::exit::{Failure, code};
@@ -9,6 +10,8 @@ use crate::ui::hints::VerbRemedy;
 
 pub fn rename(settings: &Settings, args: RenameArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
+    // One of them may have the name.
+    remove_abandoned(settings, &store)?;
     let container = lookup::find(&store, &args.container)?;
     if !is_valid_name(&args.name) {
         let failure = Failure::usage(format!("`{}` is not a valid name for a container", args.name));
