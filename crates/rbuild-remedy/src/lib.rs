@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use areas::{
     BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
-    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, ServerRemedy, StoreRemedy, SubIdGrant, SubIdObstacle,
+    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, PatternPlace, ServerRemedy, StoreRemedy, SubIdGrant,
+    SubIdObstacle,
 };
 pub use json::type_message;
 pub use reported::ReportedError;

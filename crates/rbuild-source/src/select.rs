@@ -18,7 +18,7 @@ pub enum SourceError {
     /// similar name; `ignored` is the rule that excludes the file if it
     /// exists.
     #[error("`{path}` not found")]
-    NotFound { path: String, similar: Option<String>, ignored: Option<ExcludingRule> },
+    NotFound { path: String, similar: Option<String>, ignored: Option<Box<ExcludingRule>> },
     /// A symbolic link whose target does not exist inside the root.
     #[error("`{path}` is a symbolic link to {}, which does not exist", quoted(target))]
     DeadLink { path: String, target: PathBuf },
@@ -386,7 +386,7 @@ impl SourceTree<'_> {
 
 impl SourceTree<'_> {
     /// Returns the rule that excludes a file, or the first link on the way to it that one excludes.
-    fn excluding_rule(&self, path: &Path) -> Option<ExcludingRule> {
+    fn excluding_rule(&self, path: &Path) -> Option<Box<ExcludingRule>> {
         let ignore = self.ignore?;
         let rule = |path: &Path| ignore.excluding_rule(&path.strip_prefix("/").unwrap_or(path).to_string_lossy());
         let of_link = OnceCell::new();
@@ -396,7 +396,7 @@ impl SourceTree<'_> {
             }
             true
         });
-        of_link.into_inner().or_else(|| rule(&real.ok()??))
+        of_link.into_inner().or_else(|| rule(&real.ok()??)).map(Box::new)
     }
 }
 
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn messages_are_as_recorded() {
-        let rule = || ExcludingRule { file: ".dockerignore".into(), line: 3, pattern: "*.py".into() };
+        let rule = || Box::new(ExcludingRule { file: ".dockerignore".into(), line: 3, pattern: "*.py".into() });
         let not_found = |similar: Option<&str>, ignored| SourceError::NotFound {
             path: "app.py".into(),
             similar: similar.map(Into::into),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use rbuild_dockerfile::{Diagnostic, Span};
-use rbuild_remedy::{DockerfileRemedy, FileRemedy, Remedy};
+use rbuild_remedy::{DockerfileRemedy, FileRemedy, PatternPlace, Remedy};
 use rbuild_source::{ExcludingRule, IgnoreError, SourceError};
 
 use crate::error::BuildError;
@@ -22,8 +22,9 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     };
     let d = Diagnostic::new(span, message);
     BuildError::Unmet(vec![match e {
-        SourceError::NotFound { ignored: Some(ExcludingRule { file, line, pattern }), .. } => {
-            d.help(Remedy::from(FileRemedy::RemovePattern { pattern, file, line }))
+        SourceError::NotFound { ignored: Some(rule), .. } => {
+            let ExcludingRule { file, line, pattern } = *rule;
+            d.help(Remedy::from(FileRemedy::RemovePattern(Box::new(PatternPlace { pattern, file, line }))))
         }
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
             d.help(Remedy::from(DockerfileRemedy::UseJsonForm { name }))
@@ -79,7 +80,7 @@ mod tests {
             similar: similar.map(str::to_string),
             ignored,
         };
-        let rule = ExcludingRule { file: ".dockerignore".into(), line: 3, pattern: "*.pem".into() };
+        let rule = Box::new(ExcludingRule { file: ".dockerignore".into(), line: 3, pattern: "*.pem".into() });
         let dead_link = |target: &str| SourceError::DeadLink { path: "a".into(), target: target.into() };
         let kernel = rbuild_linux::Error::new("openat", Path::new("a"), std::io::Error::from_raw_os_error(13));
         let errors = [

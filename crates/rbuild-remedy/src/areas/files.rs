@@ -5,6 +5,17 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// The place of a pattern in an ignore file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatternPlace {
+    /// The pattern.
+    pub pattern: String,
+    /// The ignore file, as shown in messages.
+    pub file: PathBuf,
+    /// Line of the pattern, counted from 1.
+    pub line: usize,
+}
+
 /// A change of files, or another choice of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileRemedy {
@@ -54,14 +65,7 @@ pub enum FileRemedy {
     /// Correct a pattern of an ignore file.
     CorrectPattern,
     /// Remove or narrow the pattern of the ignore file that excludes a file.
-    RemovePattern {
-        /// The pattern.
-        pattern: String,
-        /// The ignore file, as shown in messages.
-        file: PathBuf,
-        /// Line of the pattern, counted from 1.
-        line: usize,
-    },
+    RemovePattern(Box<PatternPlace>),
     /// Exclude the store from the build context.
     IgnoreStore {
         /// Path in the context.

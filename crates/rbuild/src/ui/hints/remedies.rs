@@ -3,8 +3,8 @@
 use rbuild_linux::quoted;
 use rbuild_remedy::{
     BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
-    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit,
-    StoreRemedy, SubIdGrant, SubIdObstacle,
+    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, PatternPlace, RegistryAction, Remedy, ServerRemedy,
+    SessionLimit, StoreRemedy, SubIdGrant, SubIdObstacle,
 };
 
 const RESTORE_STORE: &str =
@@ -161,7 +161,8 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::PassSpecialFile => "pass its own path to write to it, or choose another destination".into(),
         FileRemedy::ChooseDestination => "choose another destination".into(),
         FileRemedy::EndWithSlash => "end the destination with a slash if it is a directory".into(),
-        FileRemedy::RemovePattern { pattern, file, line } => {
+        FileRemedy::RemovePattern(place) => {
+            let PatternPlace { pattern, file, line } = &**place;
             format!("remove or narrow the pattern `{pattern}` in line {line} of {}, which excludes it", quoted(file))
         }
         FileRemedy::IgnoreStore { path } => format!("add `{path}` to the ignore file"),

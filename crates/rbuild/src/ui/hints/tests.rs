@@ -2,8 +2,8 @@
 
 use rbuild_remedy::{
     BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
-    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit,
-    StoreRemedy, SubIdGrant, SubIdObstacle,
+    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, PatternPlace, RegistryAction, Remedy, ServerRemedy,
+    SessionLimit, StoreRemedy, SubIdGrant, SubIdObstacle,
 };
 use rbuild_testkit::{assert_recorded, variants};
 
@@ -62,7 +62,11 @@ fn hints_about_files_are_as_recorded() {
             FileRemedy::ChooseDestination,
             FileRemedy::EndWithSlash,
             FileRemedy::CorrectPattern,
-            FileRemedy::RemovePattern { pattern: "*.pem".into(), file: ".dockerignore".into(), line: 3 },
+            FileRemedy::RemovePattern(Box::new(PatternPlace {
+                pattern: "*.pem".into(),
+                file: ".dockerignore".into(),
+                line: 3
+            })),
             FileRemedy::IgnoreStore { path: ".local/share/rbuild".into() },
             FileRemedy::MoveStore,
             FileRemedy::PermitOrIgnore { path: "data/db".into() },
