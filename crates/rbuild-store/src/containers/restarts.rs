@@ -14,7 +14,8 @@ use crate::containers::small_file;
 use crate::error::Result;
 
 const LAST_END: &str = "last-end.json";
-/// Exists if the command is not started again by the policy. Locked by those who stop the container.
+/// Exists if the command is not started again by the policy. Locked by those who stop the
+/// container.
 const STOP: &str = "stop";
 /// Locked by those who wait until the command is started again.
 const RESTART: &str = "restart";
@@ -123,8 +124,8 @@ impl RestartFiles {
         }
     }
 
-    /// Returns the request that applies to an end of the command, if there is one. One for a restart
-    /// applies to one end.
+    /// Returns the request that applies to an end of the command, if there is one. One for a
+    /// restart applies to one end.
     pub fn take_request(&self) -> Option<EndRequest> {
         if is_pending(&self.stop) {
             return Some(EndRequest::Stop);

@@ -35,8 +35,10 @@ const OLD: i64 = 60;
 const POLLS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 /// Number of such looks between two of the claim itself.
 const LOOKS: u32 = 4;
-/// Time within which a registry has to answer for claims that were not requested.
-pub const PROMPT: Duration = Duration::from_millis(50);
+/// Maximum number of times that a machine writes a claim before it builds without one.
+const MAX_WRITES: u32 = 3;
+/// Longest time that a machine waits for another one.
+const MAX_WAIT: Duration = Duration::from_secs(30 * 60);
 
 /// A step that a machine is about to build.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +49,6 @@ pub struct ClaimRequest<'a> {
     pub key: CacheKey,
     /// Name of the machine and its build.
     pub by: &'a str,
-    /// Time within which the registry has to answer the first request; `None` if it may take
-    /// longer.
-    pub within: Option<Duration>,
 }
 
 /// The outcome of a request for a claim.
@@ -127,13 +126,10 @@ pub fn claim(
     let place = ClaimPlace::of(client, request)?;
     let (mut seen, mut watch): (Option<(Claim, Instant)>, Option<StepWatch<'_>>) = (None, None);
     let begun = Instant::now();
-    let mut first = Some(place.read()?);
-    if request.within.is_some_and(|most| begun.elapsed() > most) {
-        return Ok(ClaimOutcome::Unavailable);
-    }
+    let mut writes = 0;
     loop {
-        let started = if first.is_some() { begun } else { Instant::now() };
-        let found = first.take().map_or_else(|| place.read(), Ok)?;
+        let started = Instant::now();
+        let found = place.read()?;
         let since = match (&seen, &found) {
             (Some((known, since)), Some(claim)) if known == claim => *since,
             _ => started,
@@ -145,10 +141,14 @@ pub fn claim(
             ClaimState::Free if watch.is_some() && found.is_none_or(|claim| claim.is_released) => {
                 return Ok(ClaimOutcome::Ended);
             }
+            // Written claims are not seen, or other machines write all the time.
+            ClaimState::Free if writes == MAX_WRITES => return Ok(ClaimOutcome::Unavailable),
             ClaimState::Free => {
+                writes += 1;
                 place.write(request, FIRST_RENEWAL, false)?;
                 settle(started.elapsed());
             }
+            ClaimState::Held(_) if begun.elapsed() > MAX_WAIT => return Ok(ClaimOutcome::Unavailable),
             ClaimState::Held(by) => {
                 let watch = watch.get_or_insert_with(|| {
                     waiting(&by);
@@ -282,7 +282,7 @@ mod tests {
     fn a_claim_holds_until_it_is_released_or_not_renewed() {
         let cache = RemoteCache::new("a.io/b:c".parse().unwrap(), 16);
         let (own, other) = (CacheKey::of(b"own"), CacheKey::of(b"other"));
-        let request = ClaimRequest { cache: &cache, key: own, by: "me", within: None };
+        let request = ClaimRequest { cache: &cache, key: own, by: "me" };
         let claim = |key: CacheKey, by: &str, at, every| Claim { key, by: by.into(), at, every, is_released: false };
         let seconds = Duration::from_secs;
         let held = || ClaimState::Held("you".into());

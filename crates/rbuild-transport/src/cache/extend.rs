@@ -40,6 +40,8 @@ pub(crate) struct ExtendedCache {
     pub written: WrittenCache,
     /// The manifest, if the place has one now.
     pub manifest: Option<Vec<u8>>,
+    /// The steps in it.
+    pub steps: CachedSteps,
 }
 
 /// Adds steps to the manifest of a place. Uploads the layers that the place lacks. If another
@@ -71,7 +73,7 @@ pub(crate) fn extend(
             }
             Some(KnownCache { steps: KnownSteps::OtherFormat, .. }) => {
                 written.note = CacheNote::OtherFormat;
-                return Ok(ExtendedCache { written, manifest: None });
+                return Ok(ExtendedCache { written, manifest: None, steps: CachedSteps::new() });
             }
             None => (None, CachedSteps::new()),
         };
@@ -87,12 +89,12 @@ pub(crate) fn extend(
         // A shard without steps is not begun.
         if is_same || (before.is_none() && all.is_empty()) {
             written.is_unchanged = true;
-            return Ok(ExtendedCache { written, manifest: is_same.then_some(documents.manifest.bytes) });
+            return Ok(ExtendedCache { written, manifest: is_same.then_some(documents.manifest.bytes), steps: all });
         }
         match place.replace(&documents, before)? {
             Replacement::Done => {
                 keep(store, &documents)?;
-                return Ok(ExtendedCache { written, manifest: Some(documents.manifest.bytes) });
+                return Ok(ExtendedCache { written, manifest: Some(documents.manifest.bytes), steps: all });
             }
             Replacement::Conflict => known = known_steps(store, place, ours.keys)?,
             // Layers that the records name are gone, although no build has needed them.

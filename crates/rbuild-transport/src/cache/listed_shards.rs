@@ -1,6 +1,6 @@
 //! The names of shards in the manifest of a cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use rbuild_image::BlobDigest;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,10 @@ pub(crate) fn listed_shards(manifest: &[u8]) -> ShardDigests {
     let document: Option<Value> = serde_json::from_slice(manifest).ok();
     let text = document.as_ref().and_then(|document| document["annotations"][SHARDS].as_str());
     let listed: Option<ShardDigests> = text.and_then(|text| serde_json::from_str(text).ok());
-    listed.unwrap_or_default().into_iter().filter(|(number, _)| *number < MAX_SHARDS).collect()
+    // Each machine writes its own steps: one that is named twice would only be read twice.
+    let mut seen = HashSet::new();
+    let is_valid = |(number, digest): &(u32, BlobDigest)| *number < MAX_SHARDS && seen.insert(*digest);
+    listed.unwrap_or_default().into_iter().filter(is_valid).collect()
 }
 
 /// Returns a manifest that names these shards instead of others.
@@ -60,6 +63,8 @@ mod tests {
         let one = ShardDigests::from([(0, digest("zero"))]);
         assert_eq!(listed_shards(&with_shards(&named, &one).unwrap()), one);
         check_type(&named).unwrap();
+        let twice = ShardDigests::from([(1, digest("one")), (2, digest("one"))]);
+        assert_eq!(listed_shards(&with_shards(&named, &twice).unwrap()).len(), 1);
         // Anything else names none.
         for text in
             ["[", "{}", "{\"annotations\":1}", "{\"annotations\":{\"io.rbuild.cache.shards\":\"{\\\"x\\\":1}\"}}"]

@@ -74,14 +74,14 @@ pub(crate) fn write_remote_cache(
     let own = if merges { *ours } else { OwnSteps { steps: &steps, limits, ..*ours } };
     let merged = if merges { others.steps.clone() } else { CachedSteps::new() };
     let name = cache.name_of(machine);
-    let ExtendedCache { written, manifest } =
+    let ExtendedCache { written, manifest, steps: all } =
         extend(store, &CacheTag::open(client, &name)?, &own, &|_| Ok(merged.clone()))?;
     let Some(manifest) = manifest else { return Ok(written) };
     let shard = WrittenShard {
         cache,
         number: cache.number_of(machine),
         manifest,
-        keys: own.steps.iter().map(|step| step.key).collect(),
+        steps: own.steps.iter().filter_map(|step| all.get(&step.key).cloned()).collect(),
         before: top.as_ref().map(|top| top.digest),
         merged: merges.then_some(others.shards),
         signatures: ours.keys,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_image::{BlobDigest, MediaType};
 use rbuild_registry::{ReceivedManifest, Repository};
-use rbuild_store::{CacheKey, Store, Workspace};
+use rbuild_store::{CachedStep, Store, Workspace};
 
 use crate::blobs::BlobSink;
 use crate::cache::artifact::{CacheDocuments, CachedSteps, check_type, read_steps};
@@ -33,8 +33,8 @@ pub(crate) struct WrittenShard<'a> {
     pub number: u32,
     /// Manifest of the shard.
     pub manifest: Vec<u8>,
-    /// The steps that the build added or used.
-    pub keys: Vec<CacheKey>,
+    /// The steps that the build added or used, as the manifest has them.
+    pub steps: Vec<CachedStep>,
     /// The tag as it was read before; `None` if there was none.
     pub before: Option<BlobDigest>,
     /// The shards that the tag named then, if the written one has their steps and those of the tag.
@@ -80,7 +80,11 @@ impl WrittenShard<'_> {
         let documents = RemoteDocuments { store, blobs: repository, work: &Workspace::open(store)? };
         let Ok(blobs) = documents.prefetched(&top.bytes) else { return Ok(false) };
         let Ok(read) = read_steps(&top.bytes, &blobs, self.signatures) else { return Ok(false) };
-        Ok(self.keys.iter().all(|key| read.steps.contains_key(key)))
+        Ok(self.steps.iter().all(|step| {
+            read.steps.get(&step.key).is_some_and(|known| {
+                known.result == step.result && known.layer.blob == step.layer.blob && known.used >= step.used
+            })
+        }))
     }
 
     /// Returns the next manifest of the tag. Sets `own` if another machine wrote the same shard.
@@ -88,10 +92,12 @@ impl WrittenShard<'_> {
         let is_unchanged = top.map(|top| top.digest) == self.before;
         let mut shards = top.map(|top| listed_shards(&top.bytes)).unwrap_or_default();
         if let Some(merged) = &self.merged {
-            if is_unchanged && self.manifest.len() <= MAX_TOP {
-                return with_shards(&self.manifest, &ShardDigests::new());
-            }
             shards.retain(|number, digest| merged.get(number) != Some(digest));
+            if is_unchanged && self.manifest.len() <= MAX_TOP {
+                // Those that could not be read stay.
+                shards.remove(&self.number);
+                return with_shards(&self.manifest, &shards);
+            }
         }
         if shards.get(&self.number).is_some_and(|known| known != own) {
             *own = pushed_digest(repository, &self.cache.shard(self.number))?.unwrap_or(*own);

@@ -9,13 +9,13 @@ use rbuild_engine::{
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_plan::NoCache;
 use rbuild_store::CachedStep;
-use rbuild_transport::{ImportedCaches, RecordKeys, SharedCache};
+use rbuild_transport::{ImportedCaches, RecordKeys, RemoteCache, SharedCache};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::cache_export::{self, CacheExports};
 use crate::commands::check::{self, Call, CallMode};
-use crate::commands::fetcher::claims::{ClaimedCache, StepClaims};
+use crate::commands::fetcher::claims::StepClaims;
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::fetcher::pushes::{BuiltImage, PushCheck};
@@ -165,13 +165,8 @@ fn written_steps(finished: &BuildReport, targets: &[CacheTarget]) -> Vec<CachedS
 
 /// Returns the first cache in a registry that a build reads and to which it writes all steps, if it
 /// may claim steps. Other builds would not find the steps that they waited for in any other cache.
-fn claimed(
-    args: &BuildArgs,
-    request: &BuildRequest,
-    cache_to: &[CacheTarget],
-) -> Result<Option<ClaimedCache>, Failure> {
-    let is_requested = args.cache_claim == Some(true);
-    if args.cache_claim == Some(false) || args.verify || request.parameters.no_cache != NoCache::None {
+fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -> Result<Option<RemoteCache>, Failure> {
+    if args.cache_claim != Some(true) || args.verify || request.parameters.no_cache != NoCache::None {
         return Ok(None);
     }
     let written = cache_to.iter().filter(|target| target.export.mode == CacheMode::Max);
@@ -182,11 +177,11 @@ fn claimed(
     // A cache that does not exist yet is not among those that were read.
     let read = cache::remote_sources(&args.cache_from)?;
     let claimed = { written }.find(|cache| read.contains(cache)).cloned();
-    if claimed.is_none() && is_requested {
+    if claimed.is_none() {
         let text = "--cache-claim has no effect without a cache in a registry that is read and written with mode=max";
         terminal::warning(rbuild_engine::Warning { text: text.into(), help: None });
     }
-    Ok(claimed.map(|cache| ClaimedCache { cache, is_requested }))
+    Ok(claimed)
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.

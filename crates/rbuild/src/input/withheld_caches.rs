@@ -60,9 +60,10 @@ impl CacheLogins {
             Failure::usage(format!("{flag}: {e}")).help(form)
         })?;
         let pairs: Vec<(String, String)> = fields.iter().map(|field| pair(field)).collect();
-        let kind =
-            pairs.iter().rev().find(|(key, _)| key == "type").map(|(_, value)| value.clone()).unwrap_or_default();
-        if !VARIABLES.iter().any(|(known, _)| *known == kind) {
+        let kind = pairs.iter().rev().find(|(key, _)| key == "type");
+        let kind = kind.map(|(_, value)| value.trim().to_lowercase()).unwrap_or_default();
+        let is_known = VARIABLES.iter().any(|(known, _)| *known == kind);
+        if !is_known && !pairs.iter().any(|(key, _)| is_secret(key)) {
             return Ok(text.to_string());
         }
         let (mut login, mut kept, mut has_url) = (WithheldLogin::default(), Vec::new(), false);
@@ -76,8 +77,16 @@ impl CacheLogins {
                     has_url = true;
                     kept.push(format!("{key}={}", login.without_signature(value)));
                 }
+                ("s3", "endpoint_url") => {
+                    kept.push(format!("{key}={}", hide_logins(value.split('?').next().unwrap_or_default())));
+                }
+                // An unknown option, or one of an unknown type, which an error states.
+                (_, key) if is_secret(key) => kept.push(format!("{key}=***")),
                 _ => kept.push(field.clone()),
             }
+        }
+        if !is_known {
+            return Ok(joined(&kept));
         }
         let url = variable("BUILDKIT_AZURE_STORAGE_ACCOUNT_URL").filter(|url| url.contains('?'));
         if let Some(url) = url.filter(|_| kind == "azblob" && !has_url) {
@@ -88,7 +97,7 @@ impl CacheLogins {
         }
         self.kinds.push(kind);
         if login == WithheldLogin::default() {
-            return Ok(text.to_string());
+            return Ok(joined(&kept));
         }
         let known = self.logins.iter().position(|known| *known == login);
         let number = known.unwrap_or(self.logins.len());
@@ -96,7 +105,7 @@ impl CacheLogins {
             self.logins.push(login);
         }
         kept.push(format!("{LOGIN}={number}"));
-        Ok(kept.iter().map(|field| quoted_field(field)).collect::<Vec<_>>().join(","))
+        Ok(joined(&kept))
     }
 
     /// Returns the variables with logins for the caches that are used.
@@ -123,6 +132,16 @@ fn pair(field: &str) -> (String, String) {
     (key.trim().to_lowercase(), value.to_string())
 }
 
+/// Returns true for names of options whose values may be secrets.
+fn is_secret(key: &str) -> bool {
+    let letters: String = key.chars().filter(char::is_ascii_alphanumeric).collect();
+    ["key", "token", "secret", "password"].iter().any(|word| letters.contains(word))
+}
+
+fn joined(fields: &[String]) -> String {
+    fields.iter().map(|field| quoted_field(field)).collect::<Vec<_>>().join(",")
+}
+
 fn quoted_field(field: &str) -> String {
     if field.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.into() }
 }
@@ -130,6 +149,22 @@ fn quoted_field(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_error_can_state_a_secret() {
+        for (text, want) in [
+            ("type=S3,bucket=b,secret_access_key=k", "type=S3,bucket=b,login=0"),
+            ("type=s3 ,bucket=b,secret_access_key=k", "type=s3 ,bucket=b,login=0"),
+            ("type=s3,secret-access-key=k,bucket=b", "type=s3,secretaccesskey=***,bucket=b"),
+            ("type=foo,secret_access_keyy=k", "type=foo,secret_access_keyy=***"),
+            ("bucket=b,Session_Token=t", "bucket=b,session_token=***"),
+            ("type=s3,endpoint_url=http://u:k@h?tok=k", "type=s3,endpoint_url=http://***@h"),
+            ("type=local,src=d,sign=file", "type=local,src=d,sign=file"),
+        ] {
+            let got = CacheLogins::default().withhold("--cache-from", text, &|_| None).unwrap();
+            assert_eq!(got.replace("secret-access-key", "secretaccesskey"), want, "{text}");
+        }
+    }
 
     #[test]
     fn a_value_has_the_number_of_its_login_in_place_of_the_login() {
@@ -141,7 +176,7 @@ mod tests {
         let mut of = |text: &str| found.withhold("--cache-to", text, &variable).unwrap();
         for (text, want) in [
             ("a.io/b", "a.io/b"),
-            ("type=registry,ref=a.io/b,secret_access_key=x", "type=registry,ref=a.io/b,secret_access_key=x"),
+            ("type=registry,ref=a.io/b,secret_access_key=x", "type=registry,ref=a.io/b,secret_access_key=***"),
             ("type=s3,bucket=b", "type=s3,bucket=b"),
             ("type=s3,bucket=b,access_key_id=i,SECRET_ACCESS_KEY=k", "type=s3,bucket=b,login=0"),
             ("secret_access_key=k,access_key_id=i,\"type=s3\",\"prefix=a,b\"", "type=s3,\"prefix=a,b\",login=0"),

@@ -72,8 +72,8 @@ pub fn running(store: &Store, container: &Container) -> Result<Started, Failure>
     }
 }
 
-/// Returns the start of the command of a running container, and a pidfd of its process, whose ID may
-/// otherwise become that of another process.
+/// Returns the start of the command of a running container, and a pidfd of its process, whose ID
+/// may otherwise become that of another process.
 ///
 /// # Errors
 ///

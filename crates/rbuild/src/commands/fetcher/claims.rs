@@ -11,7 +11,7 @@ use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_store::{CacheKey, CachedStep, Store};
 use rbuild_transport::{
-    ClaimOutcome, ClaimRequest, FIRST_RENEWAL, LAST_RENEWAL, PROMPT, RemoteCache, claim, release_claim, renew_claim,
+    ClaimOutcome, ClaimRequest, FIRST_RENEWAL, LAST_RENEWAL, RemoteCache, claim, release_claim, renew_claim,
 };
 
 use crate::args::RegistryFlags;
@@ -20,21 +20,12 @@ use crate::commands::fetcher::task::in_fetcher;
 use crate::exit::{Failure, code};
 use crate::input::registry;
 
-/// The cache on whose steps a build makes claims.
-#[derive(Debug, Clone)]
-pub struct ClaimedCache {
-    /// The cache, which the build reads and writes.
-    pub cache: RemoteCache,
-    /// True if claims were requested. Otherwise, the registry has to answer promptly.
-    pub is_requested: bool,
-}
-
 /// Claims the steps of one build.
 pub struct StepClaims<'a> {
     store: &'a Store,
     flags: &'a RegistryFlags,
-    /// `None` if the build makes no claims.
-    claimed: Option<ClaimedCache>,
+    /// The cache on whose steps the build makes claims.
+    claimed: Option<RemoteCache>,
     /// Name of the machine and its build.
     by: String,
     /// Reports a fact that is neither an error nor a reason for a warning.
@@ -50,7 +41,7 @@ impl<'a> StepClaims<'a> {
     pub fn new(
         store: &'a Store,
         flags: &'a RegistryFlags,
-        claimed: Option<ClaimedCache>,
+        claimed: Option<RemoteCache>,
         build: &str,
         note: &'a dyn Fn(&str),
     ) -> Self {
@@ -66,15 +57,13 @@ impl<'a> StepClaims<'a> {
     ///
     /// Fails if a signal interrupts the build while it waits.
     pub fn has_waited(&self, platforms: &[Prepared], close: impl FnOnce()) -> Result<bool, Failure> {
-        let (Some(claimed), Some(key)) = (&self.claimed, platforms.iter().find_map(Prepared::first_missing)) else {
+        let (Some(cache), Some(key)) = (&self.claimed, platforms.iter().find_map(Prepared::first_missing)) else {
             return Ok(false);
         };
         if self.has_waited.get() || self.held.borrow().is_some() {
             return Ok(false);
         }
-        let ClaimedCache { cache, is_requested } = claimed;
-        let within = (!is_requested).then_some(PROMPT);
-        let request = ClaimRequest { cache, key, by: &self.by, within };
+        let request = ClaimRequest { cache, key, by: &self.by };
         let name = cache.name().familiar();
         let waiting = |by: &str| {
             let machine = by.split(' ').next().unwrap_or_default();
@@ -109,7 +98,7 @@ impl<'a> StepClaims<'a> {
 
     /// Returns the cache in whose repository this build has written a claim.
     pub fn written_to(&self) -> Option<&RemoteCache> {
-        self.held.borrow().as_ref().and_then(|_| Some(&self.claimed.as_ref()?.cache))
+        self.held.borrow().as_ref().and_then(|_| self.claimed.as_ref())
     }
 
     /// Ends the claim. Machines that wait find the step in the cache, if it is one of those that
@@ -154,7 +143,7 @@ impl HeldClaim {
                 // The launcher ends this process.
                 let _ = process::block_ending_signals();
                 if process::die_with(&launcher).is_ok() {
-                    renew_until(ended, flags, &ClaimRequest { cache, key, by, within: None });
+                    renew_until(ended, flags, &ClaimRequest { cache, key, by });
                 }
                 std::process::exit(i32::from(code::OK))
             }
