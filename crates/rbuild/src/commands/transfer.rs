@@ -346,7 +346,7 @@ pub fn not_pushed(e: TransportError, names: &[Reference]) -> Failure {
     let bare = |name: &&Reference| name.registry() == HUB[0] && !name.familiar_name().contains('/');
     let failure = Failure::from(e);
     match names.iter().find(bare).filter(|_| is_access) {
-        Some(name) => failure.help(&Remedy::from(ServerRemedy::NameRegistry { name: name.shortest() })),
+        Some(name) => failure.help(Remedy::from(ServerRemedy::NameRegistry { name: name.shortest() })),
         None => failure,
     }
 }

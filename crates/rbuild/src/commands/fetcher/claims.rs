@@ -98,7 +98,7 @@ impl<'a> StepClaims<'a> {
 
     /// Returns the cache in whose repository this build has written a claim.
     pub fn written_to(&self) -> Option<&RemoteCache> {
-        self.held.borrow().as_ref().and_then(|_| self.claimed.as_ref())
+        self.held.borrow().as_ref().and(self.claimed.as_ref())
     }
 
     /// Ends the claim. Machines that wait find the step in the cache, if it is one of those that
