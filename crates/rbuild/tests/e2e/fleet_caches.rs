@@ -82,7 +82,7 @@ fn a_second_machine_makes_at_most_six_requests() {
     // Other machines have written other steps, and the repository has other tags.
     for name in ["a", "b", "c", "d", "e", "f"] {
         let machine = Machine::bare();
-        machine.lab.write("src/a", &format!("{name}\n"));
+        machine.lab.write("src/a", format!("{name}\n"));
         let (ran, _) = fleet.build(&machine, name, name, &[]);
         assert_eq!(ran.steps(), (2, 2), "{}", ran.stderr);
     }
@@ -101,7 +101,7 @@ fn machines_that_write_at_once_lose_nothing() {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let build = |name: &str| {
         let machine = Machine::bare();
-        machine.lab.write("src/a", &format!("{name}\n"));
+        machine.lab.write("src/a", format!("{name}\n"));
         fleet.build(&machine, name, name, &[]).0
     };
     std::thread::scope(|scope| {
