@@ -5,5 +5,6 @@ pub(crate) mod explain;
 pub(crate) mod key;
 pub(crate) mod miss;
 pub(crate) mod notes;
+pub(crate) mod portable;
 pub(crate) mod refusal;
 pub(crate) mod whole_store;

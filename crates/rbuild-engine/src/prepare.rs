@@ -58,7 +58,8 @@ pub struct Prepared {
     pub(crate) is_lent: bool,
     /// The images whose layers the build needs.
     needed_images: NeededImages,
-    /// Key of the first command that will run, if it is known.
+    /// Key of the first command that will run, if it is known and other machines can use its
+    /// result.
     missing: Option<CacheKey>,
     /// The downloaded files of the steps.
     pub(crate) downloads: DownloadedFiles,
@@ -226,7 +227,8 @@ impl Prepared {
         if self.needed_images.lends_base { &self.missing_base } else { &[] }
     }
 
-    /// Returns the key of the first command that will run, if it is known before anything runs.
+    /// Returns the key of the first command that will run, if it is known before anything runs and
+    /// the caches that the build writes may have the result.
     pub fn first_missing(&self) -> Option<CacheKey> {
         self.missing
     }

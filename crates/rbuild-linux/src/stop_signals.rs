@@ -3,10 +3,11 @@
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Instant;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 
 use crate::error::{Error, Result, described};
@@ -19,6 +20,19 @@ static REQUEST: AtomicI32 = AtomicI32::new(0);
 /// by one request, which its exit code states.
 pub fn end_request() -> Option<i32> {
     Some(REQUEST.load(Ordering::Relaxed)).filter(|number| *number != 0)
+}
+
+/// The outcome of the wait for a line of a pipe.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AwaitedLine {
+    /// A line, without its end.
+    Line(Vec<u8>),
+    /// The pipe ended before a line was complete.
+    End,
+    /// A signal arrived.
+    Signal,
+    /// The deadline has passed.
+    Late,
 }
 
 /// Receives SIGINT, SIGTERM and SIGHUP, which are blocked in the calling thread until the value is
@@ -97,6 +111,39 @@ impl StopSignals {
             match pipe.read(&mut buffer)? {
                 0 => return Ok(Some(text)),
                 size => text.extend_from_slice(&buffer[..size]),
+            }
+        }
+    }
+
+    /// Reads a line of a pipe, which is short and written at once.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the pipe cannot be read.
+    pub fn read_line(&self, pipe: &mut PipeReader, deadline: Option<Instant>) -> io::Result<AwaitedLine> {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.map(|left| Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            });
+            let mut fds = [PollFd::new(&*pipe, PollFlags::IN), PollFd::new(self, PollFlags::IN)];
+            retry_on_intr(|| poll(&mut fds, left.as_ref()))?;
+            let is_ready = !fds[0].revents().is_empty();
+            if self.arrived() {
+                return Ok(AwaitedLine::Signal);
+            }
+            if !is_ready {
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    return Ok(AwaitedLine::Late);
+                }
+                continue;
+            }
+            match pipe.read(&mut byte)? {
+                0 => return Ok(AwaitedLine::End),
+                _ if byte == *b"\n" => return Ok(AwaitedLine::Line(line)),
+                _ => line.extend_from_slice(&byte),
             }
         }
     }
@@ -193,6 +240,16 @@ mod tests {
             }
             assert_eq!(signals.read_to_end(answer).unwrap(), want);
         }
+        let (mut answer, mut writer) = std::io::pipe().unwrap();
+        let soon = || Some(Instant::now() + std::time::Duration::from_millis(20));
+        writer.write_all(b"one\n\ntw").unwrap();
+        assert_eq!(signals.read_line(&mut answer, None).unwrap(), AwaitedLine::Line(b"one".to_vec()));
+        assert_eq!(signals.read_line(&mut answer, soon()).unwrap(), AwaitedLine::Line(Vec::new()));
+        assert_eq!(signals.read_line(&mut answer, soon()).unwrap(), AwaitedLine::Late);
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        assert_eq!(signals.read_line(&mut answer, None).unwrap(), AwaitedLine::Signal);
+        drop(writer);
+        assert_eq!(signals.read_line(&mut answer, None).unwrap(), AwaitedLine::End);
         assert_eq!((signals.arrived(), end_request()), (false, Some(15)));
         nix::sys::signal::raise(Signal::SIGHUP).unwrap();
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();

@@ -2,10 +2,11 @@
 
 use rbuild_layer::{LayerError, LayerForm};
 use rbuild_linux::parallel::{cores, try_map};
-use rbuild_plan::{BuildGraph, RunMountKind, Step, VertexId};
+use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_store::{CacheKey, CachedStep, LayerVariant, ResultId, Store, StoreError, TreeId, Verdict};
 use rbuild_transport::ImportedStep;
 
+use crate::cache::portable::is_portable;
 use crate::cache::{explain, notes};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
@@ -46,17 +47,7 @@ fn writes_caches(request: &BuildRequest) -> bool {
 /// Returns true if a step belongs in one of the caches.
 fn belongs(graph: &BuildGraph, request: &BuildRequest, id: VertexId) -> bool {
     let takes_all = request.cache_exports.iter().any(|export| export.mode == CacheMode::Max);
-    is_portable(graph, id) && (takes_all || is_in_result(graph, id))
-}
-
-/// Returns true if other machines can use a step. A command that mounts a volume depends on this
-/// one.
-fn is_portable(graph: &BuildGraph, id: VertexId) -> bool {
-    match &graph.vertices[id].step {
-        Step::Scratch | Step::Image { .. } => false,
-        Step::Run(run) => !run.mounts.iter().any(|mount| matches!(mount.kind, RunMountKind::Volume { .. })),
-        Step::Copy(_) | Step::Workdir(_) => true,
-    }
+    is_portable(&graph.vertices[id].step) && (takes_all || is_in_result(graph, id))
 }
 
 fn passed_on(graph: &BuildGraph, vertex: VertexId, found: &ImportedStep) -> ReportedStep {
@@ -134,7 +125,7 @@ pub(crate) fn made(envs: &[StepEnv<'_>]) -> Result<ReportedSteps> {
 pub(crate) fn of_image(env: &StepEnv<'_>, form: LayerForm) -> Result<Vec<CachedStep>> {
     let (graph, secrets) = (env.graph(), env.request.secret_values());
     let mut steps = Vec::new();
-    for vertex in env.chain().filter(|id| is_portable(graph, *id)) {
+    for vertex in env.chain().filter(|id| is_portable(&graph.vertices[*id].step)) {
         let Some(done) = env.results.get(vertex) else { continue };
         let (Some(tree), Some(key)) = (&done.tree, done.key) else { continue };
         if is_clear(env, tree)? {

@@ -19,6 +19,7 @@ use rbuild_transport::{ImportedStep, LostLayer};
 
 use crate::cache::key::{self, InputResults, KeyBuilder};
 use crate::cache::miss::Miss;
+use crate::cache::portable::may_reach_caches;
 use crate::contexts::Contexts;
 use crate::error::{BuildError, Result};
 use crate::event::{BuildPhase, Event};
@@ -59,7 +60,8 @@ pub(crate) struct LookedUp {
     pub will_run: Vec<VertexId>,
     /// True if the layers of the image stay in the caches, because it is only pushed.
     pub is_lent: bool,
-    /// Key of the first command that will run, if it is known.
+    /// Key of the first command that will run, if it is known and other machines can use its
+    /// result.
     pub missing: Option<CacheKey>,
 }
 
@@ -98,7 +100,9 @@ impl Lookup<'_> {
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
             let ids = self.graph.numbered().map(|(id, _)| id);
             let will_run: Vec<VertexId> = ids.filter(|id| found[*id].fresh && is_run(id)).collect();
-            let missing = will_run.iter().find_map(|id| found[*id].key);
+            let missing = will_run.iter().find_map(|id| Some((*id, found[*id].key?)));
+            let missing = missing.filter(|(id, _)| may_reach_caches(self.graph, self.request, *id));
+            let missing = missing.map(|(_, key)| key);
             let vertex =
                 |(found, selected_files): (FoundVertex, _)| PreparedVertex { state: found.state, selected_files };
             let vertices = found.into_iter().zip(selected_files).map(vertex).collect();

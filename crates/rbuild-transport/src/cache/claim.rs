@@ -25,20 +25,22 @@ const ANNOTATION: &str = "io.rbuild.claim";
 /// of requests hardly depends on the length of a build.
 pub const FIRST_RENEWAL: u64 = 4;
 /// Longest interval in seconds.
-pub const LAST_RENEWAL: u64 = 60;
+pub const LAST_RENEWAL: u64 = 16;
 /// Number of seconds after the end of its interval at which a claim counts as abandoned.
 const GRACE: u64 = 10;
-/// Age in seconds, besides the interval, of a claim that counts as abandoned at first sight. Clocks
-/// may differ.
-const OLD: i64 = 60;
+/// Difference in seconds to the present time, besides the interval, at which a claim counts as
+/// abandoned at first sight. Clocks may differ.
+const SKEW: u64 = 60;
+/// Maximum length of the name of a build.
+const MAX_NAME: usize = 300;
 /// Shortest and longest interval at which a machine that waits looks for the step.
 const POLLS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 /// Number of such looks between two of the claim itself.
 const LOOKS: u32 = 4;
 /// Maximum number of times that a machine writes a claim before it builds without one.
 const MAX_WRITES: u32 = 3;
-/// Longest time that a machine waits for another one.
-const MAX_WAIT: Duration = Duration::from_secs(30 * 60);
+/// Time within which a registry has to answer for claims that were not requested.
+const PROMPT: Duration = Duration::from_millis(50);
 
 /// A step that a machine is about to build.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +51,10 @@ pub struct ClaimRequest<'a> {
     pub key: CacheKey,
     /// Name of the machine and its build.
     pub by: &'a str,
+    /// True if a registry that is slow gets no claims.
+    pub is_prompt: bool,
+    /// Longest time that the machine waits for another one.
+    pub patience: Duration,
 }
 
 /// The outcome of a request for a claim.
@@ -58,7 +64,8 @@ pub enum ClaimOutcome {
     Taken,
     /// Another machine had the claim and has ended.
     Ended,
-    /// A machine builds another step, whose claim has the same place, or the registry is slow.
+    /// A machine builds another step, whose claim has the same place, the registry is slow, or this
+    /// machine has waited for too long.
     Unavailable,
 }
 
@@ -85,7 +92,7 @@ impl Claim {
     /// long ago.
     fn is_abandoned(&self, now: i64, unchanged: Duration) -> bool {
         let every = self.every.min(LAST_RENEWAL);
-        unchanged.as_secs() > every + GRACE || now.saturating_sub(self.at) > OLD + every as i64
+        unchanged.as_secs() > every + GRACE || now.abs_diff(self.at) > SKEW + every
     }
 }
 
@@ -112,7 +119,8 @@ fn state(found: Option<&Claim>, request: &ClaimRequest<'_>, now: i64, unchanged:
 }
 
 /// Claims a step, or waits until the cache has it or another machine that builds it has ended.
-/// `waiting` is called once with the name of that machine.
+/// `waiting` is called once with the name of that machine, and returns false if this one is not
+/// going to wait.
 ///
 /// # Errors
 ///
@@ -121,15 +129,23 @@ pub fn claim(
     store: &Store,
     client: &Client,
     request: &ClaimRequest<'_>,
-    waiting: &dyn Fn(&str),
+    waiting: &dyn Fn(&str) -> bool,
 ) -> Result<ClaimOutcome> {
     let place = ClaimPlace::of(client, request)?;
     let (mut seen, mut watch): (Option<(Claim, Instant)>, Option<StepWatch<'_>>) = (None, None);
     let begun = Instant::now();
-    let mut writes = 0;
+    let (mut writes, mut reads) = (0, 0);
     loop {
         let started = Instant::now();
         let found = place.read()?;
+        reads += 1;
+        if request.is_prompt && writes == 0 && watch.is_none() && started.elapsed() > PROMPT {
+            // The first answer includes the time of connecting and of a login.
+            if reads == 1 {
+                continue;
+            }
+            return Ok(ClaimOutcome::Unavailable);
+        }
         let since = match (&seen, &found) {
             (Some((known, since)), Some(claim)) if known == claim => *since,
             _ => started,
@@ -148,12 +164,12 @@ pub fn claim(
                 place.write(request, FIRST_RENEWAL, false)?;
                 settle(started.elapsed());
             }
-            ClaimState::Held(_) if begun.elapsed() > MAX_WAIT => return Ok(ClaimOutcome::Unavailable),
+            ClaimState::Held(_) if begun.elapsed() > request.patience => return Ok(ClaimOutcome::Unavailable),
             ClaimState::Held(by) => {
-                let watch = watch.get_or_insert_with(|| {
-                    waiting(&by);
-                    StepWatch { store, client, request, seen: None, begun }
-                });
+                if watch.is_none() && !waiting(&by) {
+                    return Ok(ClaimOutcome::Unavailable);
+                }
+                let watch = watch.get_or_insert(StepWatch { store, client, request, seen: None, begun });
                 if watch.sees_step()? {
                     return Ok(ClaimOutcome::Ended);
                 }
@@ -245,7 +261,11 @@ impl ClaimPlace {
         let document: Value = serde_json::from_slice(&found.bytes).map_err(TransportError::document("the claim"))?;
         let text = document["annotations"][ANNOTATION].as_str();
         let text = text.ok_or_else(|| TransportError::other("the tag of claims is something else"))?;
-        serde_json::from_str(text).map(Some).map_err(TransportError::document("the claim"))
+        let claim: Claim = serde_json::from_str(text).map_err(TransportError::document("the claim"))?;
+        if claim.by.len() > MAX_NAME {
+            return Err(TransportError::other("the claim names no build"));
+        }
+        Ok(Some(claim))
     }
 
     fn is_own(&self, request: &ClaimRequest<'_>) -> Result<bool> {
@@ -282,7 +302,8 @@ mod tests {
     fn a_claim_holds_until_it_is_released_or_not_renewed() {
         let cache = RemoteCache::new("a.io/b:c".parse().unwrap(), 16);
         let (own, other) = (CacheKey::of(b"own"), CacheKey::of(b"other"));
-        let request = ClaimRequest { cache: &cache, key: own, by: "me" };
+        let patience = Duration::from_secs(60);
+        let request = ClaimRequest { cache: &cache, key: own, by: "me", is_prompt: true, patience };
         let claim = |key: CacheKey, by: &str, at, every| Claim { key, by: by.into(), at, every, is_released: false };
         let seconds = Duration::from_secs;
         let held = || ClaimState::Held("you".into());
@@ -293,13 +314,16 @@ mod tests {
             (Some(Claim { is_released: true, ..claim(own, "you", 1000, 4) }), seconds(1), ClaimState::Free),
             (Some(claim(own, "you", 1000, 4)), seconds(15), ClaimState::Free),
             // A build that takes longer renews its claim less often.
-            (Some(claim(own, "you", 1000, 32)), seconds(42), held()),
-            (Some(claim(own, "you", 1000, 32)), seconds(43), ClaimState::Free),
-            (Some(claim(own, "you", 1000, u64::MAX)), seconds(71), ClaimState::Free),
+            (Some(claim(own, "you", 1000, 16)), seconds(26), held()),
+            (Some(claim(own, "you", 1000, 16)), seconds(27), ClaimState::Free),
+            (Some(claim(own, "you", 1000, u64::MAX)), seconds(27), ClaimState::Free),
             (Some(claim(own, "you", 1000 - 64, 4)), seconds(1), held()),
             (Some(claim(own, "you", 1000 - 65, 4)), seconds(1), ClaimState::Free),
-            // The clock of the other machine is ahead.
-            (Some(claim(own, "you", 9000, 4)), seconds(1), held()),
+            // The clock of the other machine is ahead, or the time is invented.
+            (Some(claim(own, "you", 1000 + 64, 4)), seconds(1), held()),
+            (Some(claim(own, "you", 1000 + 65, 4)), seconds(1), ClaimState::Free),
+            (Some(claim(own, "you", i64::MAX, u64::MAX)), seconds(1), ClaimState::Free),
+            (Some(claim(own, "you", i64::MIN, 0)), seconds(1), ClaimState::Free),
             (Some(claim(other, "you", 1000, 4)), seconds(1), ClaimState::Other),
         ] {
             assert_eq!(state(found.as_ref(), &request, 1000, unchanged), want, "{found:?}");

@@ -7,6 +7,7 @@ use rbuild_store::{Store, Workspace};
 
 use crate::blobs::{BlobInfo, BlobOrigin};
 use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type, steps_to_extend};
+use crate::cache::listed_shards::{ShardDigests, with_shards};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
 use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
 use crate::cache::remote_documents::RemoteDocuments;
@@ -31,8 +32,18 @@ struct KnownLayers {
     is_distrusted: bool,
 }
 
-/// Returns the steps of other manifests that a manifest, if there is one, takes over.
-pub(crate) type OtherSteps<'a> = dyn Fn(Option<&[u8]>) -> Result<CachedSteps> + 'a;
+/// The steps of other manifests that a manifest takes over.
+#[derive(Default)]
+pub(crate) struct OtherSteps {
+    pub steps: CachedSteps,
+    /// The shards that could not be taken over, which the manifest still names.
+    pub unread: ShardDigests,
+    /// True if records without a valid signature were ignored.
+    pub has_unsigned: bool,
+}
+
+/// Returns the steps that a manifest, if there is one, takes over.
+pub(crate) type OtherStepsReader<'a> = dyn Fn(Option<&[u8]>) -> Result<OtherSteps> + 'a;
 
 /// A manifest to which steps were added.
 #[derive(Debug)]
@@ -55,7 +66,7 @@ pub(crate) fn extend(
     store: &Store,
     place: &dyn CacheStore,
     ours: &OwnSteps<'_>,
-    others: &OtherSteps<'_>,
+    others: &OtherStepsReader<'_>,
 ) -> Result<ExtendedCache> {
     let (mut written, mut layers) = (WrittenCache::default(), KnownLayers::default());
     let mut known = known_steps(store, place, ours.keys)?;
@@ -78,13 +89,19 @@ pub(crate) fn extend(
             None => (None, CachedSteps::new()),
         };
         let others = others(known.as_ref().map(|known| &known.manifest[..]))?;
-        let theirs = union([theirs, others]);
+        if others.has_unsigned && written.note == CacheNote::None {
+            written.note = CacheNote::Unsigned;
+        }
+        let theirs = union([theirs, others.steps]);
         layers.note_recorded(place, &theirs, ours)?;
         let mut all = merged(theirs, ours);
         layers.upload(store, place, &all, &mut written)?;
         all.retain(|_, step| !layers.lacking.contains(&step.layer.blob));
         written.steps = all.len();
-        let documents = CacheDocuments::of(&all, ours.keys)?;
+        let mut documents = CacheDocuments::of(&all, ours.keys)?;
+        if !others.unread.is_empty() {
+            documents.manifest.bytes = with_shards(&documents.manifest.bytes, &others.unread)?;
+        }
         let is_same = before.map(|found| found.digest) == Some(documents.manifest.digest());
         // A shard without steps is not begun.
         if is_same || (before.is_none() && all.is_empty()) {

@@ -58,6 +58,8 @@ pub struct WrittenCache {
     pub bytes: u64,
     /// True if the cache had everything already.
     pub is_unchanged: bool,
+    /// True if the cache has the step that other machines may wait for.
+    pub has_awaited: bool,
     /// A remark for the user.
     pub note: CacheNote,
 }

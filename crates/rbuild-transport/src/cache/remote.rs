@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use rbuild_registry::{Client, Repository};
-use rbuild_store::{Store, Workspace};
+use rbuild_store::{CacheKey, Store, Workspace};
 
 use crate::cache::artifact::{CachedSteps, KnownSteps, ReadSteps};
-use crate::cache::extend::{ExtendedCache, extend, steps_in};
+use crate::cache::extend::{ExtendedCache, OtherSteps, extend, steps_in};
 use crate::cache::listed_shards::{ShardDigests, listed_shards};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, own_share};
 use crate::cache::remote_read::{CacheTagReader, documents};
@@ -39,20 +39,23 @@ pub(crate) fn write_remote_cache(
     client: &Client,
     cache: &RemoteCache,
     machine: &str,
+    awaited: Option<CacheKey>,
     ours: &OwnSteps<'_>,
 ) -> Result<WrittenCache> {
+    let has_awaited = |steps: &CachedSteps| awaited.is_some_and(|key| steps.contains_key(&key));
     let repository = client.repository(cache.name())?;
     let work = Workspace::open(store)?;
     let reader = CacheTagReader { documents: documents(store, &repository, &work), cache, keys: ours.keys };
     if cache.shards() == 1 {
         let others = |manifest: Option<&[u8]>| match manifest {
-            Some(manifest) => Ok(OtherShards::read(&reader, &repository, manifest)?.steps),
-            None => Ok(CachedSteps::new()),
+            Some(manifest) => Ok(read_shards(&reader, &repository, manifest)?.0),
+            None => Ok(OtherSteps::default()),
         };
-        return Ok(extend(store, &CacheTag::open(client, cache.name())?, ours, &others)?.written);
+        let extended = extend(store, &CacheTag::open(client, cache.name())?, ours, &others)?;
+        return Ok(WrittenCache { has_awaited: has_awaited(&extended.steps), ..extended.written });
     }
     let top = repository.pushed(tag_of(cache.name()))?;
-    let mut others = OtherShards::default();
+    let (mut others, mut merged_shards) = (OtherSteps::default(), ShardDigests::new());
     if let Some(top) = &top {
         let read = match steps_in(&reader.documents, &top.bytes, ours.keys)? {
             KnownSteps::Whole(read) => read,
@@ -61,21 +64,25 @@ pub(crate) fn write_remote_cache(
                 return Ok(WrittenCache { note: CacheNote::OtherFormat, ..WrittenCache::default() });
             }
         };
-        others = OtherShards::read(&reader, &repository, &top.bytes)?;
+        (others, merged_shards) = read_shards(&reader, &repository, &top.bytes)?;
         others.steps = union([read.steps, others.steps]);
         others.has_unsigned |= read.has_unsigned;
     }
     let (steps, limits) = own_share(ours, &others.steps, cache.shards());
     if steps.is_empty() && !others.steps.is_empty() {
-        return Ok(WrittenCache { steps: others.steps.len(), is_unchanged: true, ..WrittenCache::default() });
+        let has_awaited = has_awaited(&others.steps);
+        let steps = others.steps.len();
+        return Ok(WrittenCache { steps, is_unchanged: true, has_awaited, ..WrittenCache::default() });
     }
     let layers: BTreeSet<_> = others.steps.values().map(|step| step.layer.blob).collect();
     let merges = layers.len() <= MERGED;
     let own = if merges { *ours } else { OwnSteps { steps: &steps, limits, ..*ours } };
-    let merged = if merges { others.steps.clone() } else { CachedSteps::new() };
+    let merged = || if merges { others.steps.clone() } else { CachedSteps::new() };
     let name = cache.name_of(machine);
     let ExtendedCache { written, manifest, steps: all } =
-        extend(store, &CacheTag::open(client, &name)?, &own, &|_| Ok(merged.clone()))?;
+        extend(store, &CacheTag::open(client, &name)?, &own, &|_| {
+            Ok(OtherSteps { steps: merged(), ..OtherSteps::default() })
+        })?;
     let Some(manifest) = manifest else { return Ok(written) };
     let shard = WrittenShard {
         cache,
@@ -83,7 +90,7 @@ pub(crate) fn write_remote_cache(
         manifest,
         steps: own.steps.iter().filter_map(|step| all.get(&step.key).cloned()).collect(),
         before: top.as_ref().map(|top| top.digest),
-        merged: merges.then_some(others.shards),
+        merged: merges.then_some(merged_shards),
         signatures: ours.keys,
     };
     shard.publish(store, &repository)?;
@@ -92,35 +99,29 @@ pub(crate) fn write_remote_cache(
         CacheNote::None if others.has_unsigned => CacheNote::Unsigned,
         note => note,
     };
-    Ok(WrittenCache { steps, note, ..written })
+    let has_awaited = has_awaited(&all) || has_awaited(&others.steps);
+    Ok(WrittenCache { steps, note, has_awaited, ..written })
 }
 
-/// The steps of other machines in a cache.
-#[derive(Default)]
-struct OtherShards {
-    steps: CachedSteps,
-    /// The shards that they are from.
-    shards: ShardDigests,
-    /// True if records without a valid signature were ignored.
-    has_unsigned: bool,
-}
-
-impl OtherShards {
-    /// Reads the shards that a manifest names. One that cannot be read is as if it were empty: its
-    /// steps are written twice.
-    fn read(reader: &CacheTagReader<'_>, repository: &Repository, manifest: &[u8]) -> Result<OtherShards> {
-        let mut shards = listed_shards(manifest);
-        let (mut found, mut has_unsigned) = (Vec::new(), false);
-        for (number, shard) in reader.shards(repository, manifest)? {
-            match shard {
-                Ok(Some(records)) => {
-                    has_unsigned |= records.has_unsigned;
-                    found.push(records.steps);
-                }
-                Ok(None) => {}
-                Err(_) => drop(shards.remove(&number)),
+/// Reads the shards that the manifest of a cache names. Those that cannot be read now stay named.
+/// Returns the read ones, too.
+fn read_shards(
+    reader: &CacheTagReader<'_>,
+    repository: &Repository,
+    manifest: &[u8],
+) -> Result<(OtherSteps, ShardDigests)> {
+    let mut listed = listed_shards(manifest);
+    let (mut found, mut others) = (Vec::new(), OtherSteps::default());
+    for (number, shard) in reader.shards(repository, manifest)? {
+        match shard {
+            Ok(Some(records)) => {
+                others.has_unsigned |= records.has_unsigned;
+                found.push(records.steps);
             }
+            // It is gone.
+            Ok(None) => {}
+            Err(_) => others.unread.extend(listed.remove_entry(&number)),
         }
-        Ok(OtherShards { steps: union(found), shards, has_unsigned })
     }
+    Ok((OtherSteps { steps: union(found), ..others }, listed))
 }

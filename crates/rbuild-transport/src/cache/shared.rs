@@ -2,12 +2,11 @@
 
 use rbuild_linux::parallel::try_map;
 use rbuild_registry::{Client, Repository};
-use rbuild_store::{Store, Workspace};
+use rbuild_store::{CacheKey, Store, Workspace};
 
 use crate::blobs::BlobSource;
 use crate::cache::actions::OpenGithubCache;
-use crate::cache::artifact::CachedSteps;
-use crate::cache::extend::extend;
+use crate::cache::extend::{OtherSteps, extend};
 use crate::cache::imported::{WantedLayer, fetch_layer};
 use crate::cache::merge::{OwnSteps, WrittenCache};
 use crate::cache::object_cache::OpenObjects;
@@ -45,6 +44,8 @@ pub struct SharedTarget<'a> {
     pub cache: &'a SharedCache,
     /// Name of the machine, which determines its shard.
     pub machine: &'a str,
+    /// The step that other machines may wait for.
+    pub awaited: Option<CacheKey>,
 }
 
 /// Adds the steps of a build to a cache: uploads the layers that its place lacks, and the documents
@@ -60,16 +61,17 @@ pub fn write_shared_cache(
     target: SharedTarget<'_>,
     ours: &OwnSteps<'_>,
 ) -> Result<WrittenCache> {
-    match target.cache {
-        SharedCache::Registry(cache) => write_remote_cache(store, client, cache, target.machine, ours),
+    let SharedTarget { cache, machine, awaited } = target;
+    match cache {
+        SharedCache::Registry(cache) => write_remote_cache(store, client, cache, machine, awaited, ours),
         SharedCache::Objects(cache) => Ok(extend(store, &cache.open(client)?, ours, &no_others)?.written),
         SharedCache::Github(cache) => Ok(extend(store, &cache.open(client)?, ours, &no_others)?.written),
     }
 }
 
 /// A cache that is one document takes over no other.
-fn no_others(_: Option<&[u8]>) -> Result<CachedSteps> {
-    Ok(CachedSteps::new())
+fn no_others(_: Option<&[u8]>) -> Result<OtherSteps> {
+    Ok(OtherSteps::default())
 }
 
 /// An open source of layers.

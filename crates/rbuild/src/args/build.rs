@@ -64,7 +64,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "CACHE")]
     pub cache_to: Vec<String>,
     /// Wait for another machine that builds the same steps for a cache in a registry that this
-    /// build reads and writes [default: false]
+    /// build reads and writes [default: true if the registry answers within 50 ms]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub cache_claim: Option<bool>,
     /// Do not use the cache for these stages

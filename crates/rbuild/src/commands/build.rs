@@ -8,14 +8,13 @@ use rbuild_engine::{
 };
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_plan::NoCache;
-use rbuild_store::CachedStep;
-use rbuild_transport::{ImportedCaches, RecordKeys, RemoteCache, SharedCache};
+use rbuild_transport::{ImportedCaches, RecordKeys, SharedCache};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::cache_export::{self, CacheExports};
 use crate::commands::check::{self, Call, CallMode};
-use crate::commands::fetcher::claims::StepClaims;
+use crate::commands::fetcher::claims::{ClaimedCache, StepClaims};
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::fetcher::pushes::{BuiltImage, PushCheck};
@@ -146,9 +145,10 @@ fn build_from(
         pushes::push(store, &args.registry, display, image, &push)?;
     }
     if let (false, BuildOutcome::Made(finished)) = (args.verify, &ended) {
-        let exports = CacheExports { store, flags: &args.registry, caches: &caches, targets: &cache_to, now };
-        cache_export::write(&exports, finished, is_quiet)?;
-        claims.end(&written_steps(finished, &cache_to));
+        let (flags, awaited) = (&args.registry, claims.step());
+        let exports = CacheExports { store, flags, caches: &caches, targets: &cache_to, awaited, now };
+        let has_awaited = cache_export::write(&exports, finished, is_quiet)?;
+        claims.end(has_awaited);
     }
     // Those of a build that failed are printed before its error.
     if matches!(ended, BuildOutcome::Made(_)) {
@@ -157,16 +157,15 @@ fn build_from(
     Ok(ended.exit_code())
 }
 
-/// Returns the steps that a build wrote to caches with all steps.
-fn written_steps(finished: &BuildReport, targets: &[CacheTarget]) -> Vec<CachedStep> {
-    let all = targets.iter().find(|target| target.export.mode == CacheMode::Max);
-    all.map(|target| finished.cached.of(&target.export)).unwrap_or_default()
-}
-
 /// Returns the first cache in a registry that a build reads and to which it writes all steps, if it
 /// may claim steps. Other builds would not find the steps that they waited for in any other cache.
-fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -> Result<Option<RemoteCache>, Failure> {
-    if args.cache_claim != Some(true) || args.verify || request.parameters.no_cache != NoCache::None {
+fn claimed(
+    args: &BuildArgs,
+    request: &BuildRequest,
+    cache_to: &[CacheTarget],
+) -> Result<Option<ClaimedCache>, Failure> {
+    let is_requested = args.cache_claim == Some(true);
+    if args.cache_claim == Some(false) || args.verify || request.parameters.no_cache != NoCache::None {
         return Ok(None);
     }
     let written = cache_to.iter().filter(|target| target.export.mode == CacheMode::Max);
@@ -177,11 +176,11 @@ fn claimed(args: &BuildArgs, request: &BuildRequest, cache_to: &[CacheTarget]) -
     // A cache that does not exist yet is not among those that were read.
     let read = cache::remote_sources(&args.cache_from)?;
     let claimed = { written }.find(|cache| read.contains(cache)).cloned();
-    if claimed.is_none() {
+    if claimed.is_none() && is_requested {
         let text = "--cache-claim has no effect without a cache in a registry that is read and written with mode=max";
         terminal::warning(rbuild_engine::Warning { text: text.into(), help: None });
     }
-    Ok(claimed)
+    Ok(claimed.map(|cache| ClaimedCache { cache, is_requested }))
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.

@@ -4,9 +4,9 @@ use rbuild_engine::{BuildReport, ReportedSteps, Warning};
 use rbuild_image::human_size;
 use rbuild_linux::quoted;
 use rbuild_remedy::counted;
-use rbuild_store::Store;
+use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
-    BlobSource, CacheNote, ImportedCaches, OwnSteps, RecordKeys, WrittenCache, day_of, write_local_cache,
+    BlobSource, CacheNote, ImportedCaches, OwnSteps, RecordKeys, RemoteCache, WrittenCache, day_of, write_local_cache,
 };
 
 use crate::args::RegistryFlags;
@@ -22,18 +22,21 @@ pub struct CacheExports<'a> {
     pub flags: &'a RegistryFlags,
     pub caches: &'a ImportedCaches,
     pub targets: &'a [CacheTarget],
+    /// The step that other machines wait for, and its cache.
+    pub awaited: Option<(&'a RemoteCache, CacheKey)>,
     /// Start of the build, in seconds since 1970.
     pub now: i64,
 }
 
 /// Writes all caches. The result of the build is complete, so it is not affected by failures.
+/// Returns true if the step that other machines wait for is in its cache.
 ///
 /// # Errors
 ///
 /// Fails after all caches if one of them was not written completely, unless its failures are
 /// ignored.
-pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool) -> Result<(), Failure> {
-    let mut failed = None;
+pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool) -> Result<bool, Failure> {
+    let (mut failed, mut has_awaited) = (None, false);
     for target in exports.targets {
         let place = match &target.to {
             CachePlace::Directory(to) => quoted(to.dir.path()).to_string(),
@@ -43,6 +46,7 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
         };
         match write_one(exports, target, &finished.cached) {
             Ok(written) => {
+                has_awaited |= written.has_awaited;
                 if let Some(text) = remark(&place, written.note) {
                     terminal::warning(Warning { text, help: None });
                 }
@@ -56,7 +60,7 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
             Err(failure) => failed = failed.or(Some(failure)),
         }
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(has_awaited), Err)
 }
 
 /// Returns true if failures of a cache are only warnings.
@@ -69,7 +73,7 @@ fn write_one(
     target: &CacheTarget,
     cached: &ReportedSteps,
 ) -> Result<WrittenCache, Failure> {
-    let CacheExports { store, flags, caches, now, .. } = *exports;
+    let CacheExports { store, flags, caches, awaited, now, .. } = *exports;
     let named = |cause: &str| format!("--cache-to {}: cannot update the cache: {cause}", target.text);
     let steps = cached.of(&target.export);
     let lost = match &target.to {
@@ -103,7 +107,11 @@ fn write_one(
             let keys = target.keys()?;
             write_local_cache(to, &OwnSteps { keys: &keys, ..own }, &places).map_err(Failure::from)
         }
-        CachePlace::Shared(cache) => fetcher::caches::write(store, flags, target, cache, &own),
+        CachePlace::Shared(cache) => {
+            let is_awaited = |(claimed, _): &(&RemoteCache, CacheKey)| cache.registry() == Some(*claimed);
+            let awaited = awaited.filter(is_awaited).map(|(_, key)| key);
+            fetcher::caches::write(store, flags, target, cache, &own, awaited)
+        }
         CachePlace::Image => Ok(WrittenCache::default()),
     };
     let written = written.map_err(|failure| Failure { message: named(&failure.message), ..failure })?;
@@ -148,8 +156,14 @@ mod tests {
 
     #[test]
     fn reports_are_in_words() {
-        let written =
-            WrittenCache { steps: 2, layers: 1, bytes: 3_000_000, is_unchanged: false, note: CacheNote::None };
+        let written = WrittenCache {
+            steps: 2,
+            layers: 1,
+            bytes: 3_000_000,
+            is_unchanged: false,
+            has_awaited: false,
+            note: CacheNote::None,
+        };
         assert_eq!(report("`c`", &written), "wrote the cache `c`: 2 steps, 1 new layer of 3MB");
         let none = WrittenCache { layers: 0, bytes: 0, ..written };
         assert_eq!(report("`c`", &none), "wrote the cache `c`: 2 steps, no new layer");

@@ -5,7 +5,8 @@ use std::path::Path;
 use rbuild_image::Reference;
 use rbuild_linux::quoted;
 use rbuild_registry::{
-    Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret, ShortNames,
+    Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, RetryPolicy, Secret,
+    ShortNames,
 };
 use rbuild_remedy::{ReportedError, sentence};
 
@@ -98,6 +99,15 @@ pub fn client_with(
     own: &[Reference],
     notify: impl Fn(Notice) + Send + Sync + 'static,
 ) -> Result<Client, Failure> {
+    Ok(Client::new(environment()?, options(flags, own, RetryPolicy::default())?, notify))
+}
+
+/// Returns a client without images and notices, with its own timeouts and numbers of attempts.
+pub fn client_within(flags: &RegistryFlags, retry_policy: RetryPolicy) -> Result<Client, Failure> {
+    Ok(Client::new(environment()?, options(flags, &[], retry_policy)?, |_| {}))
+}
+
+fn options(flags: &RegistryFlags, own: &[Reference], retry_policy: RetryPolicy) -> Result<Options, Failure> {
     check(flags)?;
     let HiddenCredentials { creds, creds_by_flag, object_logins, .. } = hidden_credentials::read()?;
     let object_logins = object_logins.into_iter().map(WithheldLogin::login).collect();
@@ -105,8 +115,7 @@ pub fn client_with(
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
     let (tls_verify, cert_dir) = (flags.tls_verify.into(), flags.cert_dir.clone());
     let servers = flags.servers.clone();
-    let options = Options { given, tls_verify, cert_dir, servers, object_logins, ..Options::default() };
-    Ok(Client::new(environment()?, options, notify))
+    Ok(Options { given, tls_verify, cert_dir, servers, object_logins, retry_policy, ..Options::default() })
 }
 
 /// Checks the variable with the meaning of short names.

@@ -1,25 +1,25 @@
-//! One cache in a registry for a fleet of machines: requests, claims, signatures.
+//! One cache in a registry for a fleet of machines: requests, signatures.
+
+use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::lab::Ran;
 use crate::registries::Scene;
-use crate::registries::server::Access;
+use crate::registries::server::{Access, Fault};
 use crate::remote_caches::{Machine, paths};
 
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// A path of a manifest with a claim.
-const CLAIM: &str = "/manifests/cache-main-c";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A registry with the image `base:1`, and the flags of a build that pushes and has a cache.
-struct Fleet {
-    scene: Scene,
-    file: String,
-    cache: String,
+pub struct Fleet {
+    pub scene: Arc<Scene>,
+    pub file: String,
+    pub cache: String,
 }
 
 impl Fleet {
-    fn new() -> Fleet {
+    pub fn new() -> Fleet {
         let scene = Scene::new(Access::Open);
         let (base, name) = (crate::lab::base("busybox.tar"), scene.name("base:1"));
         scene.rbuild(&["import", base.to_str().unwrap(), &name]).ok();
@@ -29,11 +29,16 @@ impl Fleet {
             COPY src /w/\nRUN cat /w/a > /made\n"
         );
         let cache = format!("type=registry,ref={},scope=main", scene.name("app"));
-        Fleet { scene, file, cache }
+        Fleet { scene: Arc::new(scene), file, cache }
+    }
+
+    /// Returns the same fleet with other options of the cache.
+    fn with_cache(&self, cache: &str) -> Fleet {
+        Fleet { scene: self.scene.clone(), file: self.file.clone(), cache: cache.to_string() }
     }
 
     /// Builds and pushes on a machine with that name, and returns the requests, too.
-    fn build(&self, machine: &Machine, name: &str, tag: &str, more: &[&str]) -> (Ran, Vec<String>) {
+    pub fn build(&self, machine: &Machine, name: &str, tag: &str, more: &[&str]) -> (Ran, Vec<String>) {
         let (app, to) = (self.scene.name(&format!("app:{tag}")), format!("{},mode=max", self.cache));
         let args = ["-t", &app, "--push", "--cache-from", &self.cache, "--cache-to", &to];
         self.scene.registry.requests();
@@ -93,30 +98,64 @@ fn a_second_machine_makes_at_most_six_requests() {
 }
 
 /// Machines that write at the same moment add to the same tag. A machine that comes later reads all
-/// of them at once, and joins them.
+/// of them at once, and joins them. Machines with different numbers of shards may share a cache.
 #[test]
 fn machines_that_write_at_once_lose_nothing() {
-    let fleet = Fleet::new();
-    fleet.build(&Machine::bare(), "first", "1", &[]);
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    let build = |name: &str| {
-        let machine = Machine::bare();
-        machine.lab.write("src/a", format!("{name}\n"));
-        fleet.build(&machine, name, name, &[]).0
-    };
-    std::thread::scope(|scope| {
-        let machines = names.map(|name| scope.spawn(move || build(name)));
-        machines.into_iter().for_each(|machine| assert_eq!(machine.join().unwrap().steps(), (2, 2)));
-    });
-    // Each shard that the tag names is read once, in parallel.
-    for name in names {
-        assert_eq!(build(name).steps(), (0, 4), "{name}");
+    for shards in [&["", ""], &["", ",shards=1"], &[",shards=3", ",shards=64"]] {
+        let fleet = Fleet::new();
+        let cache = fleet.cache.clone();
+        fleet.build(&Machine::bare(), "first", "1", &[]);
+        fleet.scene.registry.requests();
+        let build = |fleet: &Fleet, name: &str| {
+            let machine = Machine::bare();
+            machine.lab.write("src/a", format!("{name}\n"));
+            fleet.build(&machine, name, name, &["--cache-claim=false"]).0
+        };
+        let fleets = [0, 1].map(|number| fleet.with_cache(&format!("{cache}{}", shards[number])));
+        std::thread::scope(|scope| {
+            let (build, fleets) = (&build, &fleets);
+            let machines = names.iter().enumerate();
+            let machines = machines.map(|(number, name)| scope.spawn(move || build(&fleets[number % 2], name)));
+            let machines: Vec<_> = machines.collect();
+            machines.into_iter().for_each(|machine| assert_eq!(machine.join().unwrap().steps(), (2, 2)));
+        });
+        // Each shard that the tag names is read once, in parallel.
+        for name in names {
+            assert_eq!(build(&fleet, name).steps(), (0, 4), "{name} {shards:?}");
+        }
+        // The next one that writes has the tag name no shards any more.
+        build(&fleet, "last");
+        assert!(fleet.scene.document("app", "cache-main")["annotations"].is_null());
+        for name in names.iter().chain(&["last"]) {
+            assert_eq!(build(&fleet, name).steps(), (0, 4), "{name} {shards:?}");
+        }
     }
-    // The next one that writes has the tag name no shards any more.
-    build("last");
-    assert!(fleet.scene.document("app", "cache-main")["annotations"].is_null());
-    for name in names.iter().chain(&["last"]) {
-        assert_eq!(build(name).steps(), (0, 4), "{name}");
+}
+
+/// A writer that cannot read a shard leaves it named, whatever its own number of shards is.
+#[test]
+fn a_shard_that_cannot_be_read_stays_named() {
+    for shards in ["", ",shards=1", ",shards=2"] {
+        let fleet = Fleet::new();
+        fleet.build(&Machine::bare(), "first", "1", &[]);
+        let mut top = fleet.scene.document("app", "cache-main");
+        let bytes = fleet.scene.registry.state().manifests[&("app".to_string(), "cache-main".to_string())].1.clone();
+        let digest = rbuild_image::BlobDigest::of(&bytes).to_string();
+        top["layers"][0]["mediaType"] = json!("application/octet-stream");
+        top["annotations"] = json!({"io.rbuild.cache.shards": json!({"40": digest}).to_string()});
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        fleet.scene.registry.add_manifest("app", "cache-main", media_type, top.to_string().as_bytes());
+        fleet.scene.registry.fault("GET", &digest, Fault::Status(403, None), 99);
+        let mut other = fleet.with_cache(&format!("{}{shards}", fleet.cache));
+        other.file = format!("FROM {}\nRUN echo other > /other\n", fleet.scene.name("base:1"));
+        let (ran, _) = other.build(&Machine::bare(), "other", "other", &[]);
+        assert!(ran.steps() == (1, 0) && ran.stderr.contains("cannot read a part of the cache"), "{}", ran.stderr);
+        fleet.scene.registry.behave();
+        for fleet in [&fleet, &other] {
+            let (ran, _) = fleet.build(&Machine::bare(), "last", "last", &[]);
+            assert_eq!(ran.steps().0, 0, "{shards}: {}", ran.stderr);
+        }
     }
 }
 
@@ -142,21 +181,6 @@ fn a_shard_that_was_written_meanwhile_is_read_by_its_tag() {
     assert!(requests.iter().any(|line| line.ends_with(shard)), "{requests:?}");
 }
 
-/// A machine that builds alone pays for its claim with one request more than without it.
-#[test]
-fn a_claim_costs_one_request() {
-    let count = |more: &[&str]| {
-        let fleet = Fleet::new();
-        let (ran, requests) = fleet.build(&Machine::bare(), "one", "1", more);
-        assert_eq!(ran.steps(), (4, 0), "{}", ran.stderr);
-        assert!(!ran.stderr.contains("warning: --cache-claim"), "{}", ran.stderr);
-        (requests.len(), paths(&requests, "PUT", CLAIM), paths(&requests, "GET", CLAIM))
-    };
-    let (without, with) = (count(&[]), count(&["--cache-claim"]));
-    assert_eq!((without.1, with.1, with.2), (0, 1, 2));
-    assert!(with.0 <= without.0 + 1, "{without:?} {with:?}");
-}
-
 /// A step that is made again replaces the one of the cache, and a layer that was lost is uploaded
 /// again, although the cache has steps with the same keys.
 #[test]
@@ -180,20 +204,6 @@ fn results_that_are_made_again_are_found_by_all() {
     fleet.scene.registry.state().blobs.retain(|(path, _), blob| path != "app" || !blob.starts_with(&[0x1f, 0x8b]));
     let again = result("five", &[]);
     assert_eq!(result("six", &[]), again);
-}
-
-/// The claim of a build that fails is released, so that others do not wait for it.
-#[test]
-fn the_claim_of_a_failed_build_is_released() {
-    let fleet = Fleet::new();
-    let to = format!("{},mode=max", fleet.cache);
-    let args = ["-o", "type=cacheonly", "--cache-claim", "--cache-from", &fleet.cache, "--cache-to", &to];
-    let file = format!("{}RUN false\n", fleet.file);
-    Machine::bare().build_as("one", &file, &args).fails(1, &["exited with code 1"]);
-    let start = std::time::Instant::now();
-    let ran = Machine::bare().build_as("two", &fleet.file, &args).ok();
-    assert!(ran.steps() == (4, 0) && !ran.stderr.contains("waiting"), "{}", ran.stderr);
-    assert!(start.elapsed().as_secs() < 10);
 }
 
 /// Keys in files, made with ssh-keygen and openssl.

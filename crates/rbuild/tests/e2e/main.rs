@@ -9,6 +9,7 @@ mod caches;
 mod changed_copies;
 mod changing_contexts;
 mod checking;
+mod claims;
 mod container_files;
 mod container_health;
 mod container_verbs;

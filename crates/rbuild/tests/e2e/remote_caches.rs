@@ -41,10 +41,13 @@ impl Machine {
     pub fn build_as(&self, name: &str, file: &str, args: &[&str]) -> Ran {
         self.lab.write("Dockerfile", file);
         let mut command = self.lab.command(["build"].into_iter().chain(args.iter().copied()));
+        self.lab.run_with(&mut command, &self.variables(name))
+    }
+
+    /// Returns the variables of a build on a machine with that name.
+    pub fn variables<'a>(&'a self, name: &'a str) -> [(&'static str, &'a str); 4] {
         let home = self.home.as_str();
-        let variables =
-            [("HOME", home), ("XDG_RUNTIME_DIR", home), ("RBUILD_RUNNER", name), ("RBUILD_PULL", "missing")];
-        self.lab.run_with(&mut command, &variables)
+        [("HOME", home), ("XDG_RUNTIME_DIR", home), ("RBUILD_RUNNER", name), ("RBUILD_PULL", "missing")]
     }
 
     /// Builds the result and returns its files, as `find` would print them.

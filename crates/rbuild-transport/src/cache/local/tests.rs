@@ -55,18 +55,20 @@ fn only_new_layers_are_written_and_nothing_if_nothing_is_new() {
     let (dir, source) = (place.join("a/cache"), layout(&place.join("store"), &[b"one", b"two"]));
     assert_eq!(read(&dir, "main"), None);
     let one = step("a", b"one", 100);
-    let first = WrittenCache { steps: 1, layers: 1, bytes: 3, is_unchanged: false, note: CacheNote::None };
+    let first =
+        WrittenCache { steps: 1, layers: 1, bytes: 3, is_unchanged: false, has_awaited: false, note: CacheNote::None };
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), first);
     assert_eq!(read(&dir, "main"), Some(steps([one.clone()])));
     assert_eq!(read(&dir, "other"), None);
     let before = files(&dir);
-    let again = WrittenCache { steps: 1, layers: 0, bytes: 0, is_unchanged: true, note: CacheNote::None };
+    let again =
+        WrittenCache { steps: 1, layers: 0, bytes: 0, is_unchanged: true, has_awaited: false, note: CacheNote::None };
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), again);
     assert_eq!(files(&dir), before);
     let two = [step("b", b"two", 100), step("c", b"one", 100)];
     assert_eq!(
         write(&dir, &two, &source),
-        WrittenCache { steps: 3, layers: 1, bytes: 3, is_unchanged: false, note: CacheNote::None }
+        WrittenCache { steps: 3, layers: 1, bytes: 3, is_unchanged: false, has_awaited: false, note: CacheNote::None }
     );
     assert_eq!(read(&dir, "main"), Some(steps([[one].as_slice(), &two].concat())));
 }
@@ -116,7 +118,7 @@ fn damage_is_repaired_by_the_next_build() {
     std::fs::write(blob(b"two"), "t").unwrap();
     assert_eq!(
         write(&dir, &ours, &source),
-        WrittenCache { steps: 2, layers: 2, bytes: 6, is_unchanged: false, note: CacheNote::None }
+        WrittenCache { steps: 2, layers: 2, bytes: 6, is_unchanged: false, has_awaited: false, note: CacheNote::None }
     );
     assert_eq!(std::fs::read(blob(b"two")).unwrap(), b"two");
     // A layer of the right size that a build found to be damaged.

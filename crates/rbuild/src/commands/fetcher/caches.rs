@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rbuild_linux::parallel::try_map;
-use rbuild_store::Store;
+use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
     LayerFetcher, OwnSteps, RecordKeys, SharedCache, SharedTarget, WantedLayer, WrittenCache, fetch_shared_layers,
     read_shared_cache, write_shared_cache,
@@ -77,11 +77,13 @@ pub fn write(
     target: &CacheTarget,
     cache: &SharedCache,
     steps: &OwnSteps<'_>,
+    awaited: Option<CacheKey>,
 ) -> Result<WrittenCache, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
         let (keys, machine) = (target.keys()?, machine());
         let steps = OwnSteps { keys: &keys, ..*steps };
-        write_shared_cache(store, &client, SharedTarget { cache, machine: &machine }, &steps).map_err(Failure::from)
+        write_shared_cache(store, &client, SharedTarget { cache, machine: &machine, awaited }, &steps)
+            .map_err(Failure::from)
     })?
 }

@@ -4,36 +4,76 @@
 use std::cell::{Cell, RefCell};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rbuild_engine::Prepared;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned};
-use rbuild_store::{CacheKey, CachedStep, Store};
+use rbuild_linux::{AwaitedLine, StopSignals};
+use rbuild_registry::{Client, RetryPolicy};
+use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
     ClaimOutcome, ClaimRequest, FIRST_RENEWAL, LAST_RENEWAL, RemoteCache, claim, release_claim, renew_claim,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::caches::machine;
-use crate::commands::fetcher::task::in_fetcher;
+use crate::commands::fetcher::task::interrupted;
 use crate::exit::{Failure, code};
 use crate::input::registry;
+
+/// Longest time that a claim that was not requested delays a build which nobody waits for.
+const DELAY: Duration = Duration::from_millis(500);
+/// Longest time that the end of a build waits for the end of its claim.
+const END: Duration = Duration::from_secs(2);
+/// Timeout of a request of a claim that was not requested.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time that a build waits for another one.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// The same if claims were requested.
+const LONG_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Tells the process of a claim to release it.
+const RELEASE: &[u8; 1] = b"r";
+/// Tells it to leave the claim as it is.
+const KEEP: &[u8; 1] = b"k";
+
+/// The cache on whose steps a build makes claims.
+#[derive(Debug, Clone)]
+pub struct ClaimedCache {
+    /// The cache, which the build reads and writes.
+    pub cache: RemoteCache,
+    /// True if claims were requested. Otherwise, only a prompt registry gets them.
+    pub is_requested: bool,
+}
+
+impl ClaimedCache {
+    fn request<'a>(&'a self, key: CacheKey, by: &'a str) -> ClaimRequest<'a> {
+        let patience = if self.is_requested { LONG_PATIENCE } else { PATIENCE };
+        ClaimRequest { cache: &self.cache, key, by, is_prompt: !self.is_requested, patience }
+    }
+
+    /// Returns a client. If claims were not requested, it sends each request once.
+    fn client(&self, flags: &RegistryFlags) -> Result<Client, Failure> {
+        let once = RetryPolicy { connect: TIMEOUT, idle: TIMEOUT, whole: TIMEOUT, tries: 1, ..RetryPolicy::default() };
+        registry::client_within(flags, if self.is_requested { RetryPolicy::default() } else { once })
+    }
+}
 
 /// Claims the steps of one build.
 pub struct StepClaims<'a> {
     store: &'a Store,
     flags: &'a RegistryFlags,
-    /// The cache on whose steps the build makes claims.
-    claimed: Option<RemoteCache>,
+    claimed: Option<ClaimedCache>,
     /// Name of the machine and its build.
     by: String,
     /// Reports a fact that is neither an error nor a reason for a warning.
     note: &'a dyn Fn(&str),
     held: RefCell<Option<HeldClaim>>,
-    /// True once the build has waited for another one. What is missing then, the other one did not
-    /// make.
-    has_waited: Cell<bool>,
+    /// True once the build has waited for another one, or could not make a claim. What is missing
+    /// then, it makes without one.
+    is_over: Cell<bool>,
 }
 
 impl<'a> StepClaims<'a> {
@@ -41,52 +81,76 @@ impl<'a> StepClaims<'a> {
     pub fn new(
         store: &'a Store,
         flags: &'a RegistryFlags,
-        claimed: Option<RemoteCache>,
+        claimed: Option<ClaimedCache>,
         build: &str,
         note: &'a dyn Fn(&str),
     ) -> Self {
         let by = format!("{} {build}", machine());
-        StepClaims { store, flags, claimed, by, note, held: RefCell::default(), has_waited: Cell::default() }
+        StepClaims { store, flags, claimed, by, note, held: RefCell::default(), is_over: Cell::default() }
     }
 
     /// Claims the first step that is missing. Returns true if another machine has built it
     /// meanwhile, so that the caches have to be read again. Without a claim, the build continues.
-    /// `close` closes what belongs to the launcher.
+    /// `close` closes what belongs to the launcher. The caller must have one thread.
     ///
     /// # Errors
     ///
     /// Fails if a signal interrupts the build while it waits.
     pub fn has_waited(&self, platforms: &[Prepared], close: impl FnOnce()) -> Result<bool, Failure> {
-        let (Some(cache), Some(key)) = (&self.claimed, platforms.iter().find_map(Prepared::first_missing)) else {
+        let (Some(claimed), Some(key)) = (&self.claimed, platforms.iter().find_map(Prepared::first_missing)) else {
             return Ok(false);
         };
-        if self.has_waited.get() || self.held.borrow().is_some() {
+        if self.is_over.get() || self.held.borrow().is_some() {
             return Ok(false);
         }
-        let request = ClaimRequest { cache, key, by: &self.by };
-        let name = cache.name().familiar();
-        let waiting = |by: &str| {
-            let machine = by.split(' ').next().unwrap_or_default();
-            (self.note)(&format!("waiting for steps that `{machine}` builds for the cache `{name}`"));
+        let outcome = match HeldClaim::begin(self, claimed, key, close) {
+            Ok(claim) => self.wait(claimed, claim)?,
+            Err(_) => ClaimOutcome::Unavailable,
         };
-        let outcome: Result<ClaimOutcome, Failure> = in_fetcher(|| {
-            let client = registry::client_of(self.flags, &[], true)?;
-            claim(self.store, &client, &request, &waiting).map_err(Failure::from)
-        })?;
-        match outcome {
-            Ok(ClaimOutcome::Ended) => {
-                self.has_waited.set(true);
-                Ok(true)
-            }
-            Ok(ClaimOutcome::Taken) => {
-                // Without a process that renews it, the claim expires.
-                *self.held.borrow_mut() = HeldClaim::hold(self.flags, cache, key, &self.by, close).ok();
-                Ok(false)
-            }
-            Ok(ClaimOutcome::Unavailable) => Ok(false),
-            Err(failure) => {
-                tracing::debug!(target: "rbuild", cause = failure.message, "no claim");
-                Ok(false)
+        self.is_over.set(outcome != ClaimOutcome::Taken);
+        Ok(outcome == ClaimOutcome::Ended)
+    }
+
+    /// Waits until it is known who builds the step, and then for another machine that does.
+    fn wait(&self, claimed: &ClaimedCache, mut claim: HeldClaim) -> Result<ClaimOutcome, Failure> {
+        let Ok(signals) = StopSignals::block() else { return Ok(ClaimOutcome::Unavailable) };
+        let after = |time| Some(Instant::now() + time);
+        let mut is_waiting = false;
+        let mut deadline = if claimed.is_requested { None } else { after(DELAY) };
+        loop {
+            let line = match &mut claim.answers {
+                Some(answers) => signals.read_line(answers, deadline),
+                None => Ok(AwaitedLine::End),
+            };
+            let answer = match line {
+                Ok(AwaitedLine::Line(text)) => serde_json::from_slice(&text).ok(),
+                Ok(AwaitedLine::Signal) => {
+                    drop(claim);
+                    return Err(interrupted());
+                }
+                // The process may still make the claim, without this build waiting for it.
+                Ok(AwaitedLine::Late) if !is_waiting => {
+                    claim.answers = None;
+                    *self.held.borrow_mut() = Some(claim);
+                    return Ok(ClaimOutcome::Unavailable);
+                }
+                Ok(AwaitedLine::Late | AwaitedLine::End) | Err(_) => None,
+            };
+            match answer {
+                Some(ClaimAnswer::Waiting(by)) => {
+                    is_waiting = true;
+                    deadline = after(claimed.request(claim.key, &by).patience + TIMEOUT);
+                    let machine = by.split(' ').next().unwrap_or_default();
+                    let name = claimed.cache.name().familiar();
+                    (self.note)(&format!("waiting for steps that `{machine}` builds for the cache `{name}`"));
+                }
+                Some(ClaimAnswer::Outcome(ClaimOutcome::Taken)) => {
+                    claim.is_taken = true;
+                    *self.held.borrow_mut() = Some(claim);
+                    return Ok(ClaimOutcome::Taken);
+                }
+                Some(ClaimAnswer::Outcome(outcome)) => return Ok(outcome),
+                None => return Ok(ClaimOutcome::Unavailable),
             }
         }
     }
@@ -98,14 +162,20 @@ impl<'a> StepClaims<'a> {
 
     /// Returns the cache in whose repository this build has written a claim.
     pub fn written_to(&self) -> Option<&RemoteCache> {
-        self.held.borrow().as_ref().and(self.claimed.as_ref())
+        let is_taken = self.held.borrow().as_ref().is_some_and(|held| held.is_taken);
+        self.claimed.as_ref().filter(|_| is_taken).map(|claimed| &claimed.cache)
     }
 
-    /// Ends the claim. Machines that wait find the step in the cache, if it is one of those that
-    /// were written; otherwise the claim is released.
-    pub fn end(&self, written: &[CachedStep]) {
+    /// Returns the claimed step and its cache.
+    pub fn step(&self) -> Option<(&RemoteCache, CacheKey)> {
+        let key = self.held.borrow().as_ref().map(|held| held.key);
+        Some((&self.claimed.as_ref()?.cache, key?))
+    }
+
+    /// Ends the claim. Machines that wait find the step in the cache if it `is_written`; otherwise
+    /// the claim is released.
+    pub fn end(&self, is_written: bool) {
         if let Some(held) = self.held.borrow_mut().take() {
-            let is_written = written.iter().any(|step| step.key == held.key);
             held.end(!is_written);
         }
     }
@@ -113,75 +183,124 @@ impl<'a> StepClaims<'a> {
 
 impl Drop for StepClaims<'_> {
     fn drop(&mut self) {
-        self.end(&[]);
+        self.end(false);
     }
 }
 
-/// A claim with the process that renews it until the pipe is closed. The process releases the claim
-/// then if it was sent a byte.
+/// A message of the process of a claim.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum ClaimAnswer {
+    /// The machine waits for a build with that name.
+    Waiting(String),
+    /// The last message.
+    Outcome(ClaimOutcome),
+}
+
+/// The process that makes a claim and renews it until it is sent a byte.
 struct HeldClaim {
     pid: u32,
     key: CacheKey,
-    pipe: PipeWriter,
+    pipe: Option<PipeWriter>,
+    /// `None` if the build does not wait for the outcome.
+    answers: Option<PipeReader>,
+    is_taken: bool,
 }
 
 impl HeldClaim {
     /// Forks the process. The caller must have one thread.
-    fn hold(
-        flags: &RegistryFlags,
-        cache: &RemoteCache,
+    fn begin(
+        claims: &StepClaims<'_>,
+        claimed: &ClaimedCache,
         key: CacheKey,
-        by: &str,
         close: impl FnOnce(),
     ) -> std::io::Result<HeldClaim> {
         let (ended, pipe) = std::io::pipe()?;
+        let (answers, answer_writer) = std::io::pipe()?;
         let launcher = process::own_pidfd().map_err(std::io::Error::from)?;
         match process::fork().map_err(std::io::Error::from)? {
             Cloned::Child => {
-                drop(pipe);
+                drop((pipe, answers));
                 close();
                 // The launcher ends this process.
                 let _ = process::block_ending_signals();
                 if process::die_with(&launcher).is_ok() {
-                    renew_until(ended, flags, &ClaimRequest { cache, key, by });
+                    hold(claims, claimed, &claimed.request(key, &claims.by), ClaimPipes { ended, answer_writer });
                 }
                 std::process::exit(i32::from(code::OK))
             }
-            Cloned::Parent { child } => Ok(HeldClaim { pid: child, key, pipe }),
+            Cloned::Parent { child } => {
+                drop((ended, answer_writer));
+                Ok(HeldClaim { pid: child, key, pipe: Some(pipe), answers: Some(answers), is_taken: false })
+            }
         }
     }
 
+    /// Ends the process, which has a limited time to release the claim.
     fn end(mut self, releases: bool) {
-        if releases {
+        if let Some(mut pipe) = self.pipe.take() {
             // Without its process, the claim expires.
-            let _ = self.pipe.write_all(b"r");
+            let _ = pipe.write_all(if releases { RELEASE } else { KEEP });
         }
-        drop(self.pipe);
+        if let Ok(process) = process::pidfd(self.pid) {
+            process::ends_within(&process, if self.is_taken { END } else { DELAY });
+        }
+    }
+}
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        process::kill(self.pid);
         let _ = process::wait(self.pid);
     }
 }
 
-/// Renews a claim, less and less often, until the other end of the pipe is closed, and releases it
-/// then if a byte was sent. Failures are ignored: a claim that is not renewed expires.
-fn renew_until(mut ended: PipeReader, flags: &RegistryFlags, request: &ClaimRequest<'_>) {
-    let Ok(client) = registry::client_of(flags, &[], true) else { return };
+/// The ends of the process of a claim.
+struct ClaimPipes {
+    ended: PipeReader,
+    answer_writer: PipeWriter,
+}
+
+/// Makes a claim, and renews it. Failures are ignored: a build needs no claim.
+fn hold(claims: &StepClaims<'_>, claimed: &ClaimedCache, request: &ClaimRequest<'_>, pipes: ClaimPipes) {
+    let ClaimPipes { ended, answer_writer } = pipes;
+    let answer = |answer: &ClaimAnswer| {
+        let text = serde_json::to_vec(answer).unwrap_or_default();
+        (&answer_writer).write_all(&[&text[..], b"\n"].concat()).is_ok()
+    };
+    let Ok(client) = claimed.client(claims.flags) else { return };
+    let outcome = claim(claims.store, &client, request, &|by| answer(&ClaimAnswer::Waiting(by.into())));
+    let outcome = outcome.unwrap_or_else(|e| {
+        tracing::debug!(target: "rbuild", cause = e.message(), "no claim");
+        ClaimOutcome::Unavailable
+    });
+    answer(&ClaimAnswer::Outcome(outcome));
+    drop(answer_writer);
+    if outcome == ClaimOutcome::Taken {
+        renew_until(ended, &client, request);
+    }
+}
+
+/// Renews a claim, less and less often, until the pipe is written or closed, and releases it then,
+/// unless it was sent [`KEEP`]. Failures are ignored: a claim that is not renewed expires.
+fn renew_until(mut ended: PipeReader, client: &Client, request: &ClaimRequest<'_>) {
     let (sender, receiver) = channel();
     let waiting = start(move || {
-        let releases = matches!(ended.read(&mut [0]), Ok(1));
-        let _ = sender.send(releases);
+        let mut byte = [0];
+        let _ = ended.read(&mut byte);
+        let _ = sender.send(byte != *KEEP);
     });
     let mut every = FIRST_RENEWAL;
     let releases = loop {
         match receiver.recv_timeout(Duration::from_secs(every)) {
             Err(RecvTimeoutError::Timeout) => {
                 every = (every * 2).min(LAST_RENEWAL);
-                let _ = renew_claim(&client, request, every);
+                let _ = renew_claim(client, request, every);
             }
             ended => break ended.unwrap_or(true),
         }
     };
     if releases {
-        let _ = release_claim(&client, request);
+        let _ = release_claim(client, request);
     }
     drop(waiting);
 }
