@@ -3,6 +3,9 @@
 
 use unicode_width::UnicodeWidthChar;
 
+/// The mark of text that was cut off.
+pub const ELLIPSIS: char = '…';
+
 /// Returns the width of a text without tabs. Control characters have no width.
 pub fn width(text: &str) -> usize {
     text.chars().map(char_width).sum()
@@ -20,7 +23,12 @@ pub fn prefix(text: &str, columns: usize) -> &str {
 
 /// Truncates a text to that width, with an ellipsis at its end.
 pub fn cut(text: &str, columns: usize) -> String {
-    if width(text) <= columns { text.to_string() } else { prefix(text, columns.saturating_sub(1)).to_string() + "…" }
+    if width(text) <= columns {
+        return text.to_string();
+    }
+    let mut short = prefix(text, columns.saturating_sub(1)).to_string();
+    short.push(ELLIPSIS);
+    short
 }
 
 /// Appends blanks to a text up to that width.

@@ -8,7 +8,7 @@ use rbuild_engine::{BuildError, StepFailure};
 use rbuild_remedy::counted;
 
 use crate::exit;
-use crate::ui::columns;
+use crate::ui::columns::{self, ELLIPSIS};
 use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
@@ -113,18 +113,19 @@ pub fn first_line(text: &str) -> &str {
 
 /// Formats an error with an excerpt of the Dockerfile that marks the word in question.
 pub fn diagnostic(d: &Diagnostic, source: &SourceText<'_>, colors: bool) -> String {
-    excerpt(d, Level::ERROR, source, colors)
+    excerpt(d, Level::ERROR, source, colors, terminal::columns())
 }
 
 /// Formats a warning like [`diagnostic`].
 pub fn warning(d: &Diagnostic, source: &SourceText<'_>, colors: bool) -> String {
-    excerpt(d, Level::WARNING, source, colors)
+    excerpt(d, Level::WARNING, source, colors, terminal::columns())
 }
 
 /// The longest excerpt, in lines.
 const MAX_LINES: usize = 20;
 
-fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bool) -> String {
+/// Formats a message with an excerpt of a Dockerfile, for a terminal of that width if there is one.
+fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bool, columns: Option<usize>) -> String {
     let span = inside(d.span, source.text);
     let message = plain(&d.message);
     let title = level.primary_title(message.as_ref());
@@ -133,7 +134,7 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bo
     } else {
         let (number, start, lines) = source.excerpt(span);
         let range = marked(lines, span.start - start..(span.end - start).min(lines.len()));
-        let (lines, range) = match terminal::columns() {
+        let (lines, range) = match columns {
             Some(columns) => cut_lines(lines, range, columns.saturating_sub(MARGIN)),
             None => (lines.to_string(), range),
         };
@@ -170,15 +171,21 @@ fn cut_lines(lines: &str, marked: Range<usize>, columns: usize) -> (String, Rang
     for line in lines.split_inclusive('\n') {
         let whole = line.trim_end_matches('\n');
         let cut = columns::cut(whole, columns);
-        let begins_later = (at..=at + whole.len()).contains(&marked.start) && marked.start - at >= cut.len();
-        let kept = if begins_later { whole } else { &cut };
-        let within = |place: usize| (at..=at + whole.len()).contains(&place).then(|| (place - at).min(kept.len()));
+        let shown = if cut == whole { whole.len() } else { cut.len() - ELLIPSIS.len_utf8() };
+        let begins_later = (at..=at + whole.len()).contains(&marked.start) && marked.start - at >= shown;
+        let (kept, shown) = if begins_later { (whole, whole.len()) } else { (&*cut, shown) };
+        // What is cut off is marked by the ellipsis.
+        let in_kept = |place: usize| if place <= shown { place } else { kept.len() };
+        let within = |place: usize| (at..=at + whole.len()).contains(&place).then(|| in_kept(place - at));
         cut_mark.start = within(marked.start).map_or(cut_mark.start, |place| text.len() + place);
         cut_mark.end = within(marked.end).map_or(cut_mark.end, |place| text.len() + place);
         text.push_str(kept);
         text.push_str(&line[whole.len()..]);
         at += line.len();
     }
+    // The empty line after the last line break.
+    let after_all = |place: usize, cut: usize| if place >= at { text.len() } else { cut };
+    let cut_mark = after_all(marked.start, cut_mark.start)..after_all(marked.end, cut_mark.end);
     (text, cut_mark)
 }
 
@@ -218,6 +225,42 @@ mod tests {
         // The marked word must be visible.
         assert_eq!(cut("RUN abc def\n", 8..11, 5), ("RUN abc def\n".into(), 8..11));
         assert_eq!(cut("long line\nRUN abc\n", 14..17, 7), ("long l…\nRUN abc\n".into(), 14..17));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn marks_of_cut_lines_are_parts_of_the_text(
+            words in proptest::collection::vec("[a-zé文 ]{0,30}", 1..4),
+            start in 0..120usize,
+            length in 0..120usize,
+            columns in 0..60usize,
+        ) {
+            let text = words.join("\n");
+            let span = inside(Span::new(start, start + length), &text);
+            let range = marked(&text, span.start..span.end);
+            let (cut, mark) = cut_lines(&text, range.clone(), columns);
+            let shown = cut.get(mark.clone());
+            proptest::prop_assert!(shown.is_some(), "{mark:?} of {cut:?}");
+            if !range.is_empty() {
+                proptest::prop_assert_eq!(shown.and_then(|shown| shown.chars().next()), text[range].chars().next());
+            }
+        }
+
+        #[test]
+        fn each_excerpt_has_its_line_and_fits_any_window(
+            words in proptest::collection::vec("[a-zé文 \t]{0,200}", 1..4),
+            start in 0..400usize,
+            length in 1..400usize,
+            columns in proptest::option::of(0..300usize),
+        ) {
+            let text = words.join("\n");
+            let source = SourceText::new("Dockerfile", &text);
+            let d = Diagnostic::new(Span::new(start, start + length), "the message");
+            for colors in [false, true] {
+                let shown = excerpt(&d, Level::ERROR, &source, colors, columns);
+                proptest::prop_assert!(shown.contains("Dockerfile:"), "{shown}");
+            }
+        }
     }
 
     #[test]
