@@ -58,7 +58,7 @@ pub struct Stage {
     pub from: From,
     /// Range of the FROM instruction.
     pub span: Span,
-    /// Comment lines directly above FROM.
+    /// Comment lines directly above FROM, after the last empty comment.
     pub comments: Vec<Comment>,
     /// Instructions after FROM, in order.
     pub instructions: Vec<Instruction>,
@@ -84,7 +84,7 @@ pub struct Instruction {
     pub keyword: Word,
     /// Range from the keyword to the end of the last line or here-document.
     pub span: Span,
-    /// Comment lines directly above.
+    /// Comment lines directly above, after the last empty comment.
     pub comments: Vec<Comment>,
     /// Keyword and arguments, parsed.
     pub op: Op,

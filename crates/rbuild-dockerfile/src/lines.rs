@@ -17,7 +17,7 @@ pub struct Logical {
     pub heredocs: Vec<Heredoc>,
     /// Range from the keyword to the end of the last line or here-document.
     pub span: Span,
-    /// Comment lines directly above.
+    /// Comment lines directly above, after the last empty comment.
     pub comments: Vec<Comment>,
     pub placement: Placement,
 }
@@ -54,12 +54,20 @@ struct PhysicalLine<'a> {
     raw: &'a str,
 }
 
-impl PhysicalLine<'_> {
+impl<'a> PhysicalLine<'a> {
     fn span(&self) -> Span {
         Span::new(self.start, self.start + self.text.len())
     }
     fn is_comment(&self) -> bool {
         self.text.trim_start().starts_with('#')
+    }
+
+    /// Returns the text of a comment. As in BuildKit, the first character of the line is cut off,
+    /// so that an indented comment keeps its `#`.
+    fn comment(&self) -> &'a str {
+        let mut chars = self.text.chars();
+        chars.next();
+        chars.as_str().trim()
     }
 }
 
@@ -95,7 +103,16 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
         return Err(vec![d.help("split it with line continuations, or move it into a script")]);
     }
     let mut errors = Vec::new();
-    let (directives, first) = read_directives(&lines, &mut errors);
+    let (directives, first) = match lines.split_first() {
+        // To BuildKit's parser, a shebang is a comment, which ends the directives. Only the look-up
+        // of `syntax` and `check` skips it.
+        Some((first, rest)) if first.text.starts_with("#!") => {
+            let (mut found, _) = read_directives(rest, &mut errors);
+            found.retain(|directive| directive.name != "escape");
+            (found, 0)
+        }
+        _ => read_directives(&lines, &mut errors),
+    };
     let mut escape = '\\';
     for d in &directives {
         if d.name == "escape" {
@@ -115,8 +132,10 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
     while let Some(line) = reader.next() {
         if line.is_comment() {
             can_continue = false;
-            let text = line.text.trim_start()[1..].trim().to_string();
-            comments.push(Comment { text, span: line.span() });
+            match line.comment() {
+                "" => comments.clear(),
+                text => comments.push(Comment { text: text.to_string(), span: line.span() }),
+            }
         } else if line.text.trim().is_empty() {
             can_continue = false;
             comments.clear();
@@ -151,9 +170,8 @@ fn is_from(text: &Text) -> bool {
 /// line.
 fn read_directives(lines: &[PhysicalLine<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Directive>, usize) {
     let mut found: Vec<Directive> = Vec::new();
-    let skip = usize::from(lines.first().is_some_and(|l| l.text.starts_with("#!")));
-    for (i, line) in lines.iter().enumerate().skip(skip) {
-        let Some(directive) = directive(line) else { return (found, if i == skip { 0 } else { i }) };
+    for (i, line) in lines.iter().enumerate() {
+        let Some(directive) = directive(line) else { return (found, i) };
         if !["syntax", "escape", "check"].contains(&directive.name.as_str()) {
             return (found, i);
         }
@@ -166,18 +184,20 @@ fn read_directives(lines: &[PhysicalLine<'_>], errors: &mut Vec<Diagnostic>) -> 
 }
 
 fn directive(line: &PhysicalLine<'_>) -> Option<Directive> {
-    let body = line.text.trim_start().strip_prefix('#')?;
-    let (name, value) = body.split_once('=')?;
-    let name = name.trim();
+    let (name, value) = name_and_value(line.text.trim_start().strip_prefix('#')?)?;
+    let start = line.start + line.text.len() - value.len();
+    let value = Word { text: value.trim().to_string(), span: Span::new(start, start + value.trim().len()) };
+    Some(Directive { name, value })
+}
+
+/// Returns the name of a directive in lower case and its value, with blanks at its end, from the
+/// text of a comment.
+pub(crate) fn name_and_value(comment: &str) -> Option<(String, &str)> {
+    let (name, value) = comment.split_once('=')?;
+    let (name, value) = (name.trim(), value.trim_start());
     let mut chars = name.chars();
-    let valid = chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && chars.all(|c| c.is_ascii_alphanumeric());
-    let trimmed = value.trim();
-    if !valid || trimmed.is_empty() {
-        return None;
-    }
-    let start = line.start + line.text.len() - value.trim_start().len();
-    let value = Word { text: trimmed.to_string(), span: Span::new(start, start + trimmed.len()) };
-    Some(Directive { name: name.to_ascii_lowercase(), value })
+    let is_name = chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && chars.all(|c| c.is_ascii_alphanumeric());
+    (is_name && !value.is_empty()).then(|| (name.to_ascii_lowercase(), value))
 }
 
 struct LineReader<'a> {

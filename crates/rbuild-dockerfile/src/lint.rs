@@ -6,8 +6,9 @@ mod rules;
 mod settings;
 mod variables;
 
-use crate::ast::Dockerfile;
+use crate::ast::{Comment, Dockerfile};
 use crate::diagnostic::{Diagnostic, Span};
+use crate::lines::name_and_value;
 
 pub use catalog::*;
 pub use facts::{BaseFacts, Facts, StageRole};
@@ -72,11 +73,17 @@ fn exceptions(file: &Dockerfile) -> Vec<(usize, usize, LintSettings)> {
     let mut found: Vec<(usize, usize, LintSettings)> = instructions
         .map(|i| (i.span, &i.comments))
         .chain(stages)
-        .flat_map(|(span, comments)| comments.iter().map(move |c| (span, c)))
-        .filter_map(|(span, c)| Some((span.start, span.end, LintSettings::parse(c.text.strip_prefix("check=")?).ok()?)))
+        .filter_map(|(span, comments)| Some((span.start, span.end, exception(comments)?)))
         .collect();
     found.sort_by_key(|(start, ..)| *start);
     found
+}
+
+/// Returns the settings in the first comment that has some.
+fn exception(comments: &[Comment]) -> Option<LintSettings> {
+    let values = comments.iter().filter_map(|comment| name_and_value(&comment.text));
+    let (_, value) = { values }.find(|(name, _)| name == "check")?;
+    LintSettings::parse(value.split(' ').next()?).ok()
 }
 
 fn excepted(exceptions: &[(usize, usize, LintSettings)], warning: &LintWarning) -> bool {

@@ -261,26 +261,25 @@ fn secrets(i: &Instruction, found: &mut Vec<LintWarning>) {
     }
 }
 
-/// Checks that a comment above a stage or an ARG begins with its name.
+/// Checks that a comment above a stage or an ARG begins with its name, or with one of its names.
 fn descriptions(file: &Dockerfile, found: &mut Vec<LintWarning>) {
-    let mut look = |comments: &[Comment], name: &Word| {
-        let Some(last) = comments.last().filter(|c| !c.text.is_empty() && !c.text.starts_with("check=")) else {
-            return;
-        };
-        let first = last.text.split_whitespace().next().unwrap_or("");
-        if !first.eq_ignore_ascii_case(&name.text) {
-            let message = format!("the comment above should start with the name: `# {} …`", name.text);
-            warn(found, &INVALID_DEFINITION_DESCRIPTION, name, message);
+    let mut look = |comments: &[Comment], names: &[&str], place: &Word| {
+        let Some(last) = comments.last().filter(|c| !c.text.starts_with("check=")) else { return };
+        let first = last.text.split(' ').next().unwrap_or_default();
+        if !names.contains(&first) {
+            let message = format!("the comment above should start with the name: `# {} …`", names[0]);
+            warn(found, &INVALID_DEFINITION_DESCRIPTION, place, message);
         }
     };
     for stage in &file.stages {
         if let Some(name) = &stage.from.name {
-            look(&stage.comments, name);
+            look(&stage.comments, &[&name.text.to_lowercase()], name);
         }
     }
     for i in file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions)) {
         if let Op::Arg(decls) = &i.op {
-            look(&i.comments, &decls[0].name);
+            let names: Vec<&str> = decls.iter().map(|declaration| declaration.name.text.as_str()).collect();
+            look(&i.comments, &names, &decls[0].name);
         }
     }
 }

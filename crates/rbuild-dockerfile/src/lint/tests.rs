@@ -88,6 +88,17 @@ fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
     assert!(names(&LintSettings::parse("skip=all;error=true").unwrap()).is_empty());
     let one = "FROM base\n# check=skip=MaintainerDeprecated\nMAINTAINER x\nMAINTAINER y\n";
     assert_eq!(run(one, &LintSettings::default()).len(), 1);
+    for (comments, skipped) in [
+        ("# Check = skip=MaintainerDeprecated", true),
+        ("# check=skip=MaintainerDeprecated words", true),
+        ("# check=skip=MaintainerDeprecated\n# check=skip=Other", true),
+        ("# check=skip=Other\n# check=skip=MaintainerDeprecated", false),
+        ("# check=skip=MaintainerDeprecated\n#", false),
+        ("  # check=skip=MaintainerDeprecated", false),
+    ] {
+        let source = format!("FROM base\n{comments}\nMAINTAINER x\n");
+        assert_eq!(run(&source, &LintSettings::default()).is_empty(), skipped, "{comments}");
+    }
     assert!(
         LintSettings::parse("skip").is_err()
             && LintSettings::parse("error=maybe").is_err()

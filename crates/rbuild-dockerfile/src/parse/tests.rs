@@ -131,6 +131,9 @@ fn the_escape_directive_sets_the_continuation_character() {
     assert_eq!(errors("# escape=x\nFROM a\n").len(), 1);
     // A comment that is not a directive ends the directives.
     assert_eq!(file("# hello\n# escape=`\nFROM a\n").escape, '\\');
+    // So does a shebang, except for the other directives.
+    let f = file("#!/usr/bin/env x\n# check=skip=all\n# escape=`\nFROM a\n");
+    assert_eq!((f.escape, f.directives.len(), f.directives[0].name.as_str()), ('\\', 1, "check"));
 }
 
 #[test]

@@ -157,16 +157,11 @@ fn declarations(instruction: &Instruction) -> impl Iterator<Item = (&ArgDecl, &I
     list.iter().map(move |declaration| (declaration, instruction))
 }
 
-/// Returns the description of `name` from the comment directly above its instruction; empty unless
-/// the comment begins with the name.
+/// Returns the description of `name`, the rest of the first comment above its instruction that
+/// begins with the name; empty if there is none.
 pub fn description(comments: &[Comment], name: &str) -> String {
-    let lines: Vec<&str> = comments.iter().map(|c| c.text.as_str()).collect();
-    let start = lines.iter().rposition(|l| l.is_empty()).map_or(0, |i| i + 1);
-    let text = lines[start..].join(" ");
-    match text.split_once(' ') {
-        Some((first, rest)) if first.eq_ignore_ascii_case(name) => rest.trim().to_string(),
-        _ => String::new(),
-    }
+    let rest = comments.iter().find_map(|comment| comment.text.strip_prefix(name)?.strip_prefix(' '));
+    rest.unwrap_or_default().to_string()
 }
 
 #[cfg(test)]
@@ -245,8 +240,8 @@ mod tests {
     #[test]
     fn descriptions_are_comments_that_begin_with_the_name() {
         let source = "# VERSION is what to build\nARG VERSION=1\n# other text\nARG B=1\n# old\n\n\
-            # App compiles\n# all of it\n\
-            FROM base AS app\n# version again\nARG VERSION\n";
+            # other text\n# app compiles all of it\n# and more\n\
+            FROM base AS App\n# VERSION again\n# VERSION is not this\nARG VERSION\n# b is another name\nARG B\n";
         let found = outline_of(source, &params());
         assert_eq!((found.name.as_deref(), found.description.as_str()), (Some("app"), "compiles all of it"));
         let descriptions: Vec<_> = found.args.iter().map(|arg| arg.description.as_str()).collect();

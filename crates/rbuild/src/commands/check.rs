@@ -195,7 +195,8 @@ fn print_json(value: &Value) {
 fn targets(file: &Dockerfile, json: bool) {
     let last = file.stages.len() - 1;
     let name = |i: usize, s: &Stage| s.from.name.as_ref().map_or(i.to_string(), |n| n.text.to_lowercase());
-    let about = |s: &Stage| s.from.name.as_ref().map_or(String::new(), |n| description(&s.comments, &n.text));
+    let about =
+        |s: &Stage| s.from.name.as_ref().map_or(String::new(), |n| description(&s.comments, &n.text.to_lowercase()));
     if json {
         let list: Vec<Value> = file
             .stages
