@@ -219,10 +219,21 @@ pub struct RunCache {
     pub from: Option<FileSource>,
     /// Directory of the cache that is mounted; `/` mounts the whole cache.
     pub source: String,
-    /// Permission bits of the directory of a new cache.
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
+    pub root: CacheRoot,
+}
+
+/// Owner and permissions of the root directory of a new cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheRoot {
+    /// As stated. The mode has only permission bits.
+    Stated { mode: u32, uid: u32, gid: u32 },
+    /// Those of the directory that the cache is initialized from. What the mount states has no
+    /// effect, but is part of the step's key.
+    OfSource { mode: u32, uid: u32, gid: u32 },
+}
+
+impl CacheRoot {
+    pub const DEFAULT: CacheRoot = CacheRoot::Stated { mode: 0o755, uid: 0, gid: 0 };
 }
 
 /// The file tree that a copy or mount reads.

@@ -10,7 +10,8 @@ use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
 
 use crate::Chmod;
 use crate::graph::{
-    CopySource, CopyStep, InlineFile, RunAgent, RunCache, RunMount, RunMountKind, RunSecret, RunStep, Step, WorkdirStep,
+    CacheRoot, CopySource, CopyStep, InlineFile, RunAgent, RunCache, RunMount, RunMountKind, RunSecret, RunStep, Step,
+    WorkdirStep,
 };
 use StepPart::{Own, Variable};
 
@@ -177,9 +178,10 @@ impl RunMount {
             RunMountKind::Bind { from: _, source: _ } => "bind".to_string(),
             // The content of a cache is not part of the key, but the digest of its seed is an
             // input. "seeded" assigns that input to this cache.
-            RunMountKind::Cache(RunCache { id, id_in_key, sharing: _, from, source, mode, uid, gid }) => {
+            RunMountKind::Cache(RunCache { id, id_in_key, sharing: _, from, source, root }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
                 let id = option("id", id_in_key.then_some(id));
+                let (CacheRoot::Stated { mode, uid, gid } | CacheRoot::OfSource { mode, uid, gid }) = root;
                 format!("cache {seed} source={} {}{id}", quoted(source), owner(*mode, *uid, *gid))
             }
             RunMountKind::Tmpfs { size: Some(size) } => format!("tmpfs size={size}"),

@@ -14,8 +14,8 @@ mod planner;
 
 pub use chmod::Chmod;
 pub use graph::{
-    BuildGraph, CopyItem, CopySource, CopyStep, FileSource, HistoryEntry, InlineFile, RunAgent, RunCache, RunMount,
-    RunMountKind, RunSecret, RunStep, Step, StepName, UrlSource, Vertex, WordSpans, WorkdirStep,
+    BuildGraph, CacheRoot, CopyItem, CopySource, CopyStep, FileSource, HistoryEntry, InlineFile, RunAgent, RunCache,
+    RunMount, RunMountKind, RunSecret, RunStep, Step, StepName, UrlSource, Vertex, WordSpans, WorkdirStep,
 };
 pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::{KeyPartSink, StepPart};

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_dockerfile::{Diagnostic, Sharing, Span};
 use rbuild_image::Hasher;
-use rbuild_linux::{RootDir, UidGid};
+use rbuild_linux::{FileKind, RootDir, UidGid};
 use rbuild_paths::SourcePattern;
 use rbuild_plan::{
-    CopyItem, CopySource, CopyStep, FileSource, RunAgent, RunCache, RunMount, RunMountKind, RunStep, SecurityMode,
-    TmpfsOptions, VertexId,
+    CacheRoot, CopyItem, CopySource, CopyStep, FileSource, RunAgent, RunCache, RunMount, RunMountKind, RunStep,
+    SecurityMode, TmpfsOptions, VertexId,
 };
 use rbuild_remedy::{MountRemedy, Remedy};
 use rbuild_sandbox::{MountRequest, MountSource};
@@ -213,11 +213,17 @@ fn not_a_directory(span: Span, id: &str, part: &str) -> Diagnostic {
 
 /// Returns the ID of a cache. Initial content, owner and mode are part of it.
 fn cache_id(env: &StepEnv<'_>, step: &RunCache, seed: Seed<'_>) -> Result<CacheId> {
-    let RunCache { id, id_in_key: _, sharing: _, from, source, mode, uid, gid } = step;
+    let RunCache { id, id_in_key: _, sharing: _, from, source, root } = step;
     let mut hasher = Hasher::new();
     hasher.field("cache 1").field(id);
-    if (*mode, *uid, *gid) != (0o755, 0, 0) {
-        hasher.field("owner").field(format!("{mode:o} {uid} {gid}"));
+    match root {
+        &CacheRoot::DEFAULT => {}
+        CacheRoot::Stated { mode, uid, gid } => {
+            hasher.field("owner").field(format!("{mode:o} {uid} {gid}"));
+        }
+        CacheRoot::OfSource { .. } => {
+            hasher.field("owner").field("source");
+        }
     }
     match from {
         Some(FileSource::Vertex(id)) => {
@@ -235,9 +241,19 @@ fn cache_id(env: &StepEnv<'_>, step: &RunCache, seed: Seed<'_>) -> Result<CacheI
 /// Fills a new cache with its initial content. Fails with [`StepError::ContextChanged`] if the
 /// context no longer has the content that the cache's ID was computed from.
 fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &RunCache, seed: Seed<'_>, dir: &RootDir) -> Attempt<()> {
-    let fail = || BuildError::kernel(ErrorContext::CacheMount(&step.id));
-    dir.set_own_meta(UidGid::new(step.uid, step.gid), step.mode, now(env.request.now)).map_err(fail())?;
+    let set_root = |owner: UidGid, mode: u32| {
+        let fail = BuildError::kernel(ErrorContext::CacheMount(&step.id));
+        dir.set_own_meta(owner, mode, now(env.request.now)).map_err(fail)
+    };
+    if let CacheRoot::Stated { mode, uid, gid } = step.root {
+        set_root(UidGid::new(uid, gid), mode)?;
+    }
     let Some(from) = step.from else { return Ok(()) };
+    let set_root_of = |item: &Selected, owner: UidGid| match (step.root, item.stat.kind == FileKind::Dir) {
+        (CacheRoot::OfSource { .. }, true) => set_root(owner, item.stat.mode & 0o7777),
+        (CacheRoot::OfSource { .. }, false) => set_root(UidGid::new(0, 0), 0o755),
+        (CacheRoot::Stated { .. }, _) => Ok(()),
+    };
     let copied = files_of(from, seed.from_name, &step.source, seed.span);
     let mut incremental = IncrementalCopy::default();
     let mut fill = |tree: &SourceTree<'_>, selected: &[Vec<Selected>]| {
@@ -250,11 +266,15 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &RunCache, seed: Seed<'_>, 
             let root = &env.rootfs.view(stage)?;
             let tree = SourceTree::whole(root, Owner::AsIs);
             let item = tree.select_literal(&step.source).map_err(|e| source_error(e, seed.span, seed.from_name))?;
+            set_root_of(&item, UidGid::new(item.stat.uid, item.stat.gid))?;
             fill(&tree, &[vec![item]])?;
         }
         (FileSource::Context | FileSource::Named(_), Some(files)) => {
             let context = env.contexts.of(from, seed.span)?;
             let context = context.ok_or_else(|| BuildError::other("a cache of the context names a stage"))?;
+            if let Some(item) = files.sources.iter().flatten().next() {
+                set_root_of(item, UidGid::new(0, 0))?;
+            }
             fill(&context.tree(), &files.sources)?;
         }
         (FileSource::Context | FileSource::Named(_), None) => {}
@@ -328,7 +348,7 @@ fn context_part(
     let tree = context.tree();
     let item = selection.sources.iter().flatten().next();
     let item = item.ok_or_else(|| BuildError::other("a mount of the context selects nothing"))?;
-    let is_dir = item.stat.kind == rbuild_linux::FileKind::Dir;
+    let is_dir = item.stat.kind == FileKind::Dir;
     let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
     let key = part_key(env, &selection.content.digest);
     let earlier = earlier.map(|earlier| env.store.records().record(&part_key(env, &earlier))).transpose()?.flatten();

@@ -5,7 +5,9 @@ use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Help, Mount, MountKind, PROXY_ARGS, Sharing, Span, expand_mount};
 use rbuild_remedy::{BuildRemedy, DockerfileRemedy, MachineRemedy, Remedy};
 
-use crate::graph::{FileSource, InlineFile, RunAgent, RunCache, RunMount, RunMountKind, RunSecret, RunStep, Step};
+use crate::graph::{
+    CacheRoot, FileSource, InlineFile, RunAgent, RunCache, RunMount, RunMountKind, RunSecret, RunStep, Step,
+};
 use crate::history;
 use crate::ids::VolumeId;
 use crate::planner::args;
@@ -249,17 +251,28 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
     let whole = format!("{}/{id}", namespace.as_deref().unwrap_or_default());
     let is_default = whole == target || whole.split_once('/').is_some_and(|(_, rest)| rest == target);
     let id = if namespace.is_some() { whole } else { id };
+    let source = join("/", mount.source.as_deref().unwrap_or("/"));
     Ok(RunMountKind::Cache(RunCache {
         id,
         id_in_key: is_default && mount.sharing == Sharing::Shared,
         sharing: mount.sharing,
         from,
-        source: join("/", mount.source.as_deref().unwrap_or("/")),
-        // As in BuildKit, the directory has only permission bits.
-        mode: mount.mode.unwrap_or(0o755) & 0o777,
-        uid: mount.uid.unwrap_or(0),
-        gid: mount.gid.unwrap_or(0),
+        root: cache_root(mount, from.is_some(), &source),
+        source,
     }))
+}
+
+/// Returns owner and permissions of the root of a cache. As in BuildKit, the root is the source
+/// itself, and what the mount states does not apply to a directory below that of `from`.
+fn cache_root(mount: &Mount, is_seeded: bool, source: &str) -> CacheRoot {
+    let is_stated = mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some();
+    let mode = mount.mode.unwrap_or(0o755) & 0o777;
+    let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+    if is_seeded && (source != "/" || !is_stated) {
+        CacheRoot::OfSource { mode, uid, gid }
+    } else {
+        CacheRoot::Stated { mode, uid, gid }
+    }
 }
 
 /// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never
@@ -280,10 +293,11 @@ fn working_directory(configured: &str) -> String {
     }
 }
 
-/// Returns the here-document of a RUN if it is the whole command.
+/// Returns the here-document of a RUN if it is the whole command. As in BuildKit, the number of a
+/// file descriptor before it has no meaning then.
 fn only_heredoc(run: &ast::Run) -> Option<&ast::Heredoc> {
     let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return None };
-    (word.span == doc.opener && doc.fd.is_none()).then_some(doc)
+    (word.span == doc.opener).then_some(doc)
 }
 
 /// Returns the here-document of a RUN if it is the whole command and starts with `#!`.

@@ -148,6 +148,8 @@ fn triggers_run_right_after_from_and_are_removed() {
 fn heredocs_become_scripts_and_files() {
     let g = graph("FROM debian\nRUN <<EOF\na $x\nb\nEOF\n");
     assert_eq!(run(&g).args, ["/bin/sh", "-c", "a $x\nb\n"]);
+    let g = graph("FROM debian\nRUN 3<<EOF\na\nEOF\n");
+    assert_eq!(run(&g).args, ["/bin/sh", "-c", "a\n"]);
     let g = graph("FROM debian\nRUN cat <<A >f\n1\nA\n");
     assert_eq!(run(&g).args[2], "cat <<A >f\n1\nA");
     let g = graph("FROM debian\nARG n=v\nCOPY <<A <<'B' /d/\n\"$n\"\nA\n$n\nB\n");

@@ -88,6 +88,11 @@ fn cache_mounts_support_initial_files_subdirectories_and_sharing() {
     let read = |out: std::path::PathBuf| std::fs::read_to_string(out.join("o")).unwrap();
     assert_eq!(read(lab.build_local(seeded, &[])), "7\nfirst\n");
     assert_eq!(read(lab.build_local(seeded, &["--no-cache-filter", "1"])), "7\nmore\n");
+    // The root of a cache is the directory that it starts from, whatever the mount states.
+    let root = "FROM busybox AS seed\nRUN mkdir -p /s/in && chown 3:4 /s && chmod 2777 /s\nFROM busybox\nUSER 7\n\
+                RUN --mount=type=cache,id=r,from=seed,source=/s,target=/c,mode=0700,uid=9 touch /c/f && stat -c '%a %u %g' /c > /tmp/o\n\
+                FROM scratch\nCOPY --from=1 /tmp/o /\n";
+    assert_eq!(read(lab.build_local(root, &[])), "2777 3 4\n");
     // A subdirectory of a cache as source; a link in it does not lead out of the cache.
     let part = "RUN --mount=type=cache,id=p,target=/c mkdir -p /c/in && echo p > /c/in/f && ln -sfn / /c/up";
     read_o(&lab, &format!("{part}; touch /o"), &[]);
