@@ -11,9 +11,11 @@ use crate::{DiffId, Platform};
 /// keys are preserved in `rest`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// GOARCH of the image.
+    /// GOARCH of the image; that of this machine if the document states none.
+    #[serde(default = "own_architecture", deserialize_with = "architecture")]
     pub architecture: String,
-    /// GOOS of the image.
+    /// GOOS of the image; `linux` if the document states none.
+    #[serde(default = "linux", deserialize_with = "os")]
     pub os: String,
     /// Variant of the architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,6 +152,27 @@ where
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
+fn own_architecture() -> String {
+    Platform::host().arch
+}
+
+fn architecture<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    Ok(stated(d)?.unwrap_or_else(own_architecture))
+}
+
+fn linux() -> String {
+    "linux".into()
+}
+
+fn os<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    Ok(stated(d)?.unwrap_or_else(linux))
+}
+
+/// Returns a text that is neither empty nor null.
+fn stated<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(d)?.filter(|text| !text.is_empty()))
+}
+
 fn is_zero(n: &i64) -> bool {
     *n == 0
 }
@@ -204,6 +227,15 @@ impl ImageConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_without_a_platform_has_that_of_the_machine() {
+        for fields in ["", r#""os":"","architecture":"","#, r#""os":null,"architecture":null,"#] {
+            let text = format!(r#"{{{fields}"rootfs":{{"type":"layers","diff_ids":[]}}}}"#);
+            let config: ImageConfig = serde_json::from_str(&text).unwrap();
+            assert_eq!(config.platform(), Platform::host(), "{text}");
+        }
+    }
 
     #[test]
     fn unknown_keys_and_nulls_survive_a_round_trip() {

@@ -29,7 +29,7 @@ mod name;
 mod platform;
 mod source_url;
 
-pub use attachment::{attested, is_attachment, is_image_config, leads_to_images};
+pub use attachment::{artifact_type, attested, is_attachment, is_image_config, leads_to_images};
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumHasher};
 pub use config::{HealthcheckConfig, History, ImageConfig, RootFs, RunConfig};
 pub use digest::{BlobDigest, DiffId, DigestError, ImageDigest, ImageId, ManifestDigest};

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
+use flate2::bufread::GzDecoder;
+
 /// The compression of a layer that is read. `LayerForm` has those that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
@@ -62,7 +64,7 @@ pub struct Decoder<R: Read> {
 
 enum Inner<R: BufRead> {
     Plain(R),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
+    Gzip(Box<GzipMembers<R>>),
     Zstd(zstd::Decoder<'static, R>),
     Bzip2(bzip2::bufread::MultiBzDecoder<R>),
     Xz(liblzma::bufread::XzDecoder<R>),
@@ -82,7 +84,7 @@ impl<R: Read> Decoder<R> {
         let reader = BufReader::with_capacity(256 * 1024, Cursor::new(head).chain(source));
         let inner = match compression {
             Compression::None => Inner::Plain(reader),
-            Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader))),
+            Compression::Gzip => Inner::Gzip(Box::new(GzipMembers::new(reader))),
             Compression::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(reader)?;
                 // 128 MiB: the window that `zstd -d` accepts by default.
@@ -113,6 +115,54 @@ impl<R: Read> Read for Decoder<R> {
     }
 }
 
+/// Decompresses the members of a gzip file (RFC 1952, section 2.2). As with gzip(1), zero bytes may
+/// follow the last one.
+struct GzipMembers<R: BufRead> {
+    /// `None` only while the next member takes the place of one that has ended.
+    member: Option<GzDecoder<R>>,
+    /// True if zero bytes followed the member.
+    is_padded: bool,
+}
+
+impl<R: BufRead> GzipMembers<R> {
+    fn new(source: R) -> GzipMembers<R> {
+        GzipMembers { member: Some(GzDecoder::new(source)), is_padded: false }
+    }
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = self.member.as_mut().filter(|_| !buf.is_empty()) {
+            match member.read(buf)? {
+                0 => {}
+                n => return Ok(n),
+            }
+            if !skip_padding(member.get_mut(), &mut self.is_padded)? {
+                return Ok(0);
+            }
+            if self.is_padded {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "data after the padding of gzip data"));
+            }
+            self.member = self.member.take().map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
+}
+
+/// Skips zero bytes, and sets `is_padded` if there are any. Returns true if other bytes follow.
+fn skip_padding(source: &mut impl BufRead, is_padded: &mut bool) -> io::Result<bool> {
+    loop {
+        let bytes = source.fill_buf()?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let (is_end, has_more) = (bytes.is_empty(), zeros < bytes.len());
+        source.consume(zeros);
+        *is_padded |= zeros > 0;
+        if is_end || has_more {
+            return Ok(has_more);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,12 +179,14 @@ mod tests {
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&plain).unwrap();
         let two_members = [gz.clone(), gz.clone()].concat();
+        let padded = [&two_members[..], &[0; 1000]].concat();
         let skippable =
             [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9], &zstd::encode_all(&plain[..], 1).unwrap()[..]].concat();
         for (bytes, want, times) in [
             (plain.clone(), Compression::None, 1),
             (gz, Compression::Gzip, 1),
             (two_members, Compression::Gzip, 2),
+            (padded, Compression::Gzip, 2),
             (zstd::encode_all(&plain[..], 1).unwrap(), Compression::Zstd, 1),
             (skippable, Compression::Zstd, 1),
             (bz.finish().unwrap(), Compression::Bzip2, 1),
@@ -145,6 +197,18 @@ mod tests {
             let mut out = Vec::new();
             decoder.read_to_end(&mut out).unwrap();
             assert_eq!(out, plain.repeat(times), "{want:?}");
+        }
+    }
+
+    #[test]
+    fn only_zeros_may_follow_the_last_gzip_member() {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gz.write_all(b"text").unwrap();
+        let gz = gz.finish().unwrap();
+        let all = |parts: &[&[u8]]| Decoder::new(&parts.concat()[..]).unwrap().read_to_end(&mut Vec::new());
+        assert_eq!(all(&[&gz, &[0; 300_000]]).unwrap(), 4);
+        for rest in [&b"x"[..], b"\0x", &[&[0, 0], &gz[..]].concat()] {
+            all(&[&gz, rest]).unwrap_err();
         }
     }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use rbuild_image::{
     BlobDigest, Descriptor, ImageConfig, ImageId, ImageIndex, ImageManifest, ManifestDigest, Platform, Reference,
-    digest_of, is_image_config, parse_index, parse_manifest,
+    artifact_type, digest_of, parse_index, parse_manifest,
 };
 use rbuild_registry::{Client, PlatformMatch, ReceivedManifest, Repository, ResolvedTag, choose, embedded};
 use rbuild_remedy::{ImageRemedy, Remedy};
@@ -459,9 +459,15 @@ impl Transfer<'_> {
     /// Returns the document of an entry. Downloads it if neither the store nor the entry has it.
     pub(crate) fn document_of(&self, entry: &Descriptor) -> Result<Vec<u8>> {
         let digest = digest_of(entry).map_err(self.document("the index"))?;
-        match stored_manifest(self.store, &digest).or_else(|| embedded(entry)) {
-            Some(bytes) => Ok(bytes),
-            None => self.source.document(&digest),
+        let bytes = match stored_manifest(self.store, &digest).or_else(|| embedded(entry)) {
+            Some(bytes) => bytes,
+            None => self.source.document(&digest)?,
+        };
+        match (bytes.len() as u64, entry.size()) {
+            (size, stated) if size == stated => Ok(bytes),
+            (size, stated) => {
+                Err(self.invalid(format!("the manifest {digest} has {size} bytes; the index states {stated}")))
+            }
         }
     }
 
@@ -554,8 +560,7 @@ impl Transfer<'_> {
 
     /// Fails unless the manifest is that of an image whose layers are archives.
     fn check_types(&self, manifest: &ImageManifest) -> Result<()> {
-        let kinds = manifest.artifact_type().iter().chain([manifest.config().media_type()]);
-        if let Some(kind) = { kinds }.find(|kind| !is_image_config(kind)) {
+        if let Some(kind) = artifact_type(manifest) {
             return Err(TransportError::Artifact { place: self.place.clone(), kind: kind.to_string() });
         }
         match manifest.layers().iter().find(|layer| !is_layer(layer.media_type())) {
