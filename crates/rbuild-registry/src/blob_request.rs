@@ -6,7 +6,7 @@ use rbuild_image::BlobDigest;
 use ureq::BodyReader;
 
 use crate::error::{ConnectionFailure, RegistryProblem, RemoteAction, RemoteObject};
-use crate::http::connection;
+use crate::http::{HttpReply, connection};
 use crate::interruption::Interruption;
 use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
@@ -68,7 +68,8 @@ impl BlobRequest {
         end: u64,
     ) -> Result<OpenRange, RegistryProblem> {
         let place = url.map_or(BlobPlace::Endpoint, BlobPlace::Redirected);
-        let open = self.open_at(session, place, Some(end))?;
+        let reply = self.send(session, place, self.range(Some(end)))?;
+        let open = self.opened(session, place, Some(end), reply)?;
         if open.is_range && open.end >= end {
             Ok(open)
         } else {
@@ -76,21 +77,52 @@ impl BlobRequest {
         }
     }
 
+    /// Opens the blob at the position. A server that refuses the range, or returns another one,
+    /// sends the blob from its beginning.
     fn open_at(
         &self,
         session: &EndpointSession,
         place: BlobPlace<'_>,
         end: Option<u64>,
     ) -> Result<OpenRange, RegistryProblem> {
-        let BlobRequest { digest, at, size } = *self;
-        let mut headers = vec![("accept", "*/*".to_string())];
-        match end {
-            Some(end) => headers.push(("range", format!("bytes={at}-{}", end - 1))),
-            None if at > 0 => headers.push(("range", format!("bytes={at}-"))),
-            None => {}
+        let range = self.range(end);
+        let is_range = range.is_some();
+        let mut reply = self.send(session, place, range)?;
+        if is_range && self.is_refused_range(&reply) {
+            tracing::debug!(target: "registry", host = session.endpoint.host, "the range of a blob was refused");
+            reply = self.send(session, place, None)?;
         }
-        let path = format!("/blobs/{digest}");
-        let own = session.url(&path);
+        self.opened(session, place, end, reply)
+    }
+
+    /// Returns the header for the bytes from the position to `end` or to the end of the blob;
+    /// `None` for the whole blob.
+    fn range(&self, end: Option<u64>) -> Option<String> {
+        let at = self.at;
+        match end {
+            Some(end) => Some(format!("bytes={at}-{}", end - 1)),
+            None => (at > 0).then(|| format!("bytes={at}-")),
+        }
+    }
+
+    /// Returns true if the reply to the request for a range does not lead to the position.
+    fn is_refused_range(&self, reply: &HttpReply) -> bool {
+        match reply.status() {
+            416 => true,
+            206 => ContentRange::of(reply).is_none_or(|range| !range.contains(self.at)),
+            _ => false,
+        }
+    }
+
+    fn send(
+        &self,
+        session: &EndpointSession,
+        place: BlobPlace<'_>,
+        range: Option<String>,
+    ) -> Result<HttpReply, RegistryProblem> {
+        let mut headers = vec![("accept", "*/*".to_string())];
+        headers.extend(range.map(|range| ("range", range)));
+        let path = self.path();
         // For another URL, the caller returns to the endpoint.
         let (to, repetition) = match place {
             BlobPlace::Endpoint => (&*path, Repetition::Repeated),
@@ -98,16 +130,36 @@ impl BlobRequest {
         };
         let scopes = [session.scope("pull")];
         let call = ApiRequest { method: "GET", to, headers: &headers, body: Body::None, scopes: &scopes, repetition };
-        let (reply, host) = match place {
-            BlobPlace::Foreign(url) => (session.call_foreign(&call)?, host_of(url)),
-            BlobPlace::Endpoint | BlobPlace::Redirected(_) => (session.call(&call)?, &*session.endpoint.host),
+        match place {
+            BlobPlace::Foreign(_) => session.call_foreign(&call),
+            BlobPlace::Endpoint | BlobPlace::Redirected(_) => session.call(&call),
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/blobs/{}", self.digest)
+    }
+
+    /// Returns the bytes of a reply, from the position. With `end`, those up to that position were
+    /// requested.
+    fn opened(
+        &self,
+        session: &EndpointSession,
+        place: BlobPlace<'_>,
+        end: Option<u64>,
+        reply: HttpReply,
+    ) -> Result<OpenRange, RegistryProblem> {
+        let BlobRequest { digest, at, size } = *self;
+        let host = match place {
+            BlobPlace::Foreign(url) => host_of(url),
+            BlobPlace::Endpoint | BlobPlace::Redirected(_) => &*session.endpoint.host,
         };
         let length = reply.response.body().content_length();
-        let range = reply.header("content-range").and_then(content_range);
+        let range = ContentRange::of(&reply);
         let (start, whole) = match (reply.status(), range) {
             (200, _) => (0, length),
-            (206, Some((start, last, whole))) if start <= at && last >= at => {
-                (start, whole.or_else(|| (end.is_none()).then_some(last + 1)))
+            (206, Some(range)) if range.contains(at) => {
+                (range.first, range.size.or_else(|| (end.is_none()).then_some(range.last + 1)))
             }
             (206, _) => return Err(session.invalid_of(host, ReplyFault::OtherRange(digest))),
             _ => {
@@ -127,10 +179,11 @@ impl BlobRequest {
         }
         let is_range = reply.status() == 206;
         let stop = match range.filter(|_| is_range) {
-            Some((_, last, _)) => last.saturating_add(1).min(size),
+            Some(range) => range.last.saturating_add(1).min(size),
             None => size,
         };
         let url = reply.url.clone();
+        let own = session.url(&self.path());
         let redirected = (host_and_path(&url) != host_and_path(&own)).then(|| url.clone());
         let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
         let retry_policy = session.shared().http.retry_policy();
@@ -173,13 +226,30 @@ fn host_and_path(url: &str) -> Option<(&str, &str)> {
     url::split(url).map(|(_, host, rest)| (host, url::without_query(rest)))
 }
 
-/// Returns the first and the last byte and the size of `bytes A-B/SIZE`; `None` for the size if the
-/// server does not state it.
-pub(crate) fn content_range(range: &str) -> Option<(u64, u64, Option<u64>)> {
-    let (range, size) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-    (first <= last).then(|| (first, last, size.trim().parse().ok()))
+/// A `Content-Range` header: `bytes FIRST-LAST/SIZE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ContentRange {
+    pub first: u64,
+    last: u64,
+    /// `None` if the server does not state it.
+    size: Option<u64>,
+}
+
+impl ContentRange {
+    pub(crate) fn of(reply: &HttpReply) -> Option<ContentRange> {
+        ContentRange::parse(reply.header("content-range")?)
+    }
+
+    fn parse(text: &str) -> Option<ContentRange> {
+        let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (first <= last).then(|| ContentRange { first, last, size: size.trim().parse().ok() })
+    }
+
+    pub(crate) fn contains(self, at: u64) -> bool {
+        (self.first..=self.last).contains(&at)
+    }
 }
 
 #[cfg(test)]
@@ -196,7 +266,8 @@ mod tests {
             ("5-9/10", None),
             ("bytes 5-9", None),
         ] {
-            assert_eq!(content_range(text), want, "{text}");
+            let range = want.map(|(first, last, size)| ContentRange { first, last, size });
+            assert_eq!(ContentRange::parse(text), range, "{text}");
         }
     }
 }

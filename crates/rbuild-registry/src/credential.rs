@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
 use crate::secret::Secret;
 
 /// A login.
@@ -48,4 +51,14 @@ pub struct CommandLineCredentials {
     pub login: Option<CommandLineLogin>,
     /// A credentials file.
     pub file: Option<PathBuf>,
+}
+
+/// Returns the header for a user's password.
+pub(crate) fn basic_header(user: &str, password: &Secret) -> Secret {
+    let pair = BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()));
+    Secret::new(format!("Basic {pair}"))
+}
+
+pub(crate) fn bearer(token: &Secret) -> Secret {
+    Secret::new(format!("Bearer {}", token.reveal()))
 }

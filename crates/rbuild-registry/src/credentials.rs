@@ -55,6 +55,23 @@ pub fn find(
     Ok(None)
 }
 
+/// Returns the file, variable or helper whose login is used for a registry instead of one that was
+/// stored.
+pub fn preferred(
+    environment: &ProcessEnvironment,
+    given: &CommandLineCredentials,
+    registry: &str,
+    stored: &Stored,
+) -> Option<String> {
+    let target = LoginTarget { registry, repository: "", role: EndpointRole::Registry };
+    let used = find(environment, given, target).ok()??.origin;
+    let is_stored = match stored {
+        Stored::File(path) => used == *path,
+        Stored::Helper(name) => used.split(' ').next() == Some(name),
+    };
+    (!is_stored).then_some(used)
+}
+
 /// Returns the names of the files and variables that are searched for logins, after those of the
 /// command line.
 pub fn source_names(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Vec<String> {

@@ -67,6 +67,11 @@ impl Endpoint {
         Endpoint { security, untrusted, operations, role, ..plain }
     }
 
+    /// Returns the registry whose login is looked up for this server.
+    pub(crate) fn login_name(&self) -> &str {
+        if self.host == HUB.1 { HUB.0 } else { &self.host }
+    }
+
     /// Applies the settings of the server.
     fn apply(&mut self, setting: &ServerSetting) {
         let given = match (setting.plain_http, setting.insecure) {

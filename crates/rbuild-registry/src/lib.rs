@@ -51,6 +51,7 @@ mod shared;
 mod short_names;
 mod stall;
 mod tls;
+mod token_request;
 mod url;
 
 pub use blob::BlobReader;
@@ -69,6 +70,7 @@ pub use error::{
     VerifiedContent,
 };
 pub use listing::{referrers, tags};
+pub use login::VerifiedLogin;
 pub use manifest::{ReceivedManifest, ResolvedTag};
 pub use objects::{
     ActionsCache, ActionsPlace, AzureContainer, EntryContent, ObjectLogin, ObjectPlace, ObjectReader, ObjectState,

@@ -3,11 +3,10 @@
 use rbuild_image::Reference;
 
 use crate::answer;
-use crate::auth::TokenRequest;
 use crate::challenge::Challenge;
 use crate::client::Client;
 use crate::config_error::{ConfigError, EndpointUse};
-use crate::credential::Credential;
+use crate::credential::{Credential, basic_header};
 use crate::endpoint::{Endpoint, endpoints};
 use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
@@ -16,26 +15,48 @@ use crate::login_use::LoginUse;
 use crate::request_name::RequestName;
 use crate::retry::Attempts;
 use crate::secret::Secret;
+use crate::token_request::TokenRequest;
+
+/// A login that a registry has accepted.
+#[derive(Debug)]
+pub struct VerifiedLogin {
+    /// The registry whose login is looked up for requests: the host that the settings name for the
+    /// one that was given.
+    pub registry: String,
+    /// A refresh token if the registry issues one, or else the password.
+    pub credential: Credential,
+}
 
 impl Client {
-    /// Checks a user's password at a registry. Returns the login to store: a refresh token if the
-    /// registry issues one, or else the password.
+    /// Checks a user's password at a registry.
     ///
     /// # Errors
     ///
     /// Fails if the registry refuses the login, or if the host is not a registry.
-    pub fn log_in(&self, registry: &str, user: &str, password: &Secret) -> Result<Credential> {
-        let place = || RemoteRepository { registry: registry.to_string(), repository: String::new() };
-        let fail = |problem| RegistryError::new(place(), problem);
+    pub fn log_in(&self, registry: &str, user: &str, password: &Secret) -> Result<VerifiedLogin> {
+        let endpoint = self.login_endpoint(registry)?;
+        let credential = Credential::Password { user: user.to_string(), password: password.clone() };
+        let credential = self.prove(&endpoint, credential, user).map_err(|problem| login_error(registry, problem))?;
+        Ok(VerifiedLogin { registry: endpoint.login_name().to_string(), credential })
+    }
+
+    /// Returns the registry whose login is looked up for requests to a registry.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the settings cannot be read, or if they block the registry.
+    pub fn login_name(&self, registry: &str) -> Result<String> {
+        self.login_endpoint(registry).map(|endpoint| endpoint.login_name().to_string())
+    }
+
+    fn login_endpoint(&self, registry: &str) -> Result<Endpoint> {
         let name: Reference = format!("{registry}/login")
             .parse()
-            .map_err(|_| fail(ConfigError::NoRegistry(registry.to_string()).into()))?;
-        let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.own())?
+            .map_err(|_| login_error(registry, ConfigError::NoRegistry(registry.to_string()).into()))?;
+        endpoints(&self.shared().environment, &name, self.shared().options.own())?
             .into_iter()
             .rfind(|endpoint| endpoint.role == EndpointRole::Registry)
-            .ok_or_else(|| fail(ConfigError::NoEndpoint(EndpointUse::Logins).into()))?;
-        let credential = Credential::Password { user: user.to_string(), password: password.clone() };
-        self.prove(&endpoint, credential, user).map_err(fail)
+            .ok_or_else(|| login_error(registry, ConfigError::NoEndpoint(EndpointUse::Logins).into()))
     }
 
     fn prove(
@@ -65,7 +86,7 @@ impl Client {
             }
             (401, Some(Challenge::Basic)) => {
                 let Credential::Password { user, password } = &credential else { return Ok(credential) };
-                let header = crate::auth::basic_header(user, password);
+                let header = basic_header(user, password);
                 self.accepts(endpoint, &header, user)?;
                 Ok(credential)
             }
@@ -118,6 +139,10 @@ impl Client {
             }
         }
     }
+}
+
+fn login_error(registry: &str, problem: RegistryProblem) -> RegistryError {
+    RegistryError::new(RemoteRepository { registry: registry.to_string(), repository: String::new() }, problem)
 }
 
 /// Converts the refusal of a token for a login that is being checked: user or password are wrong.

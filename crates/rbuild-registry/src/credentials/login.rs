@@ -34,6 +34,15 @@ pub struct Removed {
     pub others: Vec<String>,
 }
 
+impl Removed {
+    /// Adds the result for another name of the registry.
+    pub fn extend(&mut self, other: Removed) {
+        self.from.extend(other.from);
+        self.left.extend(other.left);
+        self.others.extend(other.others);
+    }
+}
+
 /// Stores a login in the file that `given` names, or else in the user's file, or in the helper that
 /// the file names.
 ///

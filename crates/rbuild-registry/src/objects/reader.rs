@@ -6,7 +6,7 @@ use rbuild_image::BlobDigest;
 use rbuild_remedy::sentence;
 use ureq::BodyReader;
 
-use crate::blob_request::{BlobRequest, content_range};
+use crate::blob_request::{BlobRequest, ContentRange};
 use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryError, RegistryProblem, VerifiedContent};
 use crate::http::HttpReply;
@@ -113,13 +113,13 @@ impl<'a> ObjectReader<'a> {
         let BlobRequest { digest, at, size } = self.request;
         let wanted = self.offset.unwrap_or(0).saturating_add(at);
         let length = reply.response.body().content_length();
-        match (reply.status(), reply.header("content-range").and_then(content_range)) {
+        match (reply.status(), ContentRange::of(reply)) {
             (200, _) if self.offset.is_none() && length.is_some_and(|length| length != size) => {
                 let found = length.unwrap_or_default();
                 Err(ReplyFault::BlobSize { digest, found, size }.of(self.source.host()))
             }
             (200, _) => Ok(wanted),
-            (_, Some((start, last, _))) if start <= wanted && last >= wanted => Ok(wanted - start),
+            (_, Some(range)) if range.contains(wanted) => Ok(wanted - range.first),
             _ => Err(ReplyFault::OtherRange(digest).of(self.source.host())),
         }
     }

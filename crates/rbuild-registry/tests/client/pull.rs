@@ -79,6 +79,12 @@ fn interrupted_downloads_are_resumed() {
     for faults in [
         &[Fault::Cut(1_000_000)][..],
         &[Fault::Cut(10), Fault::NoRange],
+        &[Fault::Cut(10), Fault::RefusedRange],
+        &[
+            Fault::Cut(10),
+            Fault::Without("Content-Range"),
+            Fault::Header("Content-Range", "bytes 20-29/3000000".into()),
+        ],
         &[Fault::Status(503, None)],
         &[Fault::Stall(Duration::from_millis(1500))],
     ] {
@@ -168,6 +174,34 @@ fn logins_need_a_token_that_the_registry_accepts() {
     let error = Scene::new().client.log_in(&registry.address, "joe", &Secret::new("hunter2")).unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Denied { action: RemoteAction::LogIn, .. }), "{error}");
     assert_eq!(registry.requests(), ["GET /v2/", "GET /token +", "GET /v2/ +"]);
+}
+
+#[test]
+fn redirects_of_the_token_server_are_followed() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 99));
+    let log_in = || Scene::new().client.log_in(&registry.address, "joe", &Secret::new("hunter2"));
+    registry.fault("GET", "/token", Fault::Redirect(registry.address.clone()), 1);
+    log_in().unwrap();
+    assert_eq!(registry.requests(), ["GET /v2/", "GET /token +", "GET /token +", "GET /v2/ +"]);
+    let other = Registry::start(Access::Open);
+    registry.fault("GET", "/token", Fault::Redirect(other.address.clone()), 1);
+    // The server of the redirect has no tokens; the request is repeated with POST.
+    log_in().unwrap();
+    assert_eq!(other.requests(), ["GET /token"], "without the login");
+    registry.fault("GET", "/token", Fault::Redirect(registry.address.clone()), 99);
+    assert!(log_in().unwrap_err().message().contains("too many redirects"));
+}
+
+#[test]
+fn a_login_is_for_the_host_that_the_settings_name() {
+    let registry = Registry::start(Access::Basic("joe", "hunter2"));
+    let settings = format!("[[registry]]\nprefix = \"reg.example\"\nlocation = \"{}\"\n", registry.address);
+    let scene = Scene::new();
+    scene.configure(&settings);
+    let login = scene.client.log_in("reg.example", "joe", &Secret::new("hunter2")).unwrap();
+    assert_eq!(login.registry, registry.address);
+    assert_eq!(scene.client.login_name("reg.example").unwrap(), registry.address);
+    assert_eq!(scene.client.login_name("docker.io").unwrap(), "docker.io");
 }
 
 #[test]
@@ -384,10 +418,10 @@ fn logins_are_verified_and_become_refresh_tokens() {
     let scene = Scene::new();
     let token = Registry::start(Access::Token("joe", "hunter2", 9));
     let stored = scene.client.log_in(&token.address, "joe", &Secret::new("hunter2")).unwrap();
-    assert_eq!(stored, Credential::Identity(Secret::new("refresh")));
+    assert_eq!(stored.credential, Credential::Identity(Secret::new("refresh")));
     let basic = Registry::start(Access::Basic("joe", "hunter2"));
     let stored = scene.client.log_in(&basic.address, "joe", &Secret::new("hunter2")).unwrap();
-    assert_eq!(stored, Credential::Password { user: "joe".into(), password: Secret::new("hunter2") });
+    assert_eq!(stored.credential, Credential::Password { user: "joe".into(), password: Secret::new("hunter2") });
     for registry in [&token, &basic] {
         let error = scene.client.log_in(&registry.address, "joe", &Secret::new("wrong")).unwrap_err();
         assert!(matches!(*error.problem, RegistryProblem::Denied { action: RemoteAction::LogIn, .. }), "{error}");

@@ -5,7 +5,7 @@ use std::io::{BufRead, Error, ErrorKind, IsTerminal, Read};
 use rbuild_engine::Warning;
 use rbuild_linux::HiddenInput;
 use rbuild_registry::credentials::{self, Stored};
-use rbuild_registry::{CommandLineCredentials, Credential, Options, Secret};
+use rbuild_registry::{CommandLineCredentials, Credential, Options, Secret, VerifiedLogin};
 
 use crate::args::{LoginArgs, LogoutArgs};
 use crate::exit::{Failure, code};
@@ -25,7 +25,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let options = Options { given: given.clone(), tls_verify, cert_dir, servers, ..Options::default() };
     let environment = registry::environment()?;
     let client = registry::client(environment.clone(), options, false);
-    let credential = client.log_in(&registry, &user, &password)?;
+    let VerifiedLogin { registry, credential } = client.log_in(&registry, &user, &password)?;
     let stored = credentials::store(&environment, &given, &registry, &credential)?;
     match &stored {
         Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(Warning {
@@ -34,6 +34,10 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
         }),
         _ => {}
     }
+    if let Some(place) = credentials::preferred(&environment, &given, &registry, &stored) {
+        let text = format!("another login for {registry} is in {place}, which takes precedence");
+        terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::RemoveOtherLogin).into()) });
+    }
     terminal::out("Login Succeeded\n");
     Ok(code::OK)
 }
@@ -41,7 +45,13 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
 pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
     let registry = registry_name(args.registry.as_deref())?;
     let given = CommandLineCredentials { login: None, file: args.authfile };
-    let removed = credentials::forget(&registry::environment()?, &given, &registry)?;
+    let environment = registry::environment()?;
+    // Settings may name another host, whose login is used.
+    let used = registry::client(environment.clone(), Options::default(), false).login_name(&registry);
+    let mut removed = credentials::forget(&environment, &given, &registry)?;
+    if let Some(used) = used.ok().filter(|used| *used != registry) {
+        removed.extend(credentials::forget(&environment, &given, &used)?);
+    }
     for place in &removed.from {
         terminal::out(&format!("Removed the login for {registry} from {place}\n"));
     }

@@ -301,3 +301,24 @@ fn short_names_have_the_meaning_of_podman_on_request() {
         rbuild(args, "other").fails(2, &unknown);
     }
 }
+
+#[test]
+fn a_login_is_used_where_the_settings_lead() {
+    let scene = Scene::new(Access::Basic("joe", "hunter2"));
+    let location = format!("[[registry]]\nprefix = \"reg.example\"\nlocation = \"{}\"\n", scene.registry.address);
+    write_home(&scene, ".config/containers/registries.conf", &location);
+    let name = "reg.example/busybox:1";
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), name]).ok();
+    scene.rbuild(&["push", name]).fails(1, &["no login for", "rbuild login reg.example"]);
+    let log_in = || scene.rbuild(&["login", "-u", "joe", "-p", "hunter2", "reg.example"]).ok();
+    assert!(!log_in().stderr.contains("takes precedence"));
+    scene.rbuild(&["push", name]).ok();
+    // A file that is read earlier than the one that logins are written to.
+    let other = format!(r#"{{"auths":{{"{}":{{"username":"joe","password":"old"}}}}}}"#, scene.registry.address);
+    write_home(&scene, "containers/auth.json", &other);
+    let warning = log_in().stderr;
+    assert!(warning.contains("containers/auth.json, which takes precedence"), "{warning}");
+    scene.rbuild(&["push", name]).fails(1, &["as joe, with the login of", "containers/auth.json"]);
+    scene.rbuild(&["logout", "reg.example"]).ok();
+    scene.rbuild(&["push", name]).fails(1, &["no login for"]);
+}

@@ -19,6 +19,9 @@ pub enum Fault {
     Cut(usize),
     /// Ignores `Range`.
     NoRange,
+    /// Refuses requests with `Range`.
+    #[allow(dead_code, reason = "for the tests of the client")]
+    RefusedRange,
     /// Sends the client to the same path of another server.
     Redirect(String),
     /// Changes the first byte of the body.
@@ -236,6 +239,9 @@ impl Registry {
                     let text =
                         format!("\u{1b}[31mdid not like Authorization: {sent} with {password}, token-1 or refresh");
                     response = Some(Response::new(403).body(text));
+                }
+                Fault::RefusedRange if request.headers.contains_key("range") => {
+                    response = Some(Response::error(416, "RANGE"));
                 }
                 Fault::Forbid if request.headers.contains_key("authorization") => {
                     response = Some(Response::error(403, "DENIED"));

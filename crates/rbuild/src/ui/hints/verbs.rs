@@ -29,6 +29,8 @@ pub enum VerbRemedy {
     TemplateForm,
     /// Remove a login from its file.
     RemoveLogin,
+    /// Remove the login that is used in place of a new one.
+    RemoveOtherLogin,
     /// Pass user and password without a prompt.
     PassUser,
     /// Pass the password without a prompt.
@@ -131,6 +133,9 @@ impl VerbRemedy {
             VerbRemedy::ListFields => "use `--format json` to see all fields".into(),
             VerbRemedy::TemplateForm => "use a Go template such as '{{.ID}}', or `json`".into(),
             VerbRemedy::RemoveLogin => "remove that login by hand".into(),
+            VerbRemedy::RemoveOtherLogin => {
+                "remove that login with `rbuild logout`, or store the new one there with --authfile FILE".into()
+            }
             VerbRemedy::PassUser => "pass --username USER and --password-stdin".into(),
             VerbRemedy::PassPassword => "pass the password on standard input with --password-stdin".into(),
             VerbRemedy::HidePassword => "use --password-stdin".into(),
