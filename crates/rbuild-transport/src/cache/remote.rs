@@ -51,7 +51,7 @@ pub(crate) fn write_remote_cache(
             Some(manifest) => Ok(read_shards(&reader, &repository, manifest)?.0),
             None => Ok(OtherSteps::default()),
         };
-        let extended = extend(store, &CacheTag::open(client, cache.name())?, ours, &others)?;
+        let extended = extend(store, &CacheTag::open_shared(client, cache.name())?, ours, &others)?;
         return Ok(WrittenCache { has_awaited: has_awaited(&extended.steps), ..extended.written });
     }
     let top = repository.pushed(tag_of(cache.name()))?;

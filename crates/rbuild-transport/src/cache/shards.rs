@@ -10,7 +10,11 @@ use crate::cache::artifact::CachedSteps;
 /// Maximum number of shards of a cache.
 pub const MAX_SHARDS: u32 = 64;
 /// Minimum time after which a written tag is read again.
-const SETTLED: Duration = Duration::from_millis(20);
+pub(crate) const SETTLED: Duration = Duration::from_millis(20);
+/// The same for a tag to which all machines write.
+pub(crate) const SHARED_SETTLED: Duration = Duration::from_millis(80);
+/// The same if other machines were seen to write. Machines that share a processor are slow.
+pub(crate) const CONTENDED_SETTLED: Duration = Duration::from_millis(300);
 /// Maximum length of a tag.
 const MAX_TAG: usize = 128;
 /// Length of the longest suffix of a shard.
@@ -95,7 +99,12 @@ fn with_tag(name: &Reference, tag: &str) -> Result<Reference, ReferenceError> {
 /// Registries cannot replace a tag on the condition that it is unchanged. `taken` is the time
 /// between reading and writing here; the other machine may take three times as long.
 pub(crate) fn settle(taken: Duration) {
-    std::thread::sleep((taken * 3).max(SETTLED));
+    settle_for(taken, SETTLED);
+}
+
+/// Does the same, and waits for `least`, whatever the time was.
+pub(crate) fn settle_for(taken: Duration, least: Duration) {
+    std::thread::sleep((taken * 3).max(least));
 }
 
 /// Returns the tag of a scope, such as a branch: characters that tags cannot have are replaced, and

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rbuild_image::{BlobDigest, Reference};
 use rbuild_linux::parallel::try_map;
@@ -12,7 +13,7 @@ use crate::blobs::{BlobInfo, BlobSink, BlobSource};
 use crate::cache::artifact::CacheDocuments;
 use crate::cache::memory::Prefetched;
 use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, Replacement};
-use crate::cache::shards::settle;
+use crate::cache::shards::{CONTENDED_SETTLED, SETTLED, SHARED_SETTLED, settle_for};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
 
@@ -20,12 +21,22 @@ use crate::registry::Upload;
 pub(crate) struct CacheTag<'a> {
     name: &'a Reference,
     repository: Repository,
+    /// Minimum time after which it is read again after it was written.
+    settled: Duration,
+    /// True if another machine wrote it meanwhile.
+    is_contended: AtomicBool,
 }
 
 impl CacheTag<'_> {
-    /// Returns the place with that name. Connects to nothing.
+    /// Returns the place with that name, to which few machines write. Connects to nothing.
     pub fn open<'a>(client: &Client, name: &'a Reference) -> Result<CacheTag<'a>> {
-        Ok(CacheTag { name, repository: client.repository(name)? })
+        let (settled, is_contended) = (SETTLED, AtomicBool::new(false));
+        Ok(CacheTag { name, repository: client.repository(name)?, settled, is_contended })
+    }
+
+    /// Returns the place with that name, to which all machines write. Connects to nothing.
+    pub fn open_shared<'a>(client: &Client, name: &'a Reference) -> Result<CacheTag<'a>> {
+        Ok(CacheTag { settled: SHARED_SETTLED, ..CacheTag::open(client, name)? })
     }
 
     fn resolved(&self) -> Result<Option<BlobDigest>> {
@@ -44,7 +55,8 @@ impl CacheTag<'_> {
         }
         let manifest = &documents.manifest;
         self.repository.push_document(tag_of(self.name), &manifest.media_type, &manifest.bytes)?;
-        settle(checked.elapsed());
+        let is_contended = self.is_contended.load(Ordering::Relaxed);
+        settle_for(checked.elapsed(), if is_contended { CONTENDED_SETTLED } else { self.settled });
         Ok(self.resolved()? == Some(manifest.digest()))
     }
 }
@@ -85,7 +97,10 @@ impl CacheStore for CacheTag<'_> {
     fn replace(&self, documents: &CacheDocuments, before: Option<&FoundManifest>) -> Result<Replacement> {
         match self.put(documents, before.map(|found| found.digest)) {
             Ok(true) => Ok(Replacement::Done),
-            Ok(false) => Ok(Replacement::Conflict),
+            Ok(false) => {
+                self.is_contended.store(true, Ordering::Relaxed);
+                Ok(Replacement::Conflict)
+            }
             Err(TransportError::Registry(e)) if lacks_layers(&e) => Ok(Replacement::LacksLayers(e.into())),
             Err(e) => Err(e),
         }

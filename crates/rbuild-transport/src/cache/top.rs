@@ -13,7 +13,7 @@ use crate::cache::artifact::{CacheDocuments, CachedSteps, check_type, read_steps
 use crate::cache::listed_shards::{ShardDigests, listed_shards, with_shards};
 use crate::cache::memory::Prefetched;
 use crate::cache::remote_documents::RemoteDocuments;
-use crate::cache::shards::{RemoteCache, settle};
+use crate::cache::shards::{CONTENDED_SETTLED, RemoteCache, SHARED_SETTLED, settle_for};
 use crate::cache::signature::RecordKeys;
 use crate::cache::tag::{pushed_digest, tag_of};
 use crate::error::{Result, TransportError};
@@ -21,8 +21,8 @@ use crate::registry::Upload;
 
 /// Size in bytes up to which the manifest of a shard is also that of the tag.
 const MAX_TOP: usize = 128 << 10;
-/// Minimum time after which the tag, to which all machines write, is read again.
-const SETTLED: Duration = Duration::from_millis(60);
+/// Time that the documents of a manifest may take before the tag is read once more.
+const READ: Duration = Duration::from_millis(20);
 /// Number of times that the tag is read because another machine wrote at the same time.
 const ATTEMPTS: u32 = 32;
 
@@ -74,7 +74,7 @@ impl WrittenShard<'_> {
                     let bytes = self.next(top.as_ref(), &mut own, repository)?;
                     // Documents were requested, during which other machines may have written. The
                     // tag is read again, and written at once.
-                    if read.elapsed() > answered + SETTLED / 3 && attempt + 1 < ATTEMPTS {
+                    if read.elapsed() > answered + READ && attempt + 1 < ATTEMPTS {
                         known = Some((digest, bytes));
                         continue;
                     }
@@ -84,7 +84,8 @@ impl WrittenShard<'_> {
             repository.push_document(tag, MediaType::ImageManifest.as_ref(), &bytes)?;
             writes += 1;
             taken = read.elapsed();
-            settle(taken.max(SETTLED / 3));
+            let is_contended = writes > 1 || digest != self.before;
+            settle_for(taken, if is_contended { CONTENDED_SETTLED } else { SHARED_SETTLED });
         }
         Err(TransportError::other(format!("other machines wrote to `{}` all the time", self.cache.name().familiar())))
     }
