@@ -187,14 +187,14 @@ pub fn execute(
     let finished = result?;
     if request.cache_limit.is_some() {
         drop(platforms);
-        evict(Budget { bytes: request.cache_limit, used_since: None }, store, &events);
+        evict(Budget { bytes: request.cache_limit, ..Budget::default() }, store, &events);
     }
     Ok(finished)
 }
 
 /// Keeps the cache within its limit. A failure is only a warning, because the build is already
 /// finished.
-fn evict(budget: Budget, store: &Store, events: &Events) {
+fn evict(budget: Budget<'_>, store: &Store, events: &Events) {
     match store.gc().collect(budget) {
         Ok(freed) if freed.bytes > 0 => {
             events.phase(BuildPhase::Eviction { freed: freed.bytes }, 0.0);

@@ -68,6 +68,8 @@ pub struct BuildRequest {
     pub cache_exports: Vec<CacheExport>,
     /// Adds the records of the image's own steps to its configuration.
     pub inline_cache: bool,
+    /// Name of this machine in the caches that it writes, if it has one.
+    pub runner: Option<String>,
     /// ID of this build in the store's records.
     pub build_id: BuildId,
 }

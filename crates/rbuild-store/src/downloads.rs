@@ -289,11 +289,11 @@ mod tests {
         scene.store.gc().sweep_blobs().unwrap();
         assert!(has());
         assert_eq!([8999, 9000].map(|most| scene.store.gc().may_exceed(most).unwrap()), [true, false]);
-        scene.store.gc().collect(Budget { bytes: Some(9000), used_since: None }).unwrap();
+        scene.store.gc().collect(Budget { bytes: Some(9000), ..Budget::default() }).unwrap();
         assert!(has());
         // The disk usage of a file that is being written is not yet certain.
         rbuild_linux::sync_filesystem(&scene.store.root).unwrap();
-        let freed = scene.store.gc().collect(Budget { bytes: Some(8999), used_since: None }).unwrap();
+        let freed = scene.store.gc().collect(Budget { bytes: Some(8999), ..Budget::default() }).unwrap();
         assert_eq!((has(), freed.blobs), (false, 1), "{freed:?}");
         assert!(freed.bytes >= 9000, "{freed:?}");
         assert!(!scene.store.blobs().has_blob(&download.digest).unwrap());

@@ -93,7 +93,7 @@ pub use artifact::{Artifact, LostPlatforms, NamedImage};
 pub use blobs::Blobs;
 pub use cache::all_steps::KnownStep;
 pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
-pub use cache::records::{ForeignRecord, Record, RecordedImage, RecordedStep, Records};
+pub use cache::records::{ForeignRecord, LayerOrigin, Record, RecordOrigin, RecordedImage, RecordedStep, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView, KnownMount};
 pub use containers::{
     Container, ContainerChanges, ContainerState, Containers, DnsSettings, EndRequest, Ended, Health, HealthCheck,

@@ -20,7 +20,7 @@ pub struct Session<'s> {
     pub(crate) store: &'s Store,
     pub(crate) work: &'s Workspace,
     pub(crate) build: &'s BuildId,
-    now: i64,
+    pub(crate) now: i64,
     /// Counts the bytes of the layers that are unpacked.
     pub(crate) moved: Option<&'s AtomicU64>,
 }

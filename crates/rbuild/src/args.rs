@@ -361,7 +361,8 @@ pub struct PruneArgs {
     /// Remove the whole build cache, including cache mounts and the logs of builds
     #[arg(short, long)]
     pub all: bool,
-    /// Remove only entries unused for this long: until=24h
+    /// Remove only entries unused for this long (until=24h), or imported from this cache
+    /// (origin=CACHE)
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// Keep the most recently used entries, up to this size

@@ -6,6 +6,7 @@ pub mod context;
 pub mod file_names;
 pub mod flags;
 pub mod hidden_credentials;
+pub mod machine_name;
 pub mod mount_order;
 pub mod mounts;
 pub mod network;

@@ -65,9 +65,12 @@ pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<Cache
 }
 
 /// Returns the explanation of a cache hit. `origin` is the name of the cache that the result comes
-/// from, if it was not made in this store.
-pub fn hit(key: &CacheKey, origin: Option<&str>) -> String {
-    let origin = origin.map_or(String::new(), |cache| format!("; imported from the cache {cache}"));
+/// from, if it was not made in this store, and that of the machine that made it, if it is known.
+pub fn hit(key: &CacheKey, origin: Option<(&str, Option<&str>)>) -> String {
+    let origin = origin.map_or(String::new(), |(cache, runner)| {
+        let runner = runner.map_or(String::new(), |runner| format!(", made by {runner}"));
+        format!("; imported from the cache `{cache}`{runner}")
+    });
     format!("cache hit: no input changed (key {}){origin}", key.short())
 }
 

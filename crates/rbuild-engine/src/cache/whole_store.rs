@@ -9,7 +9,7 @@ use rbuild_layer::LayerForm;
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_store::{
     BuildId, CacheKey, CacheUse, CachedStep, KeyInputs, KeyValue, KnownMount, KnownStep, LayerVariant, Lock, MountNote,
-    RecordedStep, ResultId, Session, Store, StoreError, TreeId, Workspace,
+    RecordOrigin, RecordedStep, ResultId, Session, Store, StoreError, TreeId, Workspace,
 };
 use rbuild_transport::{CacheLimits, ImportedCaches, ImportedStep, LostLayer, day_of};
 
@@ -113,7 +113,8 @@ fn packed_step(store: &Store, work: &Workspace, step: &KnownStep, form: LayerFor
     let Some(layer) = store.lazy_trees().cached_layer(&record.tree, form)? else { return Ok(None) };
     let note = Some(note_of_stored(indexed.as_ref(), inputs));
     let (shared, result, created, used) = (record.shared, record.result, record.created, day_of(*last_use));
-    Ok(Some(CachedStep { key: *key, shared, result, layer, created, used, is_searched, note, mount: None }))
+    let runner = record.origin.as_ref().and_then(|origin| origin.runner.clone());
+    Ok(Some(CachedStep { key: *key, shared, result, layer, created, runner, used, is_searched, note, mount: None }))
 }
 
 fn packed_mounts(
@@ -149,7 +150,18 @@ fn packed_mounts(
         let result = ResultId::of(layer.blob.to_string().as_bytes());
         let (key, mount, used) = (key_of(&id), Some(MountNote { id, name }), day_of(now));
         let (shared, note, is_searched) = (None, None, false);
-        found.push(CachedStep { key, shared, result, layer, created: now, used, is_searched, note, mount });
+        found.push(CachedStep {
+            key,
+            shared,
+            result,
+            layer,
+            created: now,
+            runner: None,
+            used,
+            is_searched,
+            note,
+            mount,
+        });
     }
     Ok(found)
 }
@@ -201,7 +213,7 @@ pub fn import_steps(
     let session = Session::new(store, work, build, rbuild_linux::Timestamp::now().sec);
     let mut trees = HashMap::new();
     for found in new.iter().filter(|found| caches.is_usable(found)) {
-        report.steps += usize::from(import_step(store, session, caches.name_of(found), &found.step, &mut trees)?);
+        report.steps += usize::from(import_step(store, session, caches.origin_of(found), &found.step, &mut trees)?);
     }
     for found in restored.iter().filter(|found| caches.is_usable(found)) {
         let Some(mount) = &found.step.mount else { continue };
@@ -227,7 +239,9 @@ fn import_step(
 ) -> Result<bool> {
     let shared = step.shared.unwrap_or(step.key);
     let of_content = (shared, step.layer.blob);
-    fn recorded<'s>(tree: &'s TreeId, step: &CachedStep, origin: &'s str) -> RecordedStep<'s> {
+    let cache = origin;
+    let origin = &step.origin(session, cache);
+    fn recorded<'s>(tree: &'s TreeId, step: &CachedStep, origin: &'s RecordOrigin) -> RecordedStep<'s> {
         RecordedStep { tree, result: step.result, created: step.created, origin: Some(origin) }
     }
     let make = || {
@@ -238,7 +252,7 @@ fn import_step(
             }
             return Ok(true);
         }
-        let Some(record) = store.lazy_trees().import_step(session, step, origin)? else { return Ok(false) };
+        let Some(record) = store.lazy_trees().import_step(session, step, cache)? else { return Ok(false) };
         // The result of a linked copy is not that of its files.
         if shared != step.key && !is_linked(step) && store.records().record(&shared)?.is_none() {
             session.put_record_of(&shared, &shared, &recorded(&record.tree, step, origin))?;

@@ -26,6 +26,8 @@ struct StoredStep<'a> {
     result: ResultId,
     created: i64,
     tree: &'a TreeId,
+    /// Name of this machine, if it has one.
+    runner: Option<&'a str>,
 }
 
 /// Returns the forms in which layers are needed, each once.
@@ -92,7 +94,8 @@ pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Stor
                     return Ok(None);
                 }
                 let (tree, result, created) = (&record.tree, record.result, record.created);
-                let stored = StoredStep { vertex, key: *key, result, created, tree };
+                let runner = request.runner.as_deref();
+                let stored = StoredStep { vertex, key: *key, result, created, tree, runner };
                 for form in &forms {
                     if !store.lazy_trees().has_layer(tree, *form)? {
                         return Ok(None);
@@ -129,7 +132,8 @@ pub(crate) fn of_image(env: &StepEnv<'_>, form: LayerForm) -> Result<Vec<CachedS
         let Some(done) = env.results.get(vertex) else { continue };
         let (Some(tree), Some(key)) = (&done.tree, done.key) else { continue };
         if is_clear(env, tree)? {
-            let stored = StoredStep { vertex, key, result: done.result, created: done.created, tree };
+            let (result, created, runner) = (done.result, done.created, env.request.runner.as_deref());
+            let stored = StoredStep { vertex, key, result, created, tree, runner };
             steps.extend(reported(graph, env.store, &stored, form, &secrets)?.map(|reported| reported.step));
         }
     }
@@ -146,7 +150,8 @@ fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
         match (&done.tree, done.key, &env.prepared.vertices[vertex].state) {
             (Some(tree), Some(key), _) => {
                 let (result, created) = (done.result, done.created);
-                stored.push(StoredStep { vertex, key, result, created, tree });
+                let runner = env.request.runner.as_deref();
+                stored.push(StoredStep { vertex, key, result, created, tree, runner });
             }
             (None, _, VertexState::Imported(_, found)) if passes_on(env.prepared) => {
                 steps.push(passed_on(graph, vertex, found));
@@ -203,7 +208,7 @@ fn reported(
     form: LayerForm,
     secrets: &SecretValues,
 ) -> Result<Option<ReportedStep>> {
-    let StoredStep { vertex, key, result, created, tree } = *stored;
+    let StoredStep { vertex, key, result, created, tree, .. } = *stored;
     let verdict = store.secrets().verdict(tree)?;
     let is_searched = verdict.as_ref().is_some_and(|verdict| verdict.is_complete);
     if matches!(&graph.vertices[vertex].step, Step::Run(run) if !run.secrets.is_empty()) && !is_searched {
@@ -212,10 +217,11 @@ fn reported(
     let Some(layer) = store.lazy_trees().cached_layer(tree, form)?.filter(|_| holds_nothing(verdict.as_ref())) else {
         return Ok(None);
     };
-    let shared = store.records().record(&key)?.and_then(|record| record.shared);
+    let (shared, origin) = store.records().record(&key)?.map_or((None, None), |record| (record.shared, record.origin));
+    let runner = origin.map_or_else(|| stored.runner.map(str::to_string), |origin| origin.runner);
     let inputs = store.records().key_inputs(&key)?.map(|inputs| explain::masked(inputs, secrets));
     let note = inputs.map(|inputs| notes::note(&graph.vertices[vertex], &inputs, secrets));
-    let step = CachedStep { key, shared, result, layer, created, used: 0, is_searched, note, mount: None };
+    let step = CachedStep { key, shared, result, layer, created, runner, used: 0, is_searched, note, mount: None };
     let is_refreshed = graph.vertices[vertex].ignore_cache;
     Ok(Some(ReportedStep { step, is_in_result: is_in_result(graph, vertex), is_refreshed, mount: None }))
 }

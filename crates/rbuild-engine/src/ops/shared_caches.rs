@@ -83,8 +83,18 @@ pub(crate) fn packed(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
         let created = known.as_ref().map_or(env.request.now, |known| known.step.created);
         let result = ResultId::of(layer.blob.to_string().as_bytes());
         let mount = Some(MountNote { id, name: name.clone() });
-        let step =
-            CachedStep { key, shared: None, result, layer, created, used: 0, is_searched: false, note: None, mount };
+        let step = CachedStep {
+            key,
+            shared: None,
+            result,
+            layer,
+            created,
+            runner: None,
+            used: 0,
+            is_searched: false,
+            note: None,
+            mount,
+        };
         let is_refreshed = known.is_none();
         found.push(ReportedStep { step, is_in_result: false, is_refreshed, mount: Some(name) });
     }

@@ -203,6 +203,7 @@ fn step_of(
         result,
         layer,
         created,
+        runner: None,
         used: 0,
         is_searched: false,
         note: None,

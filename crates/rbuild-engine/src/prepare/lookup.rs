@@ -303,7 +303,7 @@ impl Lookup<'_> {
                 Ok(self.store.lazy_trees().import_step(
                     session,
                     &imported.step,
-                    self.request.caches.name_of(&imported),
+                    self.request.caches.origin_of(&imported),
                 )?)
             };
             let shared = imported.step.shared.unwrap_or(key);

@@ -37,14 +37,18 @@ impl VertexState {
         }
     }
 
-    /// Returns the name of the cache besides the store that a result comes from.
-    pub(crate) fn origin<'a>(&'a self, caches: &'a ImportedCaches) -> Option<&'a str> {
-        match self {
-            VertexState::Hit(_, record) => record.origin.as_deref(),
+    /// Returns the name of the cache besides the store that a result comes from, and that of the
+    /// machine that made it, if it is known.
+    pub(crate) fn origin<'a>(&'a self, caches: &'a ImportedCaches) -> Option<(&'a str, Option<&'a str>)> {
+        let recorded = match self {
+            VertexState::Hit(_, record) => record.origin.as_ref(),
             VertexState::Foreign(_, record) => record.origin(),
-            VertexState::Imported(_, found) => Some(caches.name_of(found)),
+            VertexState::Imported(_, found) => {
+                return Some((caches.origin_of(found), found.step.runner.as_deref()));
+            }
             VertexState::Source(_) | VertexState::Open => None,
-        }
+        };
+        recorded.map(|origin| (&*origin.cache, origin.runner.as_deref()))
     }
 
     /// Returns the tree under which notes about a cached step are stored.

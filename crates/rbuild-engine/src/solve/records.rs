@@ -112,7 +112,7 @@ impl StepRecords<'_> {
             let result = if self.is_linked() { self.digest_of_files(shared) } else { found.step.result };
             let step = CachedStep { key: *shared, shared: None, result, note: None, ..found.step.clone() };
             if let Some(record) =
-                env.store.lazy_trees().import_step(env.rootfs.session(), &step, caches.name_of(&found))?
+                env.store.lazy_trees().import_step(env.rootfs.session(), &step, caches.origin_of(&found))?
             {
                 tracing::debug!(target: "engine", key = shared.short(), "hit in another cache");
                 return self.take(shared, record.tree, &record.result, record.created);
@@ -156,7 +156,7 @@ impl StepRecords<'_> {
         let env = self.env;
         if *shared != self.key {
             let origin = env.store.records().record(shared)?.and_then(|record| record.origin);
-            let step = RecordedStep { tree: &tree, result, created, origin: origin.as_deref() };
+            let step = RecordedStep { tree: &tree, result, created, origin: origin.as_ref() };
             env.rootfs.session().put_record_of(&self.key, shared, &step)?;
         }
         env.results.set(self.id, VertexResult { result, tree: Some(tree), created, key: Some(self.key) });

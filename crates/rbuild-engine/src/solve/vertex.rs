@@ -86,7 +86,8 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]
     let hit = |key: &CacheKey| {
         tracing::debug!(target: "engine", key = key.short(), "cache hit");
         let record = env.store.records().record(key).ok().flatten();
-        explain_key(explain::hit(key, record.as_ref().and_then(|record| record.origin.as_deref())));
+        let origin = record.as_ref().and_then(|record| record.origin.as_ref());
+        explain_key(explain::hit(key, origin.map(|origin| (&*origin.cache, origin.runner.as_deref()))));
         if let (Step::Copy(copy), Some(tree)) = (&env.graph().vertices[id].step, &env.done(id).tree) {
             CopyWarnings::of_tree(env.store, tree).send(copy, &env.events);
         }

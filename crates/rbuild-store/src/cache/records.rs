@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use rbuild_image::ManifestDigest;
+use rbuild_image::{DiffId, ManifestDigest};
 use rbuild_linux::{OwnerMode, write_atomic};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,29 @@ use crate::ids::{BuildId, CacheKey, HashesName, ImageKey, ResultId};
 use crate::modes;
 use crate::store::Store;
 use crate::trees::id::{TreeId, document_of};
+
+/// The origin of a result that was not made in this store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordOrigin {
+    /// Name of the cache outside the store, without a login.
+    #[serde(rename = "origin")]
+    pub cache: String,
+    /// Name of the machine that made the result, if the cache states it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<String>,
+    /// Time of the import in seconds since the Unix epoch; 0 for one by an earlier version.
+    #[serde(default)]
+    pub imported: i64,
+}
+
+/// The origin of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerOrigin {
+    /// Digest of the uncompressed layer.
+    pub layer: DiffId,
+    /// The cache that it came from.
+    pub origin: RecordOrigin,
+}
 
 /// The result of a step with a certain key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +47,9 @@ pub struct Record {
     /// Another key under which the same files are recorded, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<CacheKey>,
-    /// Name of the cache outside the store that it came from, if it was not made here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<String>,
+    /// The cache outside the store that it came from, if it was not made here.
+    #[serde(flatten)]
+    pub origin: Option<RecordOrigin>,
     boot: String,
     build: BuildId,
 }
@@ -40,8 +63,8 @@ pub struct RecordedStep<'a> {
     pub result: ResultId,
     /// Creation time of the files in seconds since the Unix epoch.
     pub created: i64,
-    /// Name of the cache outside the store that it comes from, if it was not made here.
-    pub origin: Option<&'a str>,
+    /// The cache outside the store that it comes from, if it was not made here.
+    pub origin: Option<&'a RecordOrigin>,
 }
 
 /// The record of a step that was built with the other kind of owners. Its result is as valid as any
@@ -65,9 +88,9 @@ impl ForeignRecord {
         self.0.shared.as_ref()
     }
 
-    /// Returns the name of the cache outside the store that it came from, if it was not made here.
-    pub fn origin(&self) -> Option<&str> {
-        self.0.origin.as_deref()
+    /// Returns the cache outside the store that it came from, if it was not made here.
+    pub fn origin(&self) -> Option<&RecordOrigin> {
+        self.0.origin.as_ref()
     }
 
     /// Returns the key to lock while the step with the key `key` is built.
@@ -191,9 +214,29 @@ impl Records<'_> {
     ) -> Result<()> {
         let RecordedStep { tree, result, created, origin } = *step;
         let (tree, boot, build) = (tree.clone(), self.store.boot().to_string(), build.clone());
-        let record = Record { tree, result, created, shared, origin: origin.map(str::to_string), boot, build };
+        let record = Record { tree, result, created, shared, origin: origin.cloned(), boot, build };
         self.store.unsynced.store(true, Ordering::Relaxed);
         self.store.write("records", &document_of(&key.hex(), self.store.owners()), &record)
+    }
+
+    /// Returns the origins of layers that were imported, each once.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn origins(&self, layers: &[DiffId]) -> Result<Vec<LayerOrigin>> {
+        let mut found: Vec<LayerOrigin> = Vec::new();
+        for entry in self.store.documents("records")? {
+            let path = format!("records/{}", entry.name.to_string_lossy());
+            let Ok(Some(record)) = self.store.read_if_any::<Record>(&path) else { continue };
+            let Some(origin) = record.origin else { continue };
+            let Some(layer) = self.store.lazy_trees().diff_id(&record.tree)? else { continue };
+            if layers.contains(&layer) && !found.iter().any(|known| known.layer == layer) {
+                found.push(LayerOrigin { layer, origin });
+            }
+        }
+        found.sort_by_key(|found| layers.iter().position(|known| *known == found.layer));
+        Ok(found)
     }
 
     /// Returns the finished image with that key, if it is still complete.

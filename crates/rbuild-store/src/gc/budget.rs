@@ -19,12 +19,15 @@ use crate::trees::tree::{INODES, LISTING};
 
 /// Limits on the build cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Budget {
+pub struct Budget<'a> {
     /// Maximum size in bytes of trees, their packed layers, downloaded files, interrupted downloads
     /// and cache mounts.
     pub bytes: Option<u64>,
     /// Entries last used before this time are evicted, in seconds since the Unix epoch.
     pub used_since: Option<i64>,
+    /// Only entries from the cache with that name are evicted: with `used_since`, those to which
+    /// both apply.
+    pub origin: Option<&'a str>,
 }
 
 /// A part of the cache that is evicted as a whole.
@@ -35,11 +38,13 @@ struct Evictable {
     bytes: u64,
     /// Documents that refer to it.
     documents: Vec<(&'static str, String)>,
+    /// Name of the cache that it was imported from.
+    origin: Option<String>,
 }
 
 impl Evictable {
     fn tree(name: &str, last_use: i64) -> Evictable {
-        Evictable { dir: "trees", name: name.to_string(), last_use, bytes: 0, documents: Vec::new() }
+        Evictable { dir: "trees", name: name.to_string(), last_use, bytes: 0, documents: Vec::new(), origin: None }
     }
 }
 
@@ -55,7 +60,7 @@ impl Gc<'_> {
     ///
     /// Fails if the store cannot be read or an entry cannot be removed.
     #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
-    pub fn collect(&self, budget: Budget) -> Result<Freed> {
+    pub fn collect(&self, budget: Budget<'_>) -> Result<Freed> {
         let mut freed = Freed::default();
         if let Some(alone) = ExclusiveLock::try_take(self.store)? {
             self.evict(budget, &mut freed)?;
@@ -92,7 +97,7 @@ impl Gc<'_> {
 
     /// Evicts entries. Those that this process may not remove stay, with their documents. The
     /// caller holds the exclusive lock.
-    fn evict(&self, budget: Budget, freed: &mut Freed) -> Result<()> {
+    fn evict(&self, budget: Budget<'_>, freed: &mut Freed) -> Result<()> {
         let pinned = self.store.containers().pinned_trees()?;
         let mut items = self.items()?;
         items.retain(|item| item.dir != "trees" || !pinned.contains(&item.name));
@@ -104,7 +109,9 @@ impl Gc<'_> {
         let mut left = sum(&items);
         let mut unused_blobs = false;
         for item in items {
-            let old = budget.used_since.is_some_and(|since| item.last_use < since);
+            let is_old = budget.used_since.is_none_or(|since| item.last_use < since);
+            let is_of_origin = budget.origin.is_none_or(|origin| item.origin.as_deref() == Some(origin));
+            let old = (budget.used_since, budget.origin) != (None, None) && is_old && is_of_origin;
             let over = budget.bytes.is_some_and(|most| left > most);
             if !old && !over {
                 continue;
@@ -135,7 +142,7 @@ impl Gc<'_> {
                 _ => freed.trees += 1,
             }
             freed.bytes += item.bytes;
-            let reason = if old { "not used for too long" } else { "the cache is over its limit" };
+            let reason = if old { "not used for too long, or imported" } else { "the cache is over its limit" };
             tracing::debug!(target: "store", kind = item.dir, name = item.name, bytes = item.bytes, reason, "evicted");
         }
         if freed.records > 0 {
@@ -154,6 +161,9 @@ impl Gc<'_> {
             let file = entry.name.to_string_lossy().into_owned();
             let Ok(Some(record)) = self.store.read_if_any::<Record>(&format!("records/{file}")) else { continue };
             name_tree(&mut trees, record.tree.name(), last_use(&records, &entry.name)?, ("records", file));
+            if let (Some(item), Some(origin)) = (trees.get_mut(record.tree.name()), record.origin) {
+                item.origin = Some(origin.cache);
+            }
         }
         let layers = self.store.dir("layers")?;
         for entry in self.store.documents("layers")? {
@@ -181,7 +191,7 @@ impl Gc<'_> {
             let name = entry.name.to_string_lossy().into_owned();
             let bytes = mounts.sub(&entry.name).map_or(0, |dir| tree_bytes(&dir));
             let last_use = last_use(&mounts, &entry.name)?;
-            items.push(Evictable { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
+            items.push(Evictable { dir: "mounts", name, last_use, bytes, documents: Vec::new(), origin: None });
         }
         Ok(items)
     }
@@ -201,7 +211,14 @@ impl Gc<'_> {
             };
             let name = entry.name.to_string_lossy().into_owned();
             let (last_use, bytes) = (stat.mtime.sec, stat.blocks * 512);
-            items.push(Evictable { dir: partial_blobs::DIR, name, last_use, bytes, documents: Vec::new() });
+            items.push(Evictable {
+                dir: partial_blobs::DIR,
+                name,
+                last_use,
+                bytes,
+                documents: Vec::new(),
+                origin: None,
+            });
         }
         Ok(items)
     }
@@ -217,6 +234,7 @@ impl Gc<'_> {
                 last_use: used,
                 bytes: download.size,
                 documents: Vec::new(),
+                origin: None,
             });
             item.last_use = item.last_use.max(used);
             item.documents.push((downloads::DIR, file.to_string_lossy().into_owned()));

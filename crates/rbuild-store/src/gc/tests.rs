@@ -10,6 +10,7 @@ use rbuild_testkit::Scratch;
 
 use super::budget::Budget;
 use super::prune::{DanglingImages, Freed};
+use crate::cache::records::{RecordOrigin, RecordedStep};
 use crate::cache_mounts::CacheUse;
 use crate::containers::{NewContainer, RunSettings};
 use crate::durability::Durability;
@@ -184,7 +185,7 @@ fn the_least_recently_used_entries_are_evicted_until_the_rest_fits() {
         let entries = ten_mebibytes(&scene);
         // The directory of a cache mount may occupy some blocks itself.
         let bytes = mib.map(|mib: u64| mib * MIB + MIB / 2);
-        let freed = scene.store.gc().collect(Budget { bytes, used_since }).unwrap();
+        let freed = scene.store.gc().collect(Budget { bytes, used_since, origin: None }).unwrap();
         let exists = |path: &str| scene.path.join(path).exists();
         let case = format!("{mib:?} MiB, used since {used_since:?}");
         for (i, (name, path, document)) in entries.iter().enumerate() {
@@ -203,6 +204,25 @@ fn the_least_recently_used_entries_are_evicted_until_the_rest_fits() {
     }
 }
 
+#[test]
+fn only_entries_of_a_cache_are_evicted() {
+    let scene = Scene::new();
+    scene.step("own");
+    scene.step("other");
+    let origin = RecordOrigin { cache: "a cache".into(), runner: None, imported: 7 };
+    let key = CacheKey::of(b"imported");
+    let tree = scene.step("imported");
+    let step = RecordedStep { tree: &tree, result: key.into(), created: 7, origin: Some(&origin) };
+    scene.store.records().put_record(&key, None, &step, &BuildId::new(9, 9)).unwrap();
+    let collect = |origin, used_since| {
+        let freed = scene.store.gc().collect(Budget { bytes: None, used_since, origin: Some(origin) }).unwrap();
+        (freed.trees, scene.names("trees").len())
+    };
+    assert_eq!(collect("another", None), (0, 3));
+    assert_eq!(collect("a cache", Some(1)), (0, 3), "it is not old enough");
+    assert_eq!(collect("a cache", None), (1, 2));
+}
+
 /// Each row has the times at which the two records of a tree were used, and the times since which
 /// entries must have been used so that it stays and goes.
 #[test]
@@ -213,7 +233,8 @@ fn a_tree_with_several_records_counts_as_used_at_the_latest() {
         scene.record(&key, &tree);
         scene.used_at("records", &record("one"), one);
         scene.used_at("records", &record("other"), other);
-        let collect = |used_since| scene.store.gc().collect(Budget { bytes: None, used_since: Some(used_since) });
+        let collect =
+            |used_since| scene.store.gc().collect(Budget { used_since: Some(used_since), ..Budget::default() });
         assert_eq!(collect(stays).unwrap(), Freed::default(), "{one} {other}");
         let freed = collect(goes).unwrap();
         assert_eq!((freed.trees, freed.records, scene.names("records").len()), (1, 2, 0), "{one} {other}");
@@ -235,7 +256,7 @@ fn files_shared_by_copies_count_once() {
             std::fs::write(dir.join(LISTING), "").unwrap();
             std::fs::write(dir.join(INODES), note).unwrap();
         }
-        scene.store.gc().collect(Budget { bytes: Some(mib * MIB), used_since: None }).unwrap();
+        scene.store.gc().collect(Budget { bytes: Some(mib * MIB), ..Budget::default() }).unwrap();
         assert_eq!(scene.names("trees").len(), kept, "{mib} MiB, linked: {linked}");
     }
 }
@@ -258,7 +279,7 @@ fn the_base_of_a_tree_stored_as_changes_is_evicted_last_and_takes_that_tree_alon
         scene.occupies(&changes, 1);
         scene.used_at("records", &record("base"), base_used);
         scene.used_at("records", &record("changes"), changes_used);
-        scene.store.gc().collect(Budget { bytes: Some(mib * MIB), used_since: None }).unwrap();
+        scene.store.gc().collect(Budget { bytes: Some(mib * MIB), ..Budget::default() }).unwrap();
         let case = format!("{base_used} {changes_used}, {mib} MiB");
         for (name, tree, kept) in [("base", &base, keeps_base), ("changes", &changes, keeps_changes)] {
             assert_eq!(scene.names("trees").contains(tree.name()), kept, "{case}: {name}");
@@ -292,7 +313,7 @@ fn packed_layers_are_counted_and_evicted_with_their_tree() {
     let layer = scene.store.layers().pack_tree(&work, &tree, PLAIN, &|| false).unwrap();
     drop(work);
     scene.occupies(&tree, 1);
-    let budget = |bytes| Budget { bytes: Some(bytes), used_since: None };
+    let budget = |bytes| Budget { bytes: Some(bytes), ..Budget::default() };
     assert_eq!(scene.store.gc().collect(budget(MIB + layer.size)).unwrap(), Freed::default());
     assert!(scene.names("blobs/sha256").contains(&layer.digest.hex()));
     let freed = scene.store.gc().collect(budget(MIB + layer.size - 1)).unwrap();
@@ -324,7 +345,7 @@ fn interrupted_downloads_count_towards_the_limit() {
     std::fs::write(&path, vec![1; 2 << 20]).unwrap();
     for (limit, exceeds) in [(3 * MIB, false), (MIB, true)] {
         assert_eq!(scene.store.gc().may_exceed(limit).unwrap(), exceeds, "{limit}");
-        let freed = scene.store.gc().collect(Budget { bytes: Some(limit), used_since: None }).unwrap();
+        let freed = scene.store.gc().collect(Budget { bytes: Some(limit), ..Budget::default() }).unwrap();
         assert_eq!((freed.blobs, path.exists()), (u64::from(exceeds), !exceeds), "{limit}");
     }
 }
@@ -334,7 +355,7 @@ fn a_budget_evicts_nothing_while_another_process_uses_the_store() {
     let scene = Scene::new();
     scene.step("step");
     let other = Store::open(&scene.path).unwrap();
-    let none = Budget { bytes: Some(0), used_since: None };
+    let none = Budget { bytes: Some(0), ..Budget::default() };
     assert_eq!(scene.store.gc().collect(none).unwrap(), Freed::default());
     drop(other);
     assert_eq!(scene.store.gc().collect(none).unwrap().trees, 1);

@@ -60,7 +60,7 @@ impl LazyTrees<'_> {
         let tree = self.store.trees().step_tree(&name.finish());
         self.store.trees().commit_tree(work, &path, &tree)?;
         let shared = theirs.shared.as_ref().unwrap_or(key);
-        let origin = theirs.origin.as_deref();
+        let origin = theirs.origin.as_ref();
         let step = RecordedStep { tree: &tree, result: theirs.result, created: theirs.created, origin };
         session.put_record_of(key, shared, &step)?;
         self.store.records().record(key)

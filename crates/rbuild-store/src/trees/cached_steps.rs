@@ -9,10 +9,10 @@ use std::ops::RangeInclusive;
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType};
 use rbuild_layer::{LayerError, LayerForm, Packed, Remainder, examine};
 use rbuild_linux::{RootDir, Timestamp, UidGid};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cache::build_index::KeyInputs;
-use crate::cache::records::{Record, RecordedStep};
+use crate::cache::records::{Record, RecordOrigin, RecordedStep};
 use crate::cache_mounts::CacheMount;
 use crate::contents::{compare, compare_content};
 use crate::error::{Result, StoreError};
@@ -46,6 +46,9 @@ pub struct CachedStep {
     /// Creation time of the files in seconds since the Unix epoch.
     #[serde(rename = "c")]
     pub created: i64,
+    /// Name of the machine that made the result, if it is known.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none", deserialize_with = "printable")]
+    pub runner: Option<String>,
     /// Day of the last use, counted from the Unix epoch.
     #[serde(rename = "n", default)]
     pub used: i64,
@@ -90,12 +93,26 @@ pub struct MountNote {
 const SECONDS_OF_DATES: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 impl CachedStep {
+    /// Returns the origin of a step that a session imports from the cache with that name.
+    pub fn origin(&self, session: Session<'_>, cache: &str) -> RecordOrigin {
+        RecordOrigin { cache: cache.to_string(), runner: self.runner.clone(), imported: session.now }
+    }
+
     /// Returns true if its times can be those of files and documents. Records of caches are not
     /// trusted.
     pub fn has_valid_times(&self) -> bool {
         let (sec, nsec) = self.layer.mtime;
         SECONDS_OF_DATES.contains(&self.created) && SECONDS_OF_DATES.contains(&sec) && nsec < 1_000_000_000
     }
+}
+
+/// Maximum length of the name of a machine in bytes.
+const MAX_RUNNER: usize = 255;
+
+/// Reads the name of a machine, which other machines state. One that cannot be printed is left out.
+fn printable<'d, D: Deserializer<'d>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+    let name = Option::<String>::deserialize(from)?;
+    Ok(name.filter(|name| name.len() <= MAX_RUNNER && !name.chars().any(char::is_control)))
 }
 
 fn is_false(value: &bool) -> bool {
@@ -336,7 +353,8 @@ impl LazyTrees<'_> {
         let tree = self.store.trees().step_tree(&hasher.finish());
         self.store.trees().commit_tree(session.work, &path, &tree)?;
         let shared = step.shared.as_ref().unwrap_or(&step.key);
-        let recorded = RecordedStep { tree: &tree, result: step.result, created: step.created, origin: Some(origin) };
+        let origin = step.origin(session, origin);
+        let recorded = RecordedStep { tree: &tree, result: step.result, created: step.created, origin: Some(&origin) };
         session.put_record_of(&step.key, shared, &recorded)?;
         if let Some(note) = &step.note {
             self.store.records().put_key_inputs(&step.key, &note.inputs)?;
@@ -352,6 +370,7 @@ mod tests {
     use rbuild_testkit::Scratch;
 
     use super::*;
+    use crate::cache::records::LayerOrigin;
     use crate::ids::BuildId;
     use crate::store::Store;
     use crate::trees::tree::NewTree;
@@ -365,6 +384,7 @@ mod tests {
             result,
             layer,
             created: 7,
+            runner: Some("one".into()),
             used: 20_000,
             is_searched: true,
             note: None,
@@ -400,7 +420,11 @@ mod tests {
         assert_eq!(to.blobs().put_blob(&work, blob).unwrap().0, step.layer.blob);
         let record = to.lazy_trees().import_step(session, &step, "a cache").unwrap().unwrap();
         assert_eq!((record.result, record.created, record.shared), (step.result, 7, step.shared));
-        assert_eq!(record.origin.as_deref(), Some("a cache"));
+        let origin = RecordOrigin { cache: "a cache".into(), runner: Some("one".into()), imported: 9 };
+        assert_eq!(record.origin, Some(origin.clone()));
+        let layer = step.layer.diff_id;
+        assert_eq!(to.records().origins(&[layer]).unwrap(), [LayerOrigin { layer, origin }]);
+        assert!(to.records().origins(&[]).unwrap().is_empty());
         assert_eq!(to.lazy_trees().import_step(session, &step, "a cache").unwrap(), Some(record.clone()), "once");
         assert!(to.secrets().may_use(&record.tree, true, &[]).unwrap());
         assert_eq!(to.lazy_trees().unpacked_tree(&record.tree).unwrap().map(drop), None, "it is not unpacked");
@@ -488,6 +512,7 @@ mod tests {
                 result,
                 layer,
                 created: 0,
+                runner: None,
                 used: 0,
                 is_searched: false,
                 note: None,

@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use rbuild_image::DiffId;
 use rbuild_layer::{ExternalFiles, LayerForm, Remainder, pack_with_external};
 use rbuild_linux::{RootDir, Timestamp, UidGid};
 use serde::{Deserialize, Serialize};
@@ -270,6 +271,13 @@ impl<'s> LazyTrees<'s> {
     }
 
     /// Returns the note of a lazy tree, unpacked or not.
+    /// Returns the digest of the uncompressed layer of a lazily unpacked tree; `None` for others.
+    pub(crate) fn diff_id(&self, tree: &TreeId) -> Result<Option<DiffId>> {
+        let Some(note) = self.lazy_note(tree)? else { return Ok(None) };
+        let document = format!("trees/{}/{}", tree.name(), note.layer);
+        Ok(self.store.read_if_whole::<PackedLayer>(&document)?.map(|layer| layer.diff_id))
+    }
+
     pub(crate) fn lazy_note(&self, tree: &TreeId) -> Result<Option<LazyNote>> {
         self.store.read_if_whole(&format!("trees/{}/{LAZY_NOTE}", tree.name()))
     }

@@ -302,6 +302,11 @@ impl ImportedCaches {
         &self.caches[step.cache].name
     }
 
+    /// Returns the same name without quotation marks, as the store keeps it.
+    pub fn origin_of(&self, step: &ImportedStep) -> &str {
+        self.name_of(step).trim_matches('`')
+    }
+
     /// Has the layers copied into the store from now on, because an image cannot be pushed without
     /// them.
     pub fn copy_layers(&self) {

@@ -9,7 +9,7 @@ use rbuild_image::{
     human_size, is_attachment, parse_index, parse_manifest, platform_document,
 };
 use rbuild_linux::Timestamp;
-use rbuild_store::{Artifact, FoundImage, Image, NamedImage, RepoDigest, Store};
+use rbuild_store::{Artifact, FoundImage, Image, LayerOrigin, NamedImage, RepoDigest, Store};
 use serde_json::{Value, json};
 
 use crate::args::{HistoryArgs, ImagesArgs, TagArgs};
@@ -439,7 +439,7 @@ pub fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
     let repo_digests = repo_digests.iter().filter(|known| known.is_of(&[image.manifest_digest]));
     let repo_digests: BTreeSet<String> = repo_digests.map(RepoDigest::familiar).collect();
     let c = &image.config;
-    Ok(json!({
+    let mut properties = json!({
         "Id": image.id.to_string(),
         "RepoTags": names,
         "RepoDigests": repo_digests,
@@ -454,7 +454,25 @@ pub fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
         "Os": c.os,
         "Size": image_size(store, image)?,
         "RootFS": {"Type": "layers", "Layers": c.rootfs.diff_ids},
-    }))
+    });
+    let origins = store.records().origins(&c.rootfs.diff_ids)?;
+    if !origins.is_empty() {
+        properties["Origins"] = origins.iter().map(origin_document).collect();
+    }
+    Ok(properties)
+}
+
+/// Returns the origin of a layer that was imported from a cache.
+fn origin_document(found: &LayerOrigin) -> Value {
+    let LayerOrigin { layer, origin } = found;
+    let mut document = json!({"Layer": layer, "Cache": origin.cache});
+    if let Some(runner) = &origin.runner {
+        document["Runner"] = json!(runner);
+    }
+    if origin.imported > 0 {
+        document["Imported"] = json!(jiff::Timestamp::from_second(origin.imported).unwrap_or_default().to_string());
+    }
+    document
 }
 
 /// Adds the fields that the printed document omits when empty, so that templates can use them.

@@ -204,14 +204,18 @@ pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> 
     Ok(exit_code(ended.code, ended.stopped))
 }
 
-/// Returns the budget of `--filter until=` and `--keep-storage`; `None` if neither is set.
-fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
+/// Returns the budget of `--filter` and `--keep-storage`; `None` if neither is set.
+fn budget(args: &PruneArgs) -> Result<Option<Budget<'_>>, Failure> {
     let mut budget = Budget::default();
     for filter in &args.filter {
-        let Some(("until", text)) = filter.split_once('=') else {
-            return Err(Failure::usage(format!("--filter {filter}: unknown filter")).help(VerbRemedy::UntilFilter));
-        };
-        budget.used_since = Some(value::until(filter, text)?);
+        match filter.split_once('=') {
+            Some(("until", text)) => budget.used_since = Some(value::until(filter, text)?),
+            Some(("origin", cache)) => budget.origin = Some(cache),
+            _ => {
+                let failure = Failure::usage(format!("--filter {filter}: unknown filter"));
+                return Err(failure.help(VerbRemedy::CacheFilter));
+            }
+        }
     }
     budget.bytes = args.keep_storage.as_deref().map(|s| crate::input::flags::size("--keep-storage", s)).transpose()?;
     Ok((budget != Budget::default()).then_some(budget))

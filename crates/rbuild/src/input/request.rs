@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use crate::input::cache::{self, CacheReader, CacheTarget};
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
-use crate::input::{mounts, network, output, proxies, registry, value};
+use crate::input::{machine_name, mounts, network, output, proxies, registry, value};
 use crate::ui::hints::{Hint, OutputRemedy, ValueRemedy};
 use crate::ui::terminal;
 
@@ -119,6 +119,7 @@ impl InputReader<'_> {
                 .map(|target| target.export.clone())
                 .collect(),
             inline_cache: cache_to.iter().any(CacheTarget::is_inline),
+            runner: machine_name::given(),
             build_id: build_id(now)?,
         };
         let contexts = unpacked.into_iter().chain(named.downloaded).collect();

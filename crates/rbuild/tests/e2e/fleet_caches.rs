@@ -159,6 +159,51 @@ fn a_shard_that_cannot_be_read_stays_named() {
     }
 }
 
+/// The store knows the cache, the machine and the time of an import, and can forget all that it has
+/// from a cache.
+#[test]
+fn imported_steps_have_an_origin() {
+    let fleet = Fleet::new();
+    fleet.build(&Machine::bare(), "one", "1", &[]);
+    let two = Machine::bare();
+    let to = format!("{},ref={},mode=max", fleet.cache, fleet.scene.name("other"));
+    let args = ["-t", "x", "--explain", "--cache-from", &fleet.cache, "--cache-to", &to];
+    let cache = fleet.scene.name("app:cache-main");
+    let ran = two.build_as("two", &fleet.file, &args).ok();
+    assert_eq!(ran.steps(), (0, 4), "{}", ran.stderr);
+    let reason = format!("; imported from the cache `{cache}`, made by one");
+    assert!(ran.stderr.contains(&reason), "{}", ran.stderr);
+    let inspected = |machine: &Machine| -> serde_json::Value {
+        serde_json::from_str(&machine.lab.rbuild(["inspect", "x"]).ok().stdout).unwrap()
+    };
+    let image = &inspected(&two)[0];
+    let origins = image["Origins"].as_array().unwrap();
+    let layers = image["RootFS"]["Layers"].as_array().unwrap();
+    assert_eq!(origins.len(), 4, "{image}");
+    for origin in origins {
+        assert!(
+            layers.contains(&origin["Layer"]) && origin["Cache"] == *cache && origin["Runner"] == "one",
+            "{origin}"
+        );
+        assert!(origin["Imported"].as_str().unwrap().starts_with("20"), "{origin}");
+    }
+    // A cache that has the steps from another one names the machine that made them.
+    let three = Machine::bare();
+    let from = to.replace(",mode=max", "");
+    let ran = three.build_as("three", &fleet.file, &["-t", "x", "--explain", "--cache-from", &from]).ok();
+    assert!(ran.stderr.contains(", made by one"), "{}", ran.stderr);
+    let built = |more: &[&str]| two.build_as("two", &fleet.file, &[&["-t", "x"], more].concat()).ok();
+    two.lab.rbuild(["prune", "--filter", "origin=other"]).ok();
+    assert_eq!(built(&["--explain"]).steps(), (0, 4));
+    two.lab.rbuild(["prune", "--filter", "origin=other", "--filter", "until=1h"]).ok();
+    assert_eq!(built(&[]).steps(), (0, 4));
+    two.lab.rbuild(["prune", "--filter", &format!("origin={cache}")]).ok();
+    assert_eq!(built(&[]).steps(), (4, 0));
+    assert!(inspected(&two)[0]["Origins"].is_null());
+    two.lab.rbuild(["prune", "--filter", "source=x"]).fails(2, &["unknown filter", "origin="]);
+    two.lab.rbuild(["fsck"]).ok();
+}
+
 /// A manifest that the tag names may have been removed, because its shard has a newer one.
 #[test]
 fn a_shard_that_was_written_meanwhile_is_read_by_its_tag() {

@@ -14,7 +14,7 @@ use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::in_fetcher;
 use crate::exit::{Failure, code, reported};
 use crate::input::cache::{CacheTarget, ReadCache};
-use crate::input::registry;
+use crate::input::{machine_name, registry};
 
 /// Reads the records of caches, all at once. The caller must have one thread.
 pub fn read(
@@ -52,14 +52,6 @@ fn fetch_layers(store: &Store, flags: &RegistryFlags, wanted: &[WantedLayer]) ->
     }
 }
 
-/// Returns the name of this machine, which determines its shard: `RBUILD_RUNNER`, or else the host
-/// name.
-pub fn machine() -> String {
-    let given = std::env::var("RBUILD_RUNNER").ok().filter(|name| !name.is_empty());
-    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    given.unwrap_or_else(|| host().trim().to_string())
-}
-
 /// Checks before a build that its caches can be signed. The launcher, of which the builder is a
 /// copy, never has their keys.
 pub fn check_keys(targets: &[CacheTarget]) -> Result<(), Failure> {
@@ -81,7 +73,7 @@ pub fn write(
 ) -> Result<WrittenCache, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
-        let (keys, machine) = (target.keys()?, machine());
+        let (keys, machine) = (target.keys()?, machine_name::given_or_host());
         let steps = OwnSteps { keys: &keys, ..*steps };
         write_shared_cache(store, &client, SharedTarget { cache, machine: &machine, awaited }, &steps)
             .map_err(Failure::from)

@@ -18,10 +18,9 @@ use rbuild_transport::{
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
-use crate::commands::fetcher::caches::machine;
 use crate::commands::fetcher::task::interrupted;
 use crate::exit::{Failure, code};
-use crate::input::registry;
+use crate::input::{machine_name, registry};
 
 /// Longest time that a claim that was not requested delays a build which nobody waits for.
 const DELAY: Duration = Duration::from_millis(500);
@@ -85,7 +84,7 @@ impl<'a> StepClaims<'a> {
         build: &str,
         note: &'a dyn Fn(&str),
     ) -> Self {
-        let by = format!("{} {build}", machine());
+        let by = format!("{} {build}", machine_name::given_or_host());
         StepClaims { store, flags, claimed, by, note, held: RefCell::default(), is_over: Cell::default() }
     }
 

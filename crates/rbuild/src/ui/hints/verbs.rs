@@ -82,7 +82,7 @@ pub enum VerbRemedy {
     /// Run without a terminal.
     OmitTerminal,
     /// Filter by time.
-    UntilFilter,
+    CacheFilter,
     /// Use the form of a duration.
     DurationForm,
     /// Repair the store.
@@ -169,7 +169,7 @@ impl VerbRemedy {
                 format!("run `rbuild images` to list the images, or `rbuild pull {image}`").into()
             }
             VerbRemedy::OmitTerminal => "omit -t".into(),
-            VerbRemedy::UntilFilter => "use until=24h".into(),
+            VerbRemedy::CacheFilter => "use until=24h, or origin= with the name of a cache".into(),
             VerbRemedy::DurationForm => "use a duration such as 24h or 1h30m".into(),
             VerbRemedy::RepairStore => "run `rbuild fsck --repair` to remove damaged entries".into(),
             VerbRemedy::ObtainAgain => "pull, load or build the images again".into(),
