@@ -59,6 +59,10 @@ pub struct NamedVolume {
     pub read_only: bool,
     /// True if the name was generated for this container.
     pub anonymous: bool,
+    /// True if the image declares it and the command line does not. Omitted where no writable
+    /// volume can be mounted.
+    #[serde(default)]
+    pub of_image: bool,
 }
 
 impl ContainerMount {
@@ -68,6 +72,20 @@ impl ContainerMount {
             ContainerMount::Named(volume) => Some(&volume.name),
             ContainerMount::Bind(_) | ContainerMount::Tmpfs(_) => None,
         }
+    }
+
+    /// Returns the path at which the command line mounts an anonymous volume, which is a property
+    /// of the container like the paths that its image declares.
+    pub fn anonymous_target(&self) -> Option<&str> {
+        match self {
+            ContainerMount::Named(NamedVolume { target, anonymous: true, of_image: false, .. }) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Returns true if the image declares it and the command line does not.
+    pub fn is_of_image(&self) -> bool {
+        matches!(self, ContainerMount::Named(NamedVolume { of_image: true, .. }))
     }
 
     /// Returns its absolute path in the container, as it was specified.

@@ -101,8 +101,10 @@ pub(super) fn prepared(
 ) -> Result<RunRequest> {
     let ContainerCommand { container, image, invocation } = command;
     let place = place(store, work, image, builder, invocation.now)?;
-    let volumes = named_volumes(store, work, &invocation.settings.mounts, &place.view, builder)?;
-    let request = request(place, image, invocation, &volumes, builder)?;
+    let mounts = possible_mounts(&invocation.settings, builder);
+    let volumes = named_volumes(store, work, &mounts, &place.view, builder)?;
+    let mounts = requested_mounts(&mounts, &volumes, builder);
+    let request = request(place, image, invocation, mounts, builder)?;
     if let RootFiles::Overlay { lowers, upper, .. } = &request.files {
         store.containers().pin_trees(container, lowers)?;
         store.containers().record_changes(container, upper)?;
@@ -156,7 +158,7 @@ fn request(
     Place { files, upper, view }: Place,
     image: &Image,
     invocation: &Invocation,
-    volumes: &[PathBuf],
+    mounts: Vec<MountRequest>,
     builder: &Builder,
 ) -> Result<RunRequest> {
     let config = &image.config.config;
@@ -191,7 +193,7 @@ fn request(
         files,
         read_only: settings.security.read_only,
         hostname: settings.hostname.clone(),
-        mounts: mounts(&settings.mounts, volumes, builder),
+        mounts,
         network: NetworkMode::of_name(&settings.network).unwrap_or(NetworkMode::Host),
         shm_size: settings.shm_size.unwrap_or(DEFAULT_SHM),
         announced: true,
@@ -211,6 +213,13 @@ pub(super) fn privileges(settings: &SecuritySettings) -> Privileges {
     }
 }
 
+/// Returns the mounts of a container. Without mounts, those that the image declares are omitted:
+/// its files at these paths are writable, and dropped with all others.
+fn possible_mounts(settings: &RunSettings, builder: &Builder) -> Vec<ContainerMount> {
+    let is_possible = |mount: &&ContainerMount| !(builder.is_bare() && mount.is_of_image());
+    settings.mounts.iter().filter(is_possible).cloned().collect()
+}
+
 /// Returns the paths of the volumes with names, in the order of the mounts. New ones get the files
 /// that the image has at their target.
 fn named_volumes(
@@ -222,7 +231,8 @@ fn named_volumes(
 ) -> Result<Vec<PathBuf>> {
     let mode = builder.isolation.runner_mode().name();
     let open = |mount: &ContainerMount| {
-        let ContainerMount::Named(NamedVolume { name, target, anonymous, read_only }) = mount else { return None };
+        let ContainerMount::Named(volume) = mount else { return None };
+        let NamedVolume { name, target, anonymous, read_only, of_image: _ } = volume;
         if builder.is_bare() && !read_only {
             let message = "a volume cannot be writable: that requires mounts, which this machine does not permit";
             let help = Some(MountRemedy::ReadOnlyVolume.into());
@@ -237,7 +247,7 @@ fn named_volumes(
     mounts.iter().filter_map(open).collect()
 }
 
-fn mounts(mounts: &[ContainerMount], volumes: &[PathBuf], builder: &Builder) -> Vec<MountRequest> {
+fn requested_mounts(mounts: &[ContainerMount], volumes: &[PathBuf], builder: &Builder) -> Vec<MountRequest> {
     let mut volumes = volumes.iter();
     let mut binds = 0;
     let mut request = |mount: &ContainerMount| match mount {

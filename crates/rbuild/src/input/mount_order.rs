@@ -4,6 +4,7 @@ use rbuild_paths::in_root;
 use rbuild_plan::ContainerMount;
 
 use crate::exit::Failure;
+use crate::input::mounts::image_volume;
 use crate::ui::hints::ValueRemedy;
 
 /// Sorts mounts by the depth of their targets, as docker does, so that none covers another one. Of
@@ -12,7 +13,7 @@ use crate::ui::hints::ValueRemedy;
 /// # Errors
 ///
 /// Fails if two mounts have the same target.
-pub fn in_order(mounts: Vec<ContainerMount>) -> Result<Vec<ContainerMount>, Failure> {
+fn in_order(mounts: Vec<ContainerMount>) -> Result<Vec<ContainerMount>, Failure> {
     let mut sorted: Vec<(Vec<String>, ContainerMount)> = Vec::new();
     for mount in mounts {
         let target: Vec<String> = in_root(mount.target()).into_iter().map(String::from).collect();
@@ -30,8 +31,32 @@ pub fn in_order(mounts: Vec<ContainerMount>) -> Result<Vec<ContainerMount>, Fail
     Ok(sorted.into_iter().map(|(_, mount)| mount).collect())
 }
 
+/// Returns mounts in the order of their depth, with an anonymous volume for each path of
+/// `declared`, the VOLUME paths of an image, that is not the target of one of them. As in docker,
+/// such a path may be relative to `/`; `/` itself cannot be a volume. `container` is the ID of the
+/// container.
+///
+/// # Errors
+///
+/// Fails as [`in_order`] does.
+pub fn with_image_volumes<'a>(
+    mut mounts: Vec<ContainerMount>,
+    declared: impl Iterator<Item = &'a String>,
+    container: &str,
+) -> Result<Vec<ContainerMount>, Failure> {
+    for path in declared {
+        let target = in_root(path);
+        if !target.is_empty() && mounts.iter().all(|mount| in_root(mount.target()) != target) {
+            mounts.push(image_volume(format!("/{}", target.join("/")), container));
+        }
+    }
+    in_order(mounts)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use rbuild_plan::{TmpfsMount, TmpfsOptions, Volume};
 
     use super::*;
@@ -57,5 +82,18 @@ mod tests {
             let targets = found.map(|mounts| mounts.iter().map(ContainerMount::target).collect::<Vec<_>>().join(" "));
             assert_eq!(targets.as_deref(), expected.as_ref().map(|targets| *targets));
         }
+    }
+    #[test]
+    fn paths_that_an_image_declares_are_volumes_unless_they_are_targets_of_mounts() {
+        let tmpfs = |target: &str| {
+            let options = TmpfsOptions::default();
+            ContainerMount::Tmpfs(TmpfsMount { target: target.into(), options, read_only: false })
+        };
+        let declared = ["/", "/a", "/a/b", "/a/b/", "/c/../d/", "rel"].map(String::from);
+        let mounts = with_image_volumes(vec![tmpfs("/d"), tmpfs("/a/b/c")], declared.iter(), "id").unwrap();
+        let found: Vec<(&str, bool)> = mounts.iter().map(|mount| (mount.target(), mount.is_of_image())).collect();
+        assert_eq!(found, [("/d", false), ("/a", true), ("/rel", true), ("/a/b", true), ("/a/b/c", false)]);
+        let volumes = || mounts.iter().filter_map(ContainerMount::volume);
+        assert!(volumes().all(|name| name.len() == 64) && volumes().collect::<BTreeSet<_>>().len() == 3);
     }
 }

@@ -23,6 +23,13 @@ pub fn generated_name(salt: &str) -> String {
     BlobDigest::of(salt.as_bytes()).hex()
 }
 
+/// Returns an anonymous volume for a path that the image of a container declares as one.
+/// `container` is the ID of the container.
+pub fn image_volume(target: String, container: &str) -> ContainerMount {
+    let name = generated_name(&format!("{container} {target}"));
+    ContainerMount::Named(NamedVolume { name, target, read_only: false, anonymous: true, of_image: true })
+}
+
 /// Parses `[SOURCE:]TARGET[:ro|rw]` of a container: as in docker, a source without a slash is the
 /// name of a volume, and without a source, the volume is anonymous. `container` is the ID of the
 /// container.
@@ -30,7 +37,7 @@ pub fn container_volume(text: &str, container: &str) -> Result<ContainerMount, F
     let bad = |problem: String| Failure::usage(format!("--volume {text}: {problem}"));
     let named = |name: String, target: &str, read_only, anonymous| {
         check_target(bad, target)?;
-        Ok(ContainerMount::Named(NamedVolume { name, target: target.into(), read_only, anonymous }))
+        Ok(ContainerMount::Named(NamedVolume { name, target: target.into(), read_only, anonymous, of_image: false }))
     };
     match text.split_once(':') {
         None if text.starts_with('/') => named(generated_name(&format!("{container} {text}")), text, false, true),
@@ -181,7 +188,7 @@ pub fn mount(text: &str, container: &str) -> Result<ContainerMount, Failure> {
             if !is_volume_name(&name) {
                 return Err(bad(format!("`{name}` is not the name of a volume")).help(ValueRemedy::VolumeName));
             }
-            Ok(ContainerMount::Named(NamedVolume { name, target, read_only, anonymous }))
+            Ok(ContainerMount::Named(NamedVolume { name, target, read_only, anonymous, of_image: false }))
         }
         ("volume", _, None) => Err(bad("the target is missing".into()).help(ValueRemedy::MountForm)),
         ("tmpfs", None, Some(target)) => {
@@ -243,7 +250,7 @@ mod tests {
     #[test]
     fn sources_without_a_slash_are_names_of_volumes() {
         let parsed = |text| match container_volume(text, "id").unwrap() {
-            ContainerMount::Named(NamedVolume { name, target, read_only, anonymous }) => {
+            ContainerMount::Named(NamedVolume { name, target, read_only, anonymous, of_image: false }) => {
                 (if anonymous { name.len().to_string() } else { name }, target, read_only)
             }
             other => (format!("{other:?}"), String::new(), false),

@@ -30,6 +30,7 @@ mod fleet_caches;
 mod foreign;
 mod forge;
 mod hostile;
+mod image_volumes;
 mod images;
 mod implicit_dirs;
 mod insecure;

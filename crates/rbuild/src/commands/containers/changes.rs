@@ -7,6 +7,7 @@ use rbuild_engine::{BuildError, ChangeKind, ChangedFiles, Commit};
 use rbuild_image::{ImageConfig, Reference};
 use rbuild_linux::Timestamp;
 use rbuild_linux::process::{signal_name, signal_number};
+use rbuild_plan::ContainerMount;
 use rbuild_sandbox::{Builder, enter};
 use rbuild_store::{Container, Image, RunSettings, Store};
 use serde_json::json;
@@ -70,7 +71,7 @@ impl Changed {
 
     /// Sets the properties of the container in the configuration of its image, as docker does.
     fn configure(&self, config: &mut ImageConfig) {
-        let RunSettings { entrypoint, args, env, user, cwd, labels, exposed, stop_signal, .. } = &self.settings;
+        let RunSettings { entrypoint, args, env, user, cwd, labels, exposed, stop_signal, mounts, .. } = &self.settings;
         let config = &mut config.config;
         let pair = |text: &String| text.split_once('=').map(|(name, value)| (name.to_string(), value.to_string()));
         let all = merged(config.env.iter().filter_map(pair).chain(env.iter().cloned()));
@@ -86,6 +87,9 @@ impl Changed {
         config.labels.extend(labels.iter().cloned());
         for port in exposed {
             config.exposed_ports.entry(port.to_string()).or_insert_with(|| json!({}));
+        }
+        for target in mounts.iter().filter_map(ContainerMount::anonymous_target) {
+            config.volumes.entry(target.to_string()).or_insert_with(|| json!({}));
         }
         if signal_number(&config.stop_signal).unwrap_or(TERM) != *stop_signal {
             config.stop_signal = signal_name(*stop_signal);

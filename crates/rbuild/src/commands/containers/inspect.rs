@@ -3,6 +3,7 @@
 use rbuild_engine::DEFAULT_SHM;
 use rbuild_linux::process::signal_name;
 use rbuild_plan::{Capabilities, ContainerMount, NamedVolume, TmpfsMount, Volume};
+use rbuild_sandbox::RunnerMode;
 use rbuild_store::{
     Container, ContainerState, Ended, Health, HealthResult, RestartPolicy, RunSettings, Started, Store,
 };
@@ -34,7 +35,7 @@ pub fn inspected(store: &Store, container: &Container) -> Result<Value, Failure>
         "RestartCount": store.containers().restart_files(&container.id).last_end().map_or(0, |end| end.restarts),
         "Platform": "linux",
         "HostConfig": host_config(settings.as_ref()),
-        "Mounts": mounts(store, settings.as_ref()),
+        "Mounts": mounts(store, settings.as_ref(), started.as_ref()),
         "Config": config(settings.as_ref(), &command, &name, image.as_ref().map(|image| &image.config.config)),
         "NetworkSettings": network(settings.as_ref(), state.is_running()),
     }))
@@ -130,12 +131,12 @@ fn retries(policy: RestartPolicy) -> u32 {
     }
 }
 
-/// Formats a bind mount as docker's `--volume` does.
+/// Formats a bind mount as docker's `--volume` does. Anonymous volumes are not among them.
 fn bind(mount: &ContainerMount) -> Option<String> {
     let (source, target, read_only) = match mount {
         ContainerMount::Bind(Volume { source, target, read_only }) => (source.display().to_string(), target, read_only),
+        ContainerMount::Named(NamedVolume { anonymous: true, .. }) | ContainerMount::Tmpfs(_) => return None,
         ContainerMount::Named(volume) => (volume.name.clone(), &volume.target, &volume.read_only),
-        ContainerMount::Tmpfs(_) => return None,
     };
     Some(format!("{source}:{target}{}", if *read_only { ":ro" } else { "" }))
 }
@@ -152,7 +153,9 @@ fn tmpfs(mount: &ContainerMount) -> Option<(String, Value)> {
     Some((target.clone(), options.into_iter().flatten().collect::<Vec<_>>().join(",").into()))
 }
 
-fn mounts(store: &Store, settings: Option<&RunSettings>) -> Vec<Value> {
+/// Returns the mounts of a container. Without mounts, it has none that its image declares.
+fn mounts(store: &Store, settings: Option<&RunSettings>, started: Option<&Started>) -> Vec<Value> {
+    let is_bare = started.is_some_and(|started| RunnerMode::of_name(&started.isolation) == Some(RunnerMode::Chroot));
     let mount = |mount: &ContainerMount| match mount {
         ContainerMount::Bind(Volume { source, target, read_only }) => json!({
             "Type": "bind", "Source": source.display().to_string(), "Destination": target,
@@ -168,7 +171,8 @@ fn mounts(store: &Store, settings: Option<&RunSettings>) -> Vec<Value> {
             "Mode": "", "RW": !read_only, "Propagation": "",
         }),
     };
-    settings.iter().flat_map(|settings| settings.mounts.iter().map(mount)).collect()
+    let all = settings.iter().flat_map(|settings| &settings.mounts);
+    all.filter(|mount| !(is_bare && mount.is_of_image())).map(mount).collect()
 }
 
 /// Returns the network of a container. Its address is not known: the program that connects an
@@ -196,6 +200,10 @@ fn config(
     let arguments = &command[entrypoint.as_ref().map_or(0, Vec::len).min(command.len())..];
     let exposed = settings.iter().flat_map(|settings| settings.exposed.iter());
     let exposed: Map<String, Value> = exposed.map(|port| (port.to_string(), json!({}))).collect();
+    let volumes: Map<String, Value> = of_image.iter().flat_map(|config| config.volumes.clone()).collect();
+    let anonymous = settings.iter().flat_map(|settings| &settings.mounts).filter_map(ContainerMount::anonymous_target);
+    let volumes: Map<String, Value> =
+        volumes.into_iter().chain(anonymous.map(|t| (t.to_string(), json!({})))).collect();
     let health = settings.and_then(|settings| settings.health.as_ref()).map(|health| json!(health));
     let mut config = json!({
         "Hostname": settings.map_or("", |settings| settings.hostname.as_str()),
@@ -207,6 +215,7 @@ fn config(
         "Entrypoint": entrypoint,
         "Cmd": arguments,
         "Image": image,
+        "Volumes": (!volumes.is_empty()).then_some(volumes),
         "WorkingDir": settings.map_or("", |settings| settings.cwd.as_str()),
         "Labels": labels,
         "StopSignal": settings.map_or_else(String::new, |settings| signal_name(settings.stop_signal)),

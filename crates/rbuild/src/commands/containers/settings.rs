@@ -14,7 +14,7 @@ use crate::commands::containers::command::{VariableSource, entrypoint, merged, p
 use crate::commands::containers::limits::limits;
 use crate::commands::containers::signals::{STOP_TIMEOUT, TERM};
 use crate::exit::Failure;
-use crate::input::mount_order::in_order;
+use crate::input::mount_order::with_image_volumes;
 use crate::input::{flags as values, mounts, ports, security};
 use crate::ui::hints::VerbRemedy;
 use crate::ui::terminal;
@@ -40,6 +40,7 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
     let mounted = flags.mount.iter().map(|text| mounts::mount(text, &id_text));
     let in_memory = flags.tmpfs.iter().map(|text| mounts::tmpfs(text));
     let devices = flags.device.iter().filter_map(|text| mounts::device(text).transpose());
+    let mounted = binds.chain(mounted).chain(in_memory).chain(devices).collect::<Result<_, _>>()?;
     let absolute = |dir: &String| if dir.starts_with('/') { dir.clone() } else { format!("/{dir}") };
     let of_image = || signal_number(&config.stop_signal);
     Ok(RunSettings {
@@ -63,7 +64,7 @@ pub fn of_flags(flags: &ContainerFlags, image: &Image, id: &ContainerId) -> Resu
         network: network.name().into(),
         ports,
         exposed: exposed.into_iter().collect(),
-        mounts: in_order(binds.chain(mounted).chain(in_memory).chain(devices).collect::<Result<_, _>>()?)?,
+        mounts: with_image_volumes(mounted, config.volumes.keys(), &id_text)?,
         shm_size: flags.shm_size.as_deref().map(|s| values::size("--shm-size", s)).transpose()?,
         limits: limits(flags),
         ulimits: flags.ulimit.iter().map(|u| values::ulimit(u)).collect::<Result<_, _>>()?,
