@@ -251,6 +251,20 @@ impl Logs<'_> {
         self.bound_logs(KEPT, has_step_logs.then_some(ALL_BYTES), &log.id)
     }
 
+    /// Records that a build whose log is stored has failed after its end. Does nothing if its log is
+    /// not stored.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Logs::put_build_log`] does.
+    pub fn record_failure(&self, build: &BuildId, message: &str) -> Result<()> {
+        let Some(log) = self.store.read_if_whole::<BuildLog>(&format!("{DIR}/{build}/build.json"))? else {
+            return Ok(());
+        };
+        let failure = Some(FailureLog { message: message.into(), place: None, step: None });
+        self.put_build_log(&BuildLog { status: BuildStatus::Failed, failure, ..log })
+    }
+
     /// Removes the oldest logs until at most `most` builds and, if given, `bytes` bytes are left.
     /// Keeps the log of the build `last` and those of running builds.
     fn bound_logs(&self, most: usize, bytes: Option<u64>, last: &BuildId) -> Result<()> {

@@ -79,7 +79,9 @@ pub fn verify(
     let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
     let BuildOutcome::Made(finished) = quiet.build(&request)? else { return Ok(BuildOutcome::Failed(code::FAILED)) };
     if finished.image.is_some_and(|found| found.id != image) {
-        return Err(NotVerified::ContextChanged.into());
+        let failure = Failure::from(NotVerified::ContextChanged);
+        record_failure(once.store, &request, &failure.message);
+        return Err(failure);
     }
     let duration = made.iter().map(|report| report.duration).sum();
     let finished = BuildReport { steps: first.steps, duration, ..finished };
@@ -137,15 +139,27 @@ impl VerifyBuilds {
         }
         let images: Vec<FinishedImage> = made.iter().filter_map(|report| report.image).collect();
         let [a, b] = images[..] else {
-            return Err(NotVerified::NoImages.into());
+            let failure = Failure::from(NotVerified::NoImages);
+            record_failure(store, &self.second.request, &failure.message);
+            return Err(failure);
         };
         let (a, b) = (store.images().image(&a.manifest)?, store.images().image(&b.manifest)?);
         let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
             return Ok(Compared::Equal(a.id));
         };
         let (text, help) = message(&difference);
+        record_failure(store, &self.second.request, &text);
         terminal::error(&text, help.map(Hint::from).as_ref());
         Ok(Compared::Failed(code::FAILED))
+    }
+}
+
+/// Records in the log of a build that it differs from the one before. Without it, the log would
+/// show two successful builds.
+fn record_failure(store: &Store, request: &BuildRequest, message: &str) {
+    let message = request.secret_values().mask(message.to_string());
+    if let Err(e) = store.logs().record_failure(&request.build_id, &message) {
+        tracing::debug!(target: "engine", error = rbuild_remedy::sentence(&e), "the failure is not in the log");
     }
 }
 

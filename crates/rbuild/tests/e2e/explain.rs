@@ -302,6 +302,8 @@ fn verify_builds_twice_and_names_the_first_difference() {
     let random = file.replace("touch /d/x", "head -c 100000 /dev/urandom > /d/x; rm -f /d/y");
     verify(&random, "1000")
         .fails(1, &["/d/x in layer 3 of 3, made by `RUN /bin/sh -c mkdir /d", "content differs from byte"]);
+    // The second build has failed, as its difference shows.
+    assert_eq!(lab.rbuild(["logs", "-n", "2", "--format", "{{.Status}}"]).ok().stdout, "failed\ndone\n");
     verify(&file.replace("touch /d/x", "date > /d/x"), "1000").fails(1, &["/d/x in layer 3 of 3"]);
     // A failed verification names nothing and writes nothing.
     lab.rbuild(["inspect", "x"]).fails(1, &["image `x` not found"]);
