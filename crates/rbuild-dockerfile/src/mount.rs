@@ -103,9 +103,9 @@ pub(crate) const KEYS: [&str; 19] = [
 ///
 /// # Errors
 ///
-/// Returns an error for the first unknown, misplaced or malformed option.
-pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
-    of_options(&options(text, span)?, span)
+/// Returns an error for each unknown, misplaced or malformed option.
+pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Vec<Diagnostic>> {
+    of_options(&options(text, span).map_err(|d| vec![d])?, span)
 }
 
 /// Parses the value of `--mount` like [`parse_mount`], and expands the values of its options. The
@@ -114,15 +114,18 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
 /// # Errors
 ///
 /// The errors of [`parse_mount`], of an expansion, and of a variable in `from`.
-pub fn expand_mount(word: &Word, vars: &Vars, escape: char) -> Result<Mount, Diagnostic> {
-    let mut options = options(&word.text, word.span)?;
-    check_from(&options)?;
+pub fn expand_mount(word: &Word, vars: &Vars, escape: char) -> Result<Mount, Vec<Diagnostic>> {
+    let mut options = options(&word.text, word.span).map_err(|d| vec![d])?;
+    let mut errors: Vec<Diagnostic> = check_from(&options).err().into_iter().collect();
     for Assignment { key, value, span, .. } in &mut options {
         if let Some(text) = value.take_if(|_| key != "from") {
-            *value = Some(vars.expand(&Word { text, span: *span }, escape)?);
+            match vars.expand(&Word { text, span: *span }, escape) {
+                Ok(text) => *value = Some(text),
+                Err(d) => errors.push(d),
+            }
         }
     }
-    of_options(&options, word.span)
+    if errors.is_empty() { of_options(&options, word.span) } else { Err(errors) }
 }
 
 /// Checks the parts of a `--mount` that no variable can change, also in stages that are not built.
@@ -143,9 +146,9 @@ fn check_from(options: &[Assignment]) -> Result<(), Diagnostic> {
     }
 }
 
-fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
-    let fail = |message: String| Diagnostic::new(span, message);
-    let mut mount = Mount { kind: kind(options)?, ..Mount::default() };
+fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Vec<Diagnostic>> {
+    let mut mount = Mount { kind: kind(options).map_err(|d| vec![d])?, ..Mount::default() };
+    let mut errors = Vec::new();
     for Assignment { name, key, value, span, value_span } in options {
         let given = value.as_ref().is_some_and(|value| !value.is_empty());
         match key.as_str() {
@@ -153,7 +156,8 @@ fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
             "from" => mount.from_span = given.then_some(*value_span),
             _ => {}
         }
-        set_option(&mut mount, key, value.as_deref()).map_err(|e| match e {
+        let Err(e) = set_option(&mut mount, key, value.as_deref()) else { continue };
+        errors.push(match e {
             OptionError::Unknown => Diagnostic::new(*span, format!("unknown mount option `{name}`")).suggest(key, KEYS),
             OptionError::Misplaced => {
                 Diagnostic::new(*span, format!("a {} mount has no option `{name}`", mount.kind.name()))
@@ -163,18 +167,20 @@ fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
                 let d = Diagnostic::new(*span, format!("invalid mount option `{name}={value}`: {want}"));
                 if key == "sharing" { d.suggest(value, SHARINGS) } else { d }
             }
-        })?;
+        });
     }
-    if mount.kind == MountKind::Secret && mount.from.is_some() {
-        return Err(fail("a secret mount has no `from`".into()));
-    }
-    if mount.kind == MountKind::Ssh && mount.source.is_some() {
-        return Err(fail("an ssh mount has no `source`".into()));
-    }
-    if mount.kind == MountKind::Secret && mount.id.is_some() && mount.source.is_some() {
-        return Err(fail("a secret mount accepts either `id` or `source`, not both".into()));
-    }
-    Ok(mount)
+    let (kind, has_source) = (mount.kind, mount.source.is_some());
+    let refused = [
+        (kind == MountKind::Secret && mount.from.is_some(), "a secret mount has no `from`"),
+        (kind == MountKind::Ssh && has_source, "an ssh mount has no `source`"),
+        (
+            kind == MountKind::Secret && mount.id.is_some() && has_source,
+            "a secret mount accepts either `id` or `source`, not both",
+        ),
+    ];
+    let refused = refused.into_iter().filter(|(is_refused, _)| *is_refused);
+    errors.extend(refused.map(|(_, message)| Diagnostic::new(span, message)));
+    if errors.is_empty() { Ok(mount) } else { Err(errors) }
 }
 
 /// Returns the `from` of a mount, unless its type is known to have no files. Other options, the
@@ -443,7 +449,7 @@ mod tests {
             ("Type=$list,target=/x", "unknown mount type `a,\"b\",from=x`"),
             ("type=$list,target=/x", "unknown mount type"),
         ] {
-            let message = expand(text).unwrap_err().message;
+            let message = expand(text).unwrap_err().remove(0).message;
             assert!(message.contains(want), "{text}: {message}");
         }
     }
@@ -467,7 +473,7 @@ mod tests {
     fn an_empty_value_is_shown_with_its_flag() {
         let source = "RUN --mount= ls";
         let at = source.find(" ls").unwrap();
-        let span = parse_mount("", Span::new(at, at)).unwrap_err().span;
+        let span = parse_mount("", Span::new(at, at)).unwrap_err()[0].span;
         assert_eq!(&source[span.start..span.end], "--mount=");
     }
 
@@ -494,9 +500,21 @@ mod tests {
             ("type=cache,target=\"/x\"", "quotes enclose a whole field"),
             ("", "the value is empty"),
         ] {
-            let d = parse_mount(input, Span::default()).unwrap_err();
+            let d = &parse_mount(input, Span::default()).unwrap_err()[0];
             let text = format!("{} {:?}", d.message, d.help);
             assert!(text.contains(want), "{input}: {text}");
         }
+    }
+    #[test]
+    fn each_wrong_option_is_an_error() {
+        let errors = |text: &str| {
+            let found = parse_mount(text, Span::new(0, text.len())).unwrap_err();
+            found.iter().map(|d| text[d.span.start..d.span.end].to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(errors("type=cache,mode=9,target=/c,uid=x,tagret=/d"), ["mode=9", "uid=x", "tagret=/d"]);
+        // The options of an unknown type are not known.
+        assert_eq!(errors("type=cach,mode=9"), ["type=cach"]);
+        let word = Word { text: "id=${a:?},source=${b:?},target=/c".into(), span: Span::new(0, 33) };
+        assert_eq!(expand_mount(&word, &Vars::default(), '\\').unwrap_err().len(), 2);
     }
 }

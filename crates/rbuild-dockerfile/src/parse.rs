@@ -65,6 +65,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
             Some(ParsedLine::Instruction(i)) => match file.stages.last_mut() {
                 Some(stage) => stage.instructions.push(i),
                 None if matches!(i.op, Op::Arg(_)) => file.global_args.push(i),
+                None if parser.has_wrong_from => {}
                 None => parser.errors.push(
                     Diagnostic::new(i.keyword.span, format!("{} before the first FROM", i.keyword.text))
                         .help("move it below FROM; only ARG may come before it"),
@@ -135,6 +136,8 @@ struct DockerfileParser {
     errors: Vec<Diagnostic>,
     /// True if the file contains an instruction that exists.
     knows_instruction: bool,
+    /// True if a FROM with errors, which are reported, begins a stage.
+    has_wrong_from: bool,
 }
 
 /// Returns the form of an instruction that requires arguments.
@@ -157,6 +160,35 @@ fn form_of(name: &str) -> Option<&'static str> {
     })
 }
 
+/// Returns the flags of an instruction other than FROM.
+fn flags_of(name: &str) -> &'static [(&'static str, Arity)] {
+    use Arity::{Bool, Many, One};
+    match name {
+        "RUN" => &[("mount", Many), ("network", One), ("security", One), ("device", Many)],
+        "COPY" => {
+            &[("from", One), ("chown", One), ("chmod", One), ("link", Bool), ("parents", Bool), ("exclude", Many)]
+        }
+        "ADD" => &[
+            ("chown", One),
+            ("chmod", One),
+            ("link", Bool),
+            ("exclude", Many),
+            ("checksum", One),
+            ("keep-git-dir", Bool),
+            ("unpack", Bool),
+        ],
+        "HEALTHCHECK" => {
+            &[("interval", One), ("timeout", One), ("start-period", One), ("start-interval", One), ("retries", One)]
+        }
+        _ => &[],
+    }
+}
+
+/// Returns true for the arguments of HEALTHCHECK that switch off a check.
+fn is_none(arguments: &Text) -> bool {
+    split_keyword(arguments).0.text.eq_ignore_ascii_case("NONE")
+}
+
 /// Returns the help for a text that has too few words because of a character that only looks like a
 /// blank. The part of the word before it must satisfy `is_word`.
 fn false_blank_help(text: &str, is_word: impl Fn(&str) -> bool) -> Option<String> {
@@ -170,7 +202,7 @@ fn is_instruction(keyword: &str) -> bool {
 
 impl DockerfileParser {
     fn new(escape: char) -> DockerfileParser {
-        DockerfileParser { escape, errors: Vec::new(), knows_instruction: false }
+        DockerfileParser { escape, errors: Vec::new(), knows_instruction: false, has_wrong_from: false }
     }
 
     fn error(&mut self, d: Diagnostic) {
@@ -182,7 +214,9 @@ impl DockerfileParser {
         let (keyword, rest) = split_keyword(&text);
         self.knows_instruction |= keyword.text.eq_ignore_ascii_case("FROM") || is_instruction(&keyword.text);
         if keyword.text.eq_ignore_ascii_case("FROM") {
-            let from = self.from(&keyword, &rest)?;
+            let from = self.from(&keyword, &rest);
+            self.has_wrong_from |= from.is_none();
+            let from = from?;
             return Some(ParsedLine::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
         }
         if !is_instruction(&keyword.text) {
@@ -236,6 +270,10 @@ impl DockerfileParser {
         let name = upper.as_str();
         let written = rest;
         let (flags, rest) = flags::take(rest, self.escape);
+        // As in BuildKit, flags of these have no effect.
+        let ignores_flags = ["ARG", "STOPSIGNAL"].contains(&name) || (name == "HEALTHCHECK" && is_none(&rest));
+        let flags = if ignores_flags { Vec::new() } else { flags };
+        let flags = Flags::check(&upper, flags, flags_of(name), &mut self.errors);
         // Without arguments, these run the shell with an empty script.
         let may_be_empty = ["RUN", "CMD", "ENTRYPOINT"].contains(&name);
         if rest.text.is_empty() && !may_be_empty {
@@ -250,13 +288,7 @@ impl DockerfileParser {
             "RUN" => self.run(flags, &rest, heredocs),
             "COPY" | "ADD" => self.copy(name == "ADD", flags, &rest, heredocs, keyword),
             "HEALTHCHECK" => self.healthcheck(flags, &rest),
-            _ => {
-                // As in BuildKit, flags of these have no effect.
-                if !["ARG", "STOPSIGNAL"].contains(&name) {
-                    Flags::check(name, flags, &[], &mut self.errors);
-                }
-                self.plain_op(name, keyword, &rest, written, heredocs)
-            }
+            _ => self.plain_op(name, keyword, &rest, written, heredocs),
         }
     }
 
@@ -330,10 +362,7 @@ impl DockerfileParser {
         }
     }
 
-    fn run(&mut self, flags: Vec<flags::Flag>, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
-        const KNOWN: &[(&str, Arity)] =
-            &[("mount", Arity::Many), ("network", Arity::One), ("security", Arity::One), ("device", Arity::Many)];
-        let flags = Flags::check("RUN", flags, KNOWN, &mut self.errors);
+    fn run(&mut self, flags: Flags, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
         for mount in flags.many("mount") {
             // As in BuildKit, the values of options are checked only in stages that are built.
             if let Err(d) = crate::check_mount(&mount) {
@@ -358,33 +387,8 @@ impl DockerfileParser {
         }))
     }
 
-    fn copy(
-        &mut self,
-        add: bool,
-        flags: Vec<flags::Flag>,
-        rest: &Text,
-        heredocs: Vec<Heredoc>,
-        keyword: &Word,
-    ) -> Option<Op> {
-        const COPY: &[(&str, Arity)] = &[
-            ("from", Arity::One),
-            ("chown", Arity::One),
-            ("chmod", Arity::One),
-            ("link", Arity::Bool),
-            ("parents", Arity::Bool),
-            ("exclude", Arity::Many),
-        ];
-        const ADD: &[(&str, Arity)] = &[
-            ("chown", Arity::One),
-            ("chmod", Arity::One),
-            ("link", Arity::Bool),
-            ("exclude", Arity::Many),
-            ("checksum", Arity::One),
-            ("keep-git-dir", Arity::Bool),
-            ("unpack", Arity::Bool),
-        ];
+    fn copy(&mut self, add: bool, flags: Flags, rest: &Text, heredocs: Vec<Heredoc>, keyword: &Word) -> Option<Op> {
         let name = if add { "ADD" } else { "COPY" };
-        let flags = Flags::check(name, flags, if add { ADD } else { COPY }, &mut self.errors);
         let mut sources = self.list(rest)?;
         let dest = sources.pop();
         let Some(dest) = dest.filter(|_| !sources.is_empty()) else {
@@ -417,19 +421,12 @@ impl DockerfileParser {
         }))
     }
 
-    fn healthcheck(&mut self, flags: Vec<flags::Flag>, rest: &Text) -> Option<Op> {
-        const KNOWN: &[(&str, Arity)] = &[
-            ("interval", Arity::One),
-            ("timeout", Arity::One),
-            ("start-period", Arity::One),
-            ("start-interval", Arity::One),
-            ("retries", Arity::One),
-        ];
+    fn healthcheck(&mut self, flags: Flags, rest: &Text) -> Option<Op> {
         let (kind, rest) = split_keyword(rest);
-        // As in BuildKit, flags of NONE have no effect.
-        let is_none = kind.text.eq_ignore_ascii_case("NONE");
-        let flags = if is_none { Vec::new() } else { flags };
-        let flags = Flags::check("HEALTHCHECK", flags, KNOWN, &mut self.errors);
+        let mut time = |name| self.duration(flags.one(name));
+        let (interval, timeout) = (time("interval"), time("timeout"));
+        let (start_period, start_interval) = (time("start-period"), time("start-interval"));
+        let retries = self.retries(flags.one("retries"));
         match kind.text.to_ascii_uppercase().as_str() {
             "NONE" if rest.text.is_empty() => Some(Op::Healthcheck(Healthcheck::None)),
             "NONE" => {
@@ -444,16 +441,14 @@ impl DockerfileParser {
             }
             "CMD" => {
                 let command = self.command(&rest)?;
-                let mut time = |name| self.duration(flags.one(name));
-                let check = Healthcheck::Check {
-                    interval: time("interval"),
-                    timeout: time("timeout"),
-                    start_period: time("start-period"),
-                    start_interval: time("start-interval"),
-                    retries: self.retries(flags.one("retries")),
+                Some(Op::Healthcheck(Healthcheck::Check {
+                    interval,
+                    timeout,
+                    start_period,
+                    start_interval,
+                    retries,
                     command,
-                };
-                Some(Op::Healthcheck(check))
+                }))
             }
             _ => {
                 let d = Diagnostic::new(kind.span, format!("unknown HEALTHCHECK type `{}`", kind.text));

@@ -128,10 +128,18 @@ impl Vars {
     ///
     /// # Errors
     ///
-    /// Fails, and sets nothing, if a word cannot be expanded.
-    pub fn env(&mut self, pairs: &[Pair], escape: char) -> Result<Vec<(String, String)>, Diagnostic> {
-        let expanded = |pair: &Pair| Ok((self.expand(&pair.name, escape)?, self.expand(&pair.value, escape)?));
-        let set = pairs.iter().map(expanded).collect::<Result<Vec<_>, Diagnostic>>()?;
+    /// Fails, and sets nothing, if words cannot be expanded: returns an error for each of them.
+    pub fn env(&mut self, pairs: &[Pair], escape: char) -> Result<Vec<(String, String)>, Vec<Diagnostic>> {
+        let (mut set, mut errors) = (Vec::with_capacity(pairs.len()), Vec::new());
+        for pair in pairs {
+            match (self.expand(&pair.name, escape), self.expand(&pair.value, escape)) {
+                (Ok(name), Ok(value)) => set.push((name, value)),
+                (name, value) => errors.extend([name.err(), value.err()].into_iter().flatten()),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         for (name, value) in &set {
             self.set_last(name, value);
         }

@@ -92,7 +92,7 @@ fn options_of_all_instructions_are_as_recorded() {
         let accepts = |key: &&str| {
             let mount = crate::parse_mount(&format!("type={kind},{key}=zzzz"), Span::default());
             let refusal = format!("a {kind} mount has no option");
-            *key != "type" && mount.err().is_none_or(|d| !d.message.starts_with(&refusal))
+            *key != "type" && mount.err().is_none_or(|errors| !errors[0].message.starts_with(&refusal))
         };
         let options: Vec<&str> = crate::mount::KEYS.into_iter().filter(accepts).collect();
         table += &format!("RUN --mount=type={kind}: {}\n", options.join(" "));
@@ -426,4 +426,23 @@ fn invalid_utf8_is_only_allowed_in_comments() {
     // Replacements preserve the offsets of the text after them.
     let file = parse(b"# \xe9\xe9\nFROM a\n").unwrap();
     assert_eq!(file.stages[0].span.start, 5);
+}
+
+#[test]
+fn all_independent_errors_of_one_instruction_are_reported() {
+    for (source, want) in [
+        ("FROM a\nHEALTHCHECK --interval=1 --timeout=x --retries=-1 --x CMD [1]\n", 5),
+        ("FROM a\nHEALTHCHECK --interval=1 --retries=x FOO\n", 3),
+        ("FROM a\nCOPY --foo --foo --bar a b\n", 3),
+        ("FROM a\nCOPY --foo\n", 2),
+        ("FROM a\nWORKDIR --foo --bar=1\n", 3),
+        ("FROM a\nENV =1 A=2 B =3\n", 3),
+        ("FROM a\nLABEL A=1 B C\n", 2),
+        ("FROM a\nARG =1 A =2\n", 2),
+        ("FROM a\nRUN --mount=from=$A --mount=from=$B --device=a,b --x true\n", 4),
+        // The instructions of a stage whose FROM is wrong are not before the first FROM.
+        ("FROM --x a AS 9\nRUN true\nCOPPY a b\n", 3),
+    ] {
+        assert_eq!(errors(source).len(), want, "{source}: {:#?}", errors(source));
+    }
 }

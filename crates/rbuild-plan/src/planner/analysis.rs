@@ -40,12 +40,11 @@ pub enum StageUse<'p> {
 ///
 /// # Errors
 ///
-/// Fails if the target stage does not exist, or if the default of a global argument cannot be
-/// expanded.
-pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis<'p>, Diagnostic> {
+/// Fails if the target stage does not exist, or if defaults of global arguments cannot be expanded.
+pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis<'p>, Vec<Diagnostic>> {
     let images = HashMap::new();
     let mut planner = Planner::new(file, params, &images);
-    let target = planner.target()?;
+    let target = planner.target().map_err(|d| vec![d])?;
     let automatic = args::automatic_args(&file.stages[target], params);
     args::global_args(&mut planner, target)?;
     let needed = planner.needed(target);
@@ -78,7 +77,7 @@ pub fn check(
     let stages = match planner.prepare() {
         Ok(target) if params.target.is_some() => planner.needed(target),
         Ok(_) => vec![true; file.stages.len()],
-        Err(Interrupted::Error(d)) => return Err(vec![d]),
+        Err(Interrupted::Errors(errors)) => return Err(errors),
         Err(Interrupted::Needs | Interrupted::Reported) => return planner.needs_or_errors(),
     };
     for index in (0..stages.len()).filter(|index| stages[*index]) {

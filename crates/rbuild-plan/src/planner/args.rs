@@ -1,6 +1,6 @@
 //! ARG, build arguments, and the arguments that configure the builder itself.
 
-use rbuild_dockerfile::ast::{self, Op, Stage, Word};
+use rbuild_dockerfile::ast::{ArgDecl, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Platform;
 use rbuild_remedy::{BuildRemedy, DockerfileRemedy, Remedy};
@@ -91,20 +91,56 @@ pub(super) fn builder_arg(planner: &mut Planner<'_>, name: &str) -> Option<Strin
 }
 
 /// Sets the global scope: the predefined arguments, and the ARGs before the first FROM.
-pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<(), Diagnostic> {
+///
+/// # Errors
+///
+/// Returns the errors of the first ARG that has any.
+pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<(), Vec<Diagnostic>> {
     for (key, value) in automatic_args(&planner.file.stages[target], planner.params) {
         build_arg(planner, &key);
         planner.globals.set(&key, &value);
     }
     for instruction in &planner.file.global_args {
         let Op::Arg(decls) = &instruction.op else { continue };
+        let mut errors = DeclarationErrors::default();
         for decl in decls {
             let given = build_arg(planner, &decl.name.text);
-            let value = planner.globals.argument(decl, planner.file.escape, given, None)?;
-            planner.globals.declare(&decl.name.text, value.as_deref());
+            let value = planner.globals.argument(decl, planner.file.escape, given, None);
+            if let Some(value) = errors.without(decl, value) {
+                planner.globals.declare(&decl.name.text, value.as_deref());
+            }
         }
+        errors.check()?;
     }
     Ok(())
+}
+
+/// Errors in the declarations of one ARG.
+#[derive(Default)]
+struct DeclarationErrors<'d> {
+    names: Vec<&'d str>,
+    errors: Vec<Diagnostic>,
+}
+
+impl<'d> DeclarationErrors<'d> {
+    /// Returns the value of a declaration, or notes its error, unless that may be a consequence of
+    /// an earlier one: each declaration sees the variables of those before it.
+    fn without(&mut self, decl: &'d ArgDecl, value: Result<Option<String>, Diagnostic>) -> Option<Option<String>> {
+        let d = match value {
+            Ok(value) => return Some(value),
+            Err(d) => d,
+        };
+        let default = decl.default.as_ref().map_or("", |word| word.text.as_str());
+        if !self.names.iter().any(|name| default.contains(name)) {
+            self.errors.push(d);
+        }
+        self.names.push(&decl.name.text);
+        None
+    }
+
+    fn check(self) -> Result<(), Vec<Diagnostic>> {
+        if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
+    }
 }
 
 /// Returns `SOURCE_DATE_EPOCH` in seconds: the build argument, or else the default of the global
@@ -133,8 +169,9 @@ pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
     Err(d.help(Remedy::Build(BuildRemedy::TimeOfCommit)).into())
 }
 
-pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[ast::ArgDecl]) -> Planned<()> {
+pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[ArgDecl]) -> Planned<()> {
     let mut text = String::from("ARG");
+    let mut errors = DeclarationErrors::default();
     for decl in decls {
         let name = decl.name.text.as_str();
         let given = build_arg(planner, name);
@@ -143,7 +180,8 @@ pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[as
             EPOCH => resolved(planner.epoch, given, global),
             _ => (given, global),
         };
-        let value = state.vars.argument(decl, planner.file.escape, given, global.as_deref())?;
+        let value = state.vars.argument(decl, planner.file.escape, given, global.as_deref());
+        let Some(value) = errors.without(decl, value) else { continue };
         text.push_str(&format!(" {name}"));
         if let Some(value) = &value {
             text.push_str(&format!("={value}"));
@@ -151,6 +189,7 @@ pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[as
         state.vars.declare(name, value.as_deref().filter(|_| !NEVER_IN_ENV.contains(&name)));
         state.args.set(name, value.as_deref().unwrap_or_default());
     }
+    errors.check()?;
     planner.push_empty_layer(state, text);
     Ok(())
 }

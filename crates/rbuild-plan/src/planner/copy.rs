@@ -10,33 +10,21 @@ use crate::Chmod;
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, InlineFile, Step, UrlSource, WordSpans};
 use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
-use crate::planner::state::{Planned, Planner, StageState, unsupported};
+use crate::planner::state::{Planned, Planner, StageState, all, both, unsupported};
 
 /// Name of a downloaded file if its URL contains no file name, as in BuildKit.
 const UNNAMED: &str = "__unnamed__";
 
 pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
-    let name = if copy.add { "ADD" } else { "COPY" };
-    let from = copy_input(planner, copy)?;
-    let mut written = planner.words(state, &copy.sources)?;
-    let sources = sources(planner, state, copy, &mut written)?;
-    let dest = planner.word(state, &copy.dest)?;
-    let place = native_path(&state.config, &dest, copy.dest.span)?;
+    let from = copy_input(planner, copy);
+    let sources = sources(planner, state, copy);
+    let dest = destination(planner, state, &copy.dest);
+    let attributes = attributes(planner, state, copy);
+    let inline = inline_files(state, &copy.heredocs);
+    let files = both(from, both(sources, inline));
+    let ((from, ((sources, written), inline)), ((dest, place), attributes)) = both(files, both(dest, attributes))?;
+    let CopyAttributes { chown, chmod_text, chmod, link } = attributes;
     let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
-    // As in BuildKit, an empty value counts as none.
-    let mut value = |word: Option<&ast::Word>| -> Planned<Option<String>> {
-        let text = word.map(|word| planner.word(state, word)).transpose()?;
-        Ok(text.filter(|text| !text.is_empty()))
-    };
-    let (chown, chmod_text) = (value(copy.chown.as_ref())?, value(copy.chmod.as_ref())?);
-    let mode = chmod_text.as_deref().zip(copy.chmod.as_ref());
-    let chmod = mode.map(|(text, word)| chmod(text, word.span)).transpose()?;
-    // BuildKit ignores --link together with --chmod.
-    let link = copy.link.as_ref().filter(|_| chmod.is_none());
-    if let (Some(link), Some(owner)) = (link, &chown) {
-        numeric_owner(owner, name, link.span)?;
-    }
-    let inline = inline_files(state, &copy.heredocs)?;
     let others = other_flags(state, copy, planner.file.escape);
     let words = history::CopyWords {
         add: copy.add,
@@ -60,13 +48,49 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         chmod,
         exclude: copy.exclude.iter().map(|w| w.text.clone()).collect(),
         parents: copy.parents.is_some(),
-        link: link.is_some(),
+        link,
         unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
     };
     planner.step(state, Step::Copy(step), text, created_by, span);
     planner.vertices[state.vertex].word_spans =
         WordSpans { owner: copy.chown.as_ref().map(|word| word.span), dest: Some(copy.dest.span) };
     Ok(())
+}
+
+/// Returns the destination as expanded, and as a path of the platform.
+fn destination(planner: &mut Planner<'_>, state: &StageState, word: &ast::Word) -> Planned<(String, String)> {
+    let written = planner.word(state, word)?;
+    let path = native_path(&state.config, &written, word.span)?;
+    Ok((written, path))
+}
+
+/// The attributes that a copy gives to files.
+struct CopyAttributes {
+    chown: Option<String>,
+    chmod_text: Option<String>,
+    chmod: Option<Chmod>,
+    link: bool,
+}
+
+fn attributes(planner: &mut Planner<'_>, state: &StageState, copy: &ast::Copy) -> Planned<CopyAttributes> {
+    // As in BuildKit, an empty value counts as none.
+    let mut value = |word: Option<&ast::Word>| -> Planned<Option<String>> {
+        let text = word.map(|word| planner.word(state, word)).transpose()?;
+        Ok(text.filter(|text| !text.is_empty()))
+    };
+    let (chown, mode) = (value(copy.chown.as_ref()), value(copy.chmod.as_ref()));
+    let mode = mode.and_then(|text| {
+        let mode = text.as_deref().zip(copy.chmod.as_ref());
+        let mode = mode.map(|(text, word)| chmod(text, word.span)).transpose()?;
+        Ok((text, mode))
+    });
+    let (chown, (chmod_text, chmod)) = both(chown, mode)?;
+    // BuildKit ignores --link together with --chmod.
+    let link = copy.link.as_ref().filter(|_| chmod.is_none());
+    if let (Some(link), Some(owner)) = (link, &chown) {
+        numeric_owner(owner, if copy.add { "ADD" } else { "COPY" }, link.span)?;
+    }
+    Ok(CopyAttributes { chown, chmod_text, chmod, link: link.is_some() })
 }
 
 /// Returns the flags that the history of the image does not show.
@@ -89,31 +113,26 @@ fn other_flags(state: &StageState, copy: &ast::Copy, escape: char) -> Vec<String
     from.chain(link).chain(exclude).chain(checksum).chain(keep_git_dir).chain(unpack).collect()
 }
 
-/// Parses the expanded sources, `written`, in which logins of URLs are hidden.
-fn sources(
-    planner: &mut Planner<'_>,
-    state: &StageState,
-    copy: &ast::Copy,
-    written: &mut [String],
-) -> Planned<Vec<CopySource>> {
+/// Returns the sources, and their expanded words, in which logins of URLs are hidden.
+fn sources(planner: &mut Planner<'_>, state: &StageState, copy: &ast::Copy) -> Planned<(Vec<CopySource>, Vec<String>)> {
     let parse = if copy.parents.is_some() { SourcePattern::with_parents } else { SourcePattern::parse };
     let unpack = copy.unpack.as_ref().is_some_and(|word| word.text == "true");
-    let mut sources = Vec::with_capacity(written.len());
-    for (text, word) in written.iter_mut().zip(&copy.sources) {
-        let item = match remote(copy, text, word.span)? {
+    let parsed = copy.sources.iter().map(|word| {
+        let text = planner.word(state, word)?;
+        let (item, text) = match remote(copy, &text, word.span)? {
             Some(url) => {
-                *text = url.written();
-                let name = url.file_name().unwrap_or_else(|| UNNAMED.to_string());
-                CopyItem::Download { file: UrlSource { url, name, checksum: None }, unpack }
+                let (text, name) = (url.written(), url.file_name().unwrap_or_else(|| UNNAMED.to_string()));
+                (CopyItem::Download { file: UrlSource { url, name, checksum: None }, unpack }, text)
             }
-            None => CopyItem::Files(parse(&native_path(&state.config, text, word.span)?)),
+            None => (CopyItem::Files(parse(&native_path(&state.config, &text, word.span)?)), text),
         };
-        sources.push(CopySource { item, span: word.span });
-    }
+        Ok((CopySource { item, span: word.span }, text))
+    });
+    let (mut sources, written): (Vec<_>, Vec<_>) = all(parsed)?.into_iter().unzip();
     if let Some((text, word)) = checksum(planner, state, copy)? {
         set_checksum(&mut sources, &text, word.span)?;
     }
-    Ok(sources)
+    Ok((sources, written))
 }
 
 /// Returns the URL of a source that is to be downloaded; `None` for a path.
@@ -176,13 +195,11 @@ fn copy_input(planner: &mut Planner<'_>, copy: &ast::Copy) -> Planned<FileSource
 }
 
 fn inline_files(state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
-    docs.iter()
-        .map(|doc| {
-            file_name(doc)?;
-            let content = if doc.expand { state.vars.expand_heredoc(doc)? } else { doc.content().into_owned() };
-            Ok(InlineFile { name: doc.name.clone(), content })
-        })
-        .collect()
+    all(docs.iter().map(|doc| {
+        file_name(doc)?;
+        let content = if doc.expand { state.vars.expand_heredoc(doc)? } else { doc.content().into_owned() };
+        Ok(InlineFile { name: doc.name.clone(), content })
+    }))
 }
 
 /// Checks that the name of a here-document is a plain file name. A path could place the file

@@ -9,7 +9,7 @@ use rbuild_image::HealthcheckConfig;
 use serde_json::{Map, Value};
 
 use crate::history;
-use crate::planner::state::{Planned, Planner, StageState};
+use crate::planner::state::{Planned, Planner, StageState, all};
 
 /// Applies an instruction that only changes the configuration.
 pub(super) fn metadata(planner: &mut Planner<'_>, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
@@ -65,24 +65,23 @@ pub(super) fn metadata(planner: &mut Planner<'_>, state: &mut StageState, i: &as
 }
 
 fn expose(planner: &mut Planner<'_>, state: &mut StageState, words: &[Word]) -> Planned<String> {
-    let mut ports = Vec::new();
     // BuildKit sorts the words as written; the ports of a range stay in ascending order.
     let mut words: Vec<_> = words.iter().collect();
     words.sort_by(|a, b| a.text.cmp(&b.text));
-    for word in words {
-        for port in state.vars.expand_words(word, planner.file.escape)? {
-            ports.extend(ports_of(&port, word.span)?);
-        }
-    }
+    let of_word = |word: &Word| -> Planned<Vec<String>> {
+        let written = state.vars.expand_words(word, planner.file.escape)?;
+        Ok(all(written.iter().map(|port| Ok(ports_of(port, word.span)?)))?.concat())
+    };
+    let ports = all(words.into_iter().map(of_word))?.concat();
     state.config.config.exposed_ports.extend(ports.iter().map(|p| (p.clone(), empty_object())));
     Ok(format!("EXPOSE [{}]", ports.join(" ")))
 }
 
 fn volume(planner: &mut Planner<'_>, state: &mut StageState, words: &[Word]) -> Planned<String> {
-    let volumes: Vec<_> = planner.words(state, words)?.iter().map(|volume| volume.trim().to_string()).collect();
-    if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.is_empty()) {
-        return Err(Diagnostic::new(word.span, "volume path is empty").into());
-    }
+    let volumes = all(words.iter().map(|word| {
+        let volume = planner.word(state, word)?.trim().to_string();
+        if volume.is_empty() { Err(Diagnostic::new(word.span, "volume path is empty").into()) } else { Ok(volume) }
+    }))?;
     state.config.config.volumes.extend(volumes.iter().map(|v| (v.clone(), empty_object())));
     Ok(format!("VOLUME [{}]", volumes.join(" ")))
 }

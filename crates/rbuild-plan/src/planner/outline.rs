@@ -47,10 +47,10 @@ pub struct OutlineMount {
 ///
 /// Fails if the Dockerfile has no such target, or if a global argument or the name of a base image
 /// cannot be expanded.
-pub fn outline(file: &Dockerfile, params: &Parameters) -> Result<Outline, Diagnostic> {
+pub fn outline(file: &Dockerfile, params: &Parameters) -> Result<Outline, Vec<Diagnostic>> {
     let images = HashMap::new();
     let mut planner = Planner::new(file, params, &images);
-    let target = planner.target()?;
+    let target = planner.target().map_err(|d| vec![d])?;
     args::global_args(&mut planner, target)?;
     let stage = &file.stages[target];
     let name = stage.from.name.as_ref().map(|name| name.text.to_lowercase());
@@ -67,7 +67,7 @@ pub fn outline(file: &Dockerfile, params: &Parameters) -> Result<Outline, Diagno
         if planner.replacement(stage).is_some() {
             continue;
         }
-        let base = planner.globals.expand(&stage.from.image, file.escape)?;
+        let base = planner.globals.expand(&stage.from.image, file.escape).map_err(|d| vec![d])?;
         let base = planner.base_stage(&base, index).and_then(|base| scopes.get(&base));
         let mut scope = Scope { planner: &planner, vars: base.cloned().unwrap_or_default() };
         outline.add_stage(stage, &mut scope);
@@ -253,6 +253,6 @@ mod tests {
     fn an_unknown_target_is_an_error() {
         let file = parse(b"FROM base AS app\n").unwrap();
         let params = Parameters { target: Some("ap".into()), ..params() };
-        assert_eq!(outline(&file, &params).unwrap_err().message, "target stage `ap` does not exist");
+        assert_eq!(outline(&file, &params).unwrap_err()[0].message, "target stage `ap` does not exist");
     }
 }

@@ -14,28 +14,15 @@ use crate::planner::args;
 use crate::planner::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
 use crate::planner::copy::file_name;
 use crate::planner::paths::join;
-use crate::planner::state::{Planned, Planner, StageState};
+use crate::planner::state::{Planned, Planner, StageState, all, both};
 
 const HOSTNAME: &str = "buildkitsandbox";
 
 pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::Run, span: Span) -> Planned<()> {
-    check_runnable(planner, state, span)?;
-    devices(planner, &run.devices)?;
-    let security = security(planner, run.security.as_ref())?;
-    let network = network(planner, run.network.as_ref())?;
-    let mut mounts = Vec::new();
-    let mut secrets = Vec::new();
-    let mut agents = Vec::new();
-    for word in &run.mounts {
-        let parsed = expand_mount(word, &state.vars, planner.file.escape)?;
-        match parsed.kind {
-            MountKind::Secret => secrets.push(secret(state, &parsed, word.span)?),
-            MountKind::Ssh => agents.push(agent(state, &parsed, agents.len(), word.span)),
-            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
-                mounts.push(mount(planner, state, &parsed, word.span)?)
-            }
-        }
-    }
+    let machine = both(check_runnable(planner, state, span), devices(planner, &run.devices));
+    let modes = both(security(planner, run.security.as_ref()), network(planner, run.network.as_ref()));
+    let (_, ((security, network), mounts)) = both(machine, both(modes, step_mounts(planner, state, &run.mounts)))?;
+    let StepMounts { mut mounts, secrets, agents } = mounts;
     mounts.extend(planner.params.volumes.iter().enumerate().map(|(position, volume)| RunMount {
         target: volume.target.clone(),
         read_only: volume.read_only,
@@ -76,6 +63,32 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     };
     planner.step(state, Step::Run(step), text, created_by, span);
     Ok(())
+}
+
+/// The mounts of a step.
+#[derive(Default)]
+struct StepMounts {
+    mounts: Vec<RunMount>,
+    secrets: Vec<RunSecret>,
+    agents: Vec<RunAgent>,
+}
+
+/// Returns the mounts of a step in the order of its flags, or the errors of all of them.
+fn step_mounts(planner: &mut Planner<'_>, state: &StageState, words: &[Word]) -> Planned<StepMounts> {
+    let mut of_step = StepMounts::default();
+    let added = words.iter().map(|word| {
+        let parsed = expand_mount(word, &state.vars, planner.file.escape)?;
+        match parsed.kind {
+            MountKind::Secret => of_step.secrets.push(secret(state, &parsed, word.span)?),
+            MountKind::Ssh => of_step.agents.push(agent(state, &parsed, of_step.agents.len(), word.span)),
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
+                of_step.mounts.push(mount(planner, state, &parsed, word.span)?);
+            }
+        }
+        Ok(())
+    });
+    all(added)?;
+    Ok(of_step)
 }
 
 /// Returns the flags as shown to the user, each followed by a blank.
@@ -160,18 +173,16 @@ fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<SecurityMode>
 /// Rejects required devices and warns about optional ones: `--device` names CDI devices, which
 /// are not supported.
 fn devices(planner: &mut Planner<'_>, devices: &[ast::Device]) -> Planned<()> {
+    let mut errors = Vec::new();
     for ast::Device { word, required } in devices {
         let d = Diagnostic::new(
             word.span,
             format!("device `{}` is not available: RUN --device is not supported", word.text),
         );
         let d = d.help(Remedy::from(DockerfileRemedy::RemoveDevice));
-        if *required {
-            return Err(d.into());
-        }
-        planner.warnings.push(d);
+        if *required { errors.push(d) } else { planner.warnings.push(d) }
     }
-    Ok(())
+    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }
 
 /// Returns the command line of a RUN and its short form for display.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rbuild_dockerfile::ast::{self, Dockerfile, Instruction, Op, Stage, Word};
+use rbuild_dockerfile::ast::{self, Dockerfile, Instruction, Op, Pair, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, is_windows, parse_trigger};
 use rbuild_remedy::{CommandRemedy, Remedy};
 
@@ -14,7 +14,9 @@ use crate::planner::copy;
 use crate::planner::metadata;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::run;
-use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, PlatformImage, StageState, steps_of};
+use crate::planner::state::{
+    BaseImage, ImageNeed, Interrupted, Planned, Planner, PlatformImage, StageState, all, both, steps_of,
+};
 
 /// The outcome of planning.
 pub enum Plan {
@@ -44,7 +46,7 @@ pub fn plan(
     let built = planner.build();
     planner.needs.sort_by_key(|need| need.span.start);
     match built {
-        Err(Interrupted::Error(d)) => planner.errors.push(d),
+        Err(Interrupted::Errors(errors)) => planner.errors.extend(errors),
         Ok(graph) if planner.needs.is_empty() => return Ok(Plan::Graph(Box::new(graph))),
         Ok(_) | Err(Interrupted::Needs | Interrupted::Reported) => {}
     }
@@ -204,12 +206,12 @@ impl Planner<'_> {
         Ok(state)
     }
 
-    /// Notes the error of an instruction. Returns the reason why its stage cannot be completed,
+    /// Notes the errors of an instruction. Returns the reason why its stage cannot be completed,
     /// given that `earlier` of the stage.
     fn noted(&mut self, found: Interrupted, earlier: Option<Interrupted>) -> Interrupted {
         match (found, earlier) {
-            (Interrupted::Error(d), _) => {
-                self.errors.push(d);
+            (Interrupted::Errors(errors), _) => {
+                self.errors.extend(errors);
                 Interrupted::Reported
             }
             (Interrupted::Needs, Some(earlier)) => earlier,
@@ -228,9 +230,12 @@ impl Planner<'_> {
         state.in_trigger = at.is_some();
         let result = self.dispatch(state, i);
         match (result, at) {
-            (Err(Interrupted::Error(d)), Some(span)) => {
-                let message = format!("in the base image's ONBUILD trigger: {}", d.message);
-                Err(Interrupted::Error(Diagnostic { span, message, ..d }))
+            (Err(Interrupted::Errors(errors)), Some(span)) => {
+                let located = |d: Diagnostic| {
+                    let message = format!("in the base image's ONBUILD trigger: {}", d.message);
+                    Diagnostic { span, message, ..d }
+                };
+                Err(Interrupted::Errors(errors.into_iter().map(located).collect()))
             }
             (other, _) => other,
         }
@@ -252,8 +257,8 @@ impl Planner<'_> {
             }
             Op::Label(pairs) => {
                 let mut text = String::from("LABEL");
-                for pair in pairs {
-                    let (k, v) = (self.word(state, &pair.name)?, self.word(state, &pair.value)?);
+                let mut expanded = |pair: &Pair| both(self.word(state, &pair.name), self.word(state, &pair.value));
+                for (k, v) in all(pairs.iter().map(&mut expanded))? {
                     text.push_str(&format!(" {k}={v}"));
                     state.config.config.labels.insert(k, v);
                 }

@@ -49,18 +49,60 @@ impl ImageNeed {
 pub(super) enum Interrupted {
     /// An image must be resolved first; it is in [`Planner::needs`].
     Needs,
-    Error(Diagnostic),
+    /// Errors that do not depend on each other. The vector is never empty.
+    Errors(Vec<Diagnostic>),
     /// Errors in instructions were found; they are in [`Planner::errors`].
     Reported,
 }
 
 impl From<Diagnostic> for Interrupted {
     fn from(d: Diagnostic) -> Interrupted {
-        Interrupted::Error(d)
+        Interrupted::Errors(vec![d])
+    }
+}
+
+impl From<Vec<Diagnostic>> for Interrupted {
+    fn from(errors: Vec<Diagnostic>) -> Interrupted {
+        Interrupted::Errors(errors)
+    }
+}
+
+impl Interrupted {
+    /// Returns both reasons as one. Errors are reported before images are resolved.
+    fn and(self, other: Interrupted) -> Interrupted {
+        match (self, other) {
+            (Interrupted::Errors(mut errors), Interrupted::Errors(more)) => {
+                errors.extend(more);
+                Interrupted::Errors(errors)
+            }
+            (Interrupted::Errors(errors), _) | (_, Interrupted::Errors(errors)) => Interrupted::Errors(errors),
+            (first, _) => first,
+        }
     }
 }
 
 pub(super) type Planned<T> = std::result::Result<T, Interrupted>;
+
+/// Returns two results that do not depend on each other, or all of their errors.
+pub(super) fn both<A, B>(a: Planned<A>, b: Planned<B>) -> Planned<(A, B)> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (Err(a), Err(b)) => Err(a.and(b)),
+        (Err(e), Ok(_)) | (Ok(_), Err(e)) => Err(e),
+    }
+}
+
+/// Returns results that do not depend on each other, or all of their errors.
+pub(super) fn all<T>(results: impl IntoIterator<Item = Planned<T>>) -> Planned<Vec<T>> {
+    let mut done = Ok(Vec::new());
+    for result in results {
+        done = both(done, result).map(|(mut done, value)| {
+            done.push(value);
+            done
+        });
+    }
+    done
+}
 
 /// The state of a stage after an instruction.
 #[derive(Debug, Clone)]
@@ -237,11 +279,6 @@ impl Planner<'_> {
     /// Expands the variables of a word.
     pub(super) fn word(&mut self, state: &StageState, word: &Word) -> Planned<String> {
         Ok(state.vars.expand(word, self.file.escape)?)
-    }
-
-    /// Expands the variables of each word.
-    pub(super) fn words(&mut self, state: &StageState, words: &[Word]) -> Planned<Vec<String>> {
-        words.iter().map(|w| self.word(state, w)).collect()
     }
 
     pub(super) fn shell(&self, state: &StageState) -> Vec<String> {

@@ -616,6 +616,33 @@ fn all_independent_errors_are_reported() {
 }
 
 #[test]
+fn all_independent_errors_of_one_instruction_are_reported() {
+    let count = |line: &str| {
+        let source = format!("FROM debian\nARG X\n{line}\n");
+        plan(&parse(source.as_bytes()).unwrap(), &params(), &debian()).err().map_or(0, |errors| errors.len())
+    };
+    for (line, want) in [
+        ("EXPOSE 1/x 80 2-1 99999", 3),
+        ("EXPOSE $Q 80 ${Q:?} a", 2),
+        ("VOLUME ${Q:?} /a $Q ${Q:?}", 3),
+        ("LABEL ${Q:?}=${R:?} a=b c=${Q:?}", 3),
+        ("ENV a=${Q:?} b=c d=${R:?}", 2),
+        // The second default needs the first argument, and the last one does not.
+        ("ARG A=${Q:?} B=${A:?} C=${Q:?}", 2),
+        ("RUN --network=x --security=y --device=a,required --mount=type=cache,mode=9,uid=x --mount=target=/ true", 6),
+        ("COPY --from=$X --chmod=9 --chown=${Q:?} http://a ${Q:?} ${Q:?}/", 6),
+        ("COPY --link --chown=web a b", 1),
+        // Without the mode, it is not known whether --link applies.
+        ("COPY --link --chown=web --chmod=9 a b", 1),
+        ("ADD --checksum=x ${Q:?} git://x /d", 2),
+    ] {
+        assert_eq!(count(line), want, "{line}");
+    }
+    let global = parse(b"ARG A=${Q:?} B=${Q:?}\nARG C=${Q:?}\nFROM debian\n").unwrap();
+    assert_eq!(plan(&global, &params(), &debian()).err().map(|errors| errors.len()), Some(2));
+}
+
+#[test]
 fn names_of_steps_show_all_flags() {
     let text = |source: &str| {
         let graph = graph(&format!("FROM debian\nARG V=1\n{source}\n"));

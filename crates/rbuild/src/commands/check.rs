@@ -75,7 +75,7 @@ pub fn call(
         CallMode::Outline => {
             let found = match rbuild_plan::outline(file, &request.parameters) {
                 Ok(found) => found,
-                Err(d) => return Ok(mistakes(vec![d], source)),
+                Err(errors) => return Ok(mistakes(errors, source)),
             };
             if json {
                 print_json(&outline::json(&found));
@@ -110,8 +110,8 @@ fn check(
     for plan in &plans {
         let mut analysis = match rbuild_plan::analyze(file, plan) {
             Ok(analysis) => analysis,
-            Err(d) => {
-                errors = vec![d];
+            Err(found) => {
+                errors = found;
                 break;
             }
         };

@@ -201,7 +201,7 @@ fn stages_are_needed_by_their_values() {
         assert_eq!(needed, want, "{case}");
     }
     let missing = analyze(&parse(FILE.as_bytes()).unwrap(), &with("none", &[])).map(drop).unwrap_err();
-    assert_eq!(missing.message, "target stage `none` does not exist");
+    assert_eq!(missing[0].message, "target stage `none` does not exist");
 }
 
 /// One name refers to a separate image for each platform in the file.
