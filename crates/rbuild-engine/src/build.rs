@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
-use rbuild_linux::parallel::locked;
+use rbuild_linux::parallel::{locked, try_map};
 use rbuild_plan::{Step, VertexId};
 use rbuild_sandbox::{Attachments, Builder, Cancel, CommandOutcome, Input, MountSource};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
@@ -25,7 +25,8 @@ use crate::prepare::{Prepared, PreparedBuild};
 use crate::record::build_log::{self, measure, remember};
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
-use crate::solve::{executor, vertex};
+use crate::solve::executor::{self, PlatformFailure};
+use crate::solve::vertex;
 use crate::warning::BuildWarning;
 
 /// Answers the build from the cache. Returns `None` if a step must run, if a file system must be
@@ -162,9 +163,8 @@ struct Platforms<'a> {
     envs: Vec<StepEnv<'a>>,
 }
 
-/// Runs the open steps of each platform, one platform after another, and writes the outputs once
-/// everything is built. If a shell is to be started after an error, the error is passed to `report`
-/// first.
+/// Runs the open steps of all platforms, and writes the outputs once everything is built. If a
+/// shell is to be started after an error, the error is passed to `report` first.
 pub fn execute(
     build: PreparedBuild<'_>,
     store: &Store,
@@ -214,7 +214,6 @@ impl<'a> Platforms<'a> {
     ) -> Result<BuildReport> {
         let PreparedBuild { request, platforms } = self.build;
         self.events.send(Event::Total { steps: platforms.iter().map(Prepared::shown_steps).sum() });
-        let mut images = Vec::new();
         let mut first = 0;
         for prepared in platforms {
             let events = match platforms.len() {
@@ -223,14 +222,13 @@ impl<'a> Platforms<'a> {
             };
             first += prepared.graph.vertices.len();
             self.envs.push(StepEnv::new(request, prepared, self.store, events, cancel.clone(), builder)?);
-            let env = &self.envs[self.envs.len() - 1];
-            if let Err(e) = executor::run(env, |layers| image::pack_early(env, &layers)) {
-                return Err(after_failure(env, e, report));
-            }
-            vertex::wait_for_images(env)?;
-            refusal::refuse_leaks(env)?;
-            images.push(images_of(env)?);
         }
+        if let Err(PlatformFailure { platform, error }) =
+            executor::run(&self.envs, |env, layers| image::pack_early(env, &layers))
+        {
+            return Err(after_failure(&self.envs[platform], error, report));
+        }
+        let images = images_of_all(&self.envs)?;
         // Everything that a name refers to must be on disk before the name. Outputs are written
         // afterwards; otherwise the sync would also wait for those on the same file system.
         if images.iter().all(Vec::is_empty) {
@@ -298,6 +296,18 @@ impl<'a> Platforms<'a> {
         };
         self.envs.iter().map(view).collect()
     }
+}
+
+/// Returns the images of all platforms, in their order. They are packed at the same time.
+fn images_of_all(envs: &[StepEnv<'_>]) -> Result<Vec<Vec<(ImageForm, ManifestDigest)>>> {
+    try_map(envs.len(), envs, checked_images)
+}
+
+/// Returns the images of one platform, unless they contain a secret.
+fn checked_images(env: &StepEnv<'_>) -> Result<Vec<(ImageForm, ManifestDigest)>> {
+    vertex::wait_for_images(env)?;
+    refusal::refuse_leaks(env)?;
+    images_of(env)
 }
 
 /// Returns the images of the target, in the order of the forms.

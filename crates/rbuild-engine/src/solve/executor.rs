@@ -1,12 +1,17 @@
-//! Parallel execution of the scheduled vertices. A vertex starts when its last input is done.
+//! Parallel execution of the scheduled vertices of all platforms. A vertex starts when its last
+//! input is done.
 //!
 //! Workers must not wait for each other inside rayon. The worker that completes a vertex's last
-//! input spawns it; the only blocking operations are child processes and file I/O.
+//! input spawns it; the only blocking operations are child processes and file I/O. Neither does a
+//! worker wait for equal work of another platform: the vertex is spawned again once that is done.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Scope;
 
 use rbuild_linux::clock::monotonic_nanoseconds;
 use rbuild_linux::parallel::{locked, start_in};
@@ -15,9 +20,9 @@ use rbuild_remedy::{MachineRemedy, Remedy, SessionLimit};
 use rbuild_store::TreeId;
 
 use crate::env::StepEnv;
-use crate::error::{BuildError, Result};
+use crate::error::BuildError;
 use crate::event::Event;
-use crate::solve::vertex;
+use crate::solve::vertex::{self, WorkKey};
 use crate::warning::BuildWarning;
 
 /// The receiving end of the queue of trees of the result's layers, which are packed while other
@@ -36,22 +41,68 @@ impl LayerQueue<'_> {
 }
 
 struct Executor<'a> {
+    platforms: Vec<PlatformSteps<'a>>,
+    failure: FirstFailure,
+    shared: SharedWork,
+}
+
+/// The scheduled vertices of one platform.
+struct PlatformSteps<'a> {
     env: &'a StepEnv<'a>,
     /// For each vertex, the number of inputs that are not done.
     pending_inputs: Vec<AtomicUsize>,
-    failure: FirstFailure,
     /// Receives the trees of layers that will be needed; `None` once all steps have ended.
     layer_sender: Mutex<Option<Sender<TreeId>>>,
+}
+
+/// A vertex of one of the platforms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PlatformVertex {
+    platform: usize,
+    id: VertexId,
+}
+
+/// Work that several platforms may need. It is done for the platform that begins it first; the
+/// vertices of the others wait, and find its result.
+#[derive(Default)]
+struct SharedWork(Mutex<HashMap<WorkKey, Vec<PlatformVertex>>>);
+
+impl SharedWork {
+    /// Returns true if the work is to be done for `vertex`. Otherwise, `vertex` waits.
+    fn begin(&self, work: WorkKey, vertex: PlatformVertex) -> bool {
+        match locked(&self.0).entry(work) {
+            Entry::Occupied(mut waiting) => {
+                waiting.get_mut().push(vertex);
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(Vec::new());
+                true
+            }
+        }
+    }
+
+    /// Ends work, and returns the vertices that waited for it.
+    fn end(&self, work: &WorkKey) -> Vec<PlatformVertex> {
+        locked(&self.0).remove(work).unwrap_or_default()
+    }
+}
+
+/// A failure, with the position of its platform.
+#[derive(Debug)]
+pub(crate) struct PlatformFailure {
+    pub platform: usize,
+    pub error: BuildError,
 }
 
 /// The earliest of several parallel step failures. Failures are not necessarily reported in the
 /// order in which they happened.
 #[derive(Default)]
-struct FirstFailure(Mutex<Option<(u64, BuildError)>>);
+struct FirstFailure(Mutex<Option<(u64, PlatformFailure)>>);
 
 impl FirstFailure {
-    fn note(&self, e: BuildError) {
-        let at = match &e {
+    fn note(&self, platform: usize, error: BuildError) {
+        let at = match &error {
             // This is a consequence of another failure or of a request to stop.
             BuildError::Canceled => return,
             BuildError::Step(failure) => failure.at,
@@ -59,85 +110,95 @@ impl FirstFailure {
         };
         let mut first = locked(&self.0);
         if first.as_ref().is_none_or(|(known, _)| at < *known) {
-            *first = Some((at, e));
+            *first = Some((at, PlatformFailure { platform, error }));
         }
     }
 
-    fn take(&self) -> Option<BuildError> {
-        locked(&self.0).take().map(|(_, e)| e)
+    fn take(&self) -> Option<PlatformFailure> {
+        locked(&self.0).take().map(|(_, failure)| failure)
     }
 }
 
-/// Runs all scheduled steps. If there are commands among them, `pack` is called on a separate
-/// thread with the layers that become available in the meantime.
+/// Runs all scheduled steps of the platforms of a build. For each platform with commands among
+/// them, `pack` is called on a separate thread with the layers that become available in the
+/// meantime.
 ///
 /// # Errors
 ///
 /// Fails with the error of the step that failed first, or if the build is canceled.
-pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(LayerQueue<'_>) + Send) -> Result<()> {
-    let is_command = |id: VertexId| matches!(env.graph().vertices[id].step, Step::Run(_));
-    let runs_any = env.schedule.vertices().any(|(id, _)| is_command(id));
-    if runs_any {
+pub(crate) fn run(
+    envs: &[StepEnv<'_>],
+    pack: impl Fn(&StepEnv<'_>, LayerQueue<'_>) + Sync,
+) -> std::result::Result<(), PlatformFailure> {
+    let Some(first) = envs.first() else { return Ok(()) };
+    if let Some(env) = envs.iter().find(|env| runs_any(env)) {
         report_isolation(env);
     }
-    let is_scheduled = |id: VertexId| env.schedule.vertices().any(|(scheduled, _)| scheduled == id);
-    env.prepared.report_hits(env.store, &env.request.caches, &env.events, is_scheduled);
+    envs.iter().for_each(report_schedule);
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(env.request.jobs.max(1))
+        .num_threads(first.request.jobs.max(1))
         .thread_name(|i| format!("step-{i}"))
         .build()
-        .map_err(|e| no_threads(&e))?;
+        .map_err(|e| PlatformFailure { platform: 0, error: no_threads(&e) })?;
+    let executor = Executor::new(envs);
+    std::thread::scope(|threads| {
+        let pack = &pack;
+        let packed = executor.platforms.iter().filter(|steps| runs_any(steps.env));
+        let _queues: Vec<OpenQueue<'_>> = packed
+            .map(|steps| {
+                pack_beside(threads, &steps.layer_sender, steps.cached_layers(), |layers| pack(steps.env, layers))
+            })
+            .collect();
+        pool.scope(|scope| executor.ready().into_iter().for_each(|vertex| executor.spawn(vertex, scope)));
+    });
+    match executor.failure.take() {
+        Some(failure) => Err(failure),
+        None if first.cancel.is_canceled() => Err(PlatformFailure { platform: 0, error: BuildError::Canceled }),
+        None => Ok(()),
+    }
+}
+
+/// Returns true if a command is scheduled.
+fn runs_any(env: &StepEnv<'_>) -> bool {
+    env.schedule.vertices().any(|(id, _)| matches!(env.graph().vertices[id].step, Step::Run(_)))
+}
+
+/// Reports the steps that are cached, and those that wait for others.
+fn report_schedule(env: &StepEnv<'_>) {
+    let is_scheduled = |id: VertexId| env.schedule.vertices().any(|(scheduled, _)| scheduled == id);
+    env.prepared.report_hits(env.store, &env.request.caches, &env.events, is_scheduled);
     for (step, inputs) in env.schedule.waits(env.graph()) {
         let vertex = &env.graph().vertices[step];
         let (label, text) = (vertex.name.to_string(), vertex.text.clone());
         let inputs = inputs.into_iter().map(VertexId::position).collect();
         env.events.send(Event::Waiting { step: step.position(), label, text, inputs });
     }
-    let executor = Executor::new(env);
-    let work = || {
-        pool.scope(|scope| {
-            for (id, _) in env.schedule.vertices().filter(|(_, inputs)| inputs.is_empty()) {
-                let executor = &executor;
-                scope.spawn(move |scope| executor.work_on(id, scope));
-            }
-        });
-    };
-    if runs_any {
-        pack_beside(&executor.layer_sender, |sender| executor.queue_cached_layers(sender), pack, work);
-    } else {
-        work();
-    }
-    match executor.failure.take() {
-        Some(e) => Err(e),
-        None if env.cancel.is_canceled() => Err(BuildError::Canceled),
-        None => Ok(()),
+}
+
+/// A queue of layers. It is closed when this value is dropped, also by a panic: otherwise, the
+/// thread that packs the layers would wait forever.
+struct OpenQueue<'a>(&'a Mutex<Option<Sender<TreeId>>>);
+
+impl Drop for OpenQueue<'_> {
+    fn drop(&mut self) {
+        locked(self.0).take();
     }
 }
 
-/// Runs `work` on this thread and `pack` on another one, which receives the layers that
-/// `queue_cached` and `work` put into the queue. The queue is closed when `work` returns or panics;
-/// otherwise, the other thread would wait forever.
-fn pack_beside(
-    sender: &Mutex<Option<Sender<TreeId>>>,
-    queue_cached: impl FnOnce(&Sender<TreeId>),
-    pack: impl FnOnce(LayerQueue<'_>) + Send,
-    work: impl FnOnce(),
-) {
-    struct Close<'a>(&'a Mutex<Option<Sender<TreeId>>>);
-    impl Drop for Close<'_> {
-        fn drop(&mut self) {
-            locked(self.0).take();
-        }
-    }
-    std::thread::scope(|threads| {
-        let (queue, trees) = channel();
-        queue_cached(&queue);
-        *locked(sender) = Some(queue);
-        let _close = Close(sender);
-        // Without the thread the layers are packed later.
-        let _ = start_in(threads, move || pack(LayerQueue { trees, sender }));
-        work();
-    });
+/// Calls `pack` on another thread, with the `cached` layers and those that are sent to `sender`
+/// until the returned queue is dropped.
+fn pack_beside<'s, 'e: 's>(
+    threads: &'s Scope<'s, 'e>,
+    sender: &'e Mutex<Option<Sender<TreeId>>>,
+    cached: Vec<TreeId>,
+    pack: impl FnOnce(LayerQueue<'_>) + Send + 's,
+) -> OpenQueue<'e> {
+    let (queue, trees) = channel();
+    cached.into_iter().for_each(|tree| drop(queue.send(tree)));
+    *locked(sender) = Some(queue);
+    // Without the thread the layers are packed later.
+    let _ = start_in(threads, move || pack(LayerQueue { trees, sender }));
+    OpenQueue(sender)
 }
 
 fn no_threads(e: &(dyn std::error::Error + 'static)) -> BuildError {
@@ -158,17 +219,33 @@ fn report_isolation(env: &StepEnv<'_>) {
 }
 
 impl<'a> Executor<'a> {
-    fn new(env: &'a StepEnv<'a>) -> Executor<'a> {
-        let pending_inputs: Vec<AtomicUsize> = env.graph().vertices.iter().map(|_| AtomicUsize::new(0)).collect();
-        for (id, inputs) in env.schedule.vertices() {
-            pending_inputs[id].store(inputs.len(), Ordering::SeqCst);
-        }
-        Executor { env, pending_inputs, failure: FirstFailure::default(), layer_sender: Mutex::new(None) }
+    fn new(envs: &'a [StepEnv<'a>]) -> Executor<'a> {
+        let platforms = envs.iter().map(PlatformSteps::new).collect();
+        Executor { platforms, failure: FirstFailure::default(), shared: SharedWork::default() }
     }
 
-    fn work_on<'s>(&'s self, id: VertexId, scope: &rayon::Scope<'s>) {
-        let env = self.env;
+    /// Returns the vertices without inputs.
+    fn ready(&self) -> Vec<PlatformVertex> {
+        let of = |(platform, steps): (usize, &PlatformSteps<'a>)| {
+            let ready = steps.env.schedule.vertices().filter(|(_, inputs)| inputs.is_empty());
+            ready.map(|(id, _)| PlatformVertex { platform, id }).collect::<Vec<_>>()
+        };
+        self.platforms.iter().enumerate().flat_map(of).collect()
+    }
+
+    fn spawn<'s>(&'s self, vertex: PlatformVertex, scope: &rayon::Scope<'s>) {
+        scope.spawn(move |scope| self.work_on(vertex, scope));
+    }
+
+    fn work_on<'s>(&'s self, vertex: PlatformVertex, scope: &rayon::Scope<'s>) {
+        let PlatformVertex { platform, id } = vertex;
+        let steps = &self.platforms[platform];
+        let env = steps.env;
         if env.cancel.is_canceled() {
+            return;
+        }
+        let work = if self.platforms.len() > 1 { vertex::work_key(env, id) } else { None };
+        if work.as_ref().is_some_and(|work| !self.shared.begin(*work, vertex)) {
             return;
         }
         let solved = catch_unwind(AssertUnwindSafe(|| vertex::solve(env, id))).unwrap_or_else(|panic| {
@@ -177,17 +254,28 @@ impl<'a> Executor<'a> {
             resume_unwind(panic)
         });
         if let Err(e) = solved {
-            self.failure.note(e);
+            self.failure.note(platform, e);
             env.cancel.cancel();
             return;
         }
-        self.queue_layer(id);
+        steps.queue_layer(id);
+        let waited = work.map(|work| self.shared.end(&work)).unwrap_or_default();
+        waited.into_iter().for_each(|vertex| self.spawn(vertex, scope));
         for next in env.schedule.dependants(id) {
-            if self.pending_inputs[*next].fetch_sub(1, Ordering::SeqCst) == 1 {
-                let next = *next;
-                scope.spawn(move |scope| self.work_on(next, scope));
+            if steps.pending_inputs[*next].fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.spawn(PlatformVertex { platform, id: *next }, scope);
             }
         }
+    }
+}
+
+impl<'a> PlatformSteps<'a> {
+    fn new(env: &'a StepEnv<'a>) -> PlatformSteps<'a> {
+        let pending_inputs: Vec<AtomicUsize> = env.graph().vertices.iter().map(|_| AtomicUsize::new(0)).collect();
+        for (id, inputs) in env.schedule.vertices() {
+            pending_inputs[id].store(inputs.len(), Ordering::SeqCst);
+        }
+        PlatformSteps { env, pending_inputs, layer_sender: Mutex::new(None) }
     }
 
     /// Queues the layer of a step for early packing, if the result will need it.
@@ -201,17 +289,18 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Queues the layers of cached steps of the result, which may not have been packed yet.
-    fn queue_cached_layers(&self, sender: &Sender<TreeId>) {
+    /// Returns the layers of cached steps of the result, which may not have been packed yet.
+    fn cached_layers(&self) -> Vec<TreeId> {
         let tree_of = |id| self.env.results.get(id)?.tree.clone();
         let mut found: Vec<TreeId> = self.env.chain().filter_map(tree_of).collect();
         found.reverse();
-        found.into_iter().for_each(|tree| drop(sender.send(tree)));
+        found
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rbuild_image::ManifestDigest;
     use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
@@ -234,12 +323,13 @@ mod tests {
             BuildError::Step(Box::new(failure))
         };
         let failures = FirstFailure::default();
-        failures.note(BuildError::Canceled);
-        failures.note(step("second", 200));
-        failures.note(step("first", 100));
-        failures.note(BuildError::other("now"));
-        failures.note(step("third", 300));
-        assert_eq!(failures.take().map(|e| e.message()), Some("first".into()));
+        failures.note(0, BuildError::Canceled);
+        failures.note(0, step("second", 200));
+        failures.note(1, step("first", 100));
+        failures.note(0, BuildError::other("now"));
+        failures.note(2, step("third", 300));
+        let first = failures.take().map(|PlatformFailure { platform, error }| (platform, error.message()));
+        assert_eq!(first, Some((1, "first".into())));
         assert!(failures.take().is_none());
     }
 
@@ -249,13 +339,25 @@ mod tests {
         let packed = AtomicUsize::new(0);
         let pack = |layers: LayerQueue<'_>| while layers.next().is_some() {};
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            let work = || {
+            std::thread::scope(|threads| {
+                let _queue = pack_beside(threads, &sender, Vec::new(), pack);
                 packed.fetch_add(1, Ordering::SeqCst);
                 panic!("a step");
-            };
-            pack_beside(&sender, |_| {}, pack, work);
+            });
         }));
         assert!(ended.is_err() && packed.into_inner() == 1 && locked(&sender).is_none());
+    }
+
+    #[test]
+    fn equal_work_is_done_by_the_first_platform_and_then_by_the_next() {
+        let shared = SharedWork::default();
+        let vertex = |platform| PlatformVertex { platform, id: VertexId::new(7) };
+        let (work, other) = (WorkKey::Image(ManifestDigest::of(b"a")), WorkKey::Image(ManifestDigest::of(b"b")));
+        assert!(shared.begin(work, vertex(0)) && shared.begin(other, vertex(0)));
+        assert!(!shared.begin(work, vertex(1)) && !shared.begin(work, vertex(2)));
+        assert_eq!(shared.end(&work), [vertex(1), vertex(2)]);
+        assert!(shared.begin(work, vertex(2)) && !shared.begin(work, vertex(1)));
+        assert_eq!((shared.end(&work), shared.end(&other)), (vec![vertex(1)], vec![]));
     }
 
     #[test]

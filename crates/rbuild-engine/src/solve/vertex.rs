@@ -57,15 +57,41 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     outcome.map(|_| ())
 }
 
+/// Identifies work whose result several platforms of a build can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum WorkKey {
+    /// The unpacking of an image.
+    Image(ManifestDigest),
+    /// The execution of a step with this definition key.
+    Step(CacheKey),
+}
+
+/// Returns the work that solves a vertex whose inputs are finished; `None` if it has no key.
+pub(crate) fn work_key(env: &StepEnv<'_>, id: VertexId) -> Option<WorkKey> {
+    let vertex = &env.graph().vertices[id];
+    if let Step::Image { manifest, .. } = &vertex.step {
+        return Some(WorkKey::Image(*manifest));
+    }
+    // An error is reported when the vertex is solved.
+    let keyed = keyed(env, id, &env.prepared.vertices[id].selected_files).ok()?;
+    Some(WorkKey::Step(keyed?.key))
+}
+
+/// Returns the definition key of a step whose inputs are finished, with its inputs.
+fn keyed(env: &StepEnv<'_>, id: VertexId, selected_files: &[Selection]) -> Result<Option<Keyed>> {
+    let vertex = &env.graph().vertices[id];
+    let keys = KeyBuilder { downloads: &env.prepared.downloads, salt: env.request.salt.as_deref() };
+    let results = InputResults::of(&vertex.inputs(), |input| env.done(input).result);
+    keys.keyed(env.graph(), vertex, &results, selected_files)
+}
+
 /// Computes the key, then looks up or makes the result. Repeats a few times if the context
 /// changes meanwhile.
 fn find_or_execute(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let vertex = &env.graph().vertices[id];
-    let keys = KeyBuilder { downloads: &env.prepared.downloads, salt: env.request.salt.as_deref() };
-    let results = InputResults::of(&vertex.inputs(), |input| env.done(input).result);
     let mut selected_files = Cow::Borrowed(&env.prepared.vertices[id].selected_files[..]);
     for _ in 0..MAX_KEYS {
-        let keyed = keys.keyed(env.graph(), vertex, &results, &selected_files)?;
+        let keyed = keyed(env, id, &selected_files)?;
         let Keyed { key, inputs } = keyed.ok_or_else(|| BuildError::other("a step has no key"))?;
         let key_inputs = explain::masked(inputs, &env.request.secret_values());
         match find_or_execute_keyed(&StepRecords { env, id, key, key_inputs: &key_inputs }, &selected_files) {

@@ -68,6 +68,7 @@ mod run_pulls;
 mod running;
 mod secrets;
 mod security;
+mod several_platforms;
 mod sources;
 mod stacks;
 mod streams;

@@ -1,0 +1,93 @@
+//! Builds for several platforms: their steps are one schedule.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::lab::{Lab, contents, is_bare};
+
+const PLATFORMS: [&str; 2] = ["--platform", "linux/amd64,linux/arm64"];
+
+/// Waits until the cache mount contains this file.
+fn wait_for(file: &str) -> String {
+    format!("i=0; until [ -e /c/{file} ] || [ $i = 150 ]; do sleep 0.1; i=$((i+1)); done; [ -e /c/{file} ]")
+}
+
+/// Steps of both platforms wait for each other, and so do two steps that both platforms need: with
+/// two workers, none of them may wait for equal work.
+#[test]
+fn independent_steps_run_side_by_side_and_shared_ones_once() {
+    let lab = Lab::new();
+    if is_bare() {
+        return;
+    }
+    let shared = |own: &str, other: &str| {
+        format!(
+            "RUN --mount=type=cache,target=/c touch /c/{own}; {}; head -c 9 /dev/urandom | md5sum > /{own}",
+            wait_for(other)
+        )
+    };
+    let file = format!(
+        "FROM --platform=$BUILDPLATFORM busybox AS one\n{}\n\
+         FROM --platform=$BUILDPLATFORM busybox AS two\n{}\n\
+         FROM --platform=$BUILDPLATFORM busybox AS made\nARG TARGETARCH\n\
+         RUN --mount=type=cache,target=/c --mount=from=one,target=/o --mount=from=two,target=/t \
+         touch /c/$TARGETARCH; {} && {} && cat /o/x /t/y > /xy\n\
+         FROM scratch\nCOPY --from=made /xy /\n",
+        shared("x", "y"),
+        shared("y", "x"),
+        wait_for("amd64"),
+        wait_for("arm64"),
+    );
+    let out = format!("type=local,dest={}", lab.path("out").display());
+    let ran = lab.build(&file, &[&PLATFORMS[..], &["--jobs", "2", "-o", &out]].concat()).ok();
+    assert_eq!(lab.read("out/linux_amd64/xy"), lab.read("out/linux_arm64/xy"));
+    // Of each shared step, one is executed, whichever platform it is of, and so is one of the two
+    // copies, which are of equal files.
+    assert_eq!(ran.steps(), (5, 3), "{}", ran.stderr);
+    for label in ["[linux/amd64 made 2/2]", "[linux/arm64 made 2/2]", "[linux/amd64 one 2/2]", "[linux/arm64 one 2/2]"]
+    {
+        assert!(ran.stderr.contains(label), "{label}\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_failure_of_one_platform_stops_the_others() {
+    let lab = Lab::new();
+    let file = "FROM --platform=$BUILDPLATFORM busybox AS made\nARG TARGETARCH\n\
+                RUN if [ $TARGETARCH = arm64 ]; then sleep 1; exit 7; else sleep 60; fi\n\
+                FROM scratch\nCOPY --from=made /etc /\n";
+    let started = Instant::now();
+    let ran = lab.build(file, &[&PLATFORMS[..], &["--jobs", "2", "-t", "x"]].concat());
+    let ran = ran.fails(1, &["exited with code 7", "linux/arm64 made 2/2"]);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
+    lab.rbuild(["inspect", "x"]).fails(1, &["image `x` not found"]);
+}
+
+/// The images do not depend on the number of workers, nor on the other platforms.
+#[test]
+fn images_are_those_of_builds_for_one_platform() {
+    let file = "FROM --platform=$BUILDPLATFORM busybox AS made\nARG TARGETARCH\n\
+                RUN echo for $TARGETARCH > /o && mkdir /d && echo x > /d/x\n\
+                FROM scratch\nARG TARGETARCH\nCOPY --from=made /o /\nCOPY --from=made /d /d/\nLABEL arch=$TARGETARCH\n";
+    let built = |platforms: &str, jobs: &str| {
+        let lab = Lab::new();
+        lab.write("Dockerfile", file);
+        let output = format!("type=oci,dest={}", lab.path("x.tar").display());
+        let mut command = lab.command(["build", "--platform", platforms, "--jobs", jobs, "-o", &output]);
+        lab.run_with(&mut command, &[("SOURCE_DATE_EPOCH", "1000")]).ok();
+        let files = contents(&std::fs::read(lab.path("x.tar")).unwrap());
+        let digests = |document: &str| -> Vec<String> {
+            let index: Value = serde_json::from_slice(&files[document]).unwrap();
+            let entries = index["manifests"].as_array().unwrap().iter();
+            entries.map(|entry| entry["digest"].as_str().unwrap().to_string()).collect()
+        };
+        let found = digests("index.json");
+        if platforms.contains(',') { digests(&format!("blobs/sha256/{}", &found[0][7..])) } else { found }
+    };
+    let both = built(PLATFORMS[1], "4");
+    assert_eq!(both, built(PLATFORMS[1], "1"));
+    let alone = PLATFORMS[1].split(',').map(|platform| built(platform, "2").remove(0));
+    assert_eq!(both, alone.collect::<Vec<_>>());
+}
