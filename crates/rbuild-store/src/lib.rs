@@ -106,8 +106,9 @@ pub use durability::Durability;
 pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
 pub use gc::damage::{BlobFault, CheckFailure, FoundDamage, ImageFault, ImageLabel, Misplacement, StoreDamage};
+pub use gc::freed::Freed;
 pub use gc::fsck::Checked;
-pub use gc::prune::{DanglingImages, Freed, Gc};
+pub use gc::prune::{DanglingImages, Gc};
 pub use gc::usage::{DiskUsage, Usage};
 pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, FilesHash, HashesName, ImageKey, LockId,

@@ -9,7 +9,7 @@ use rbuild_linux::{KeyLock, LockKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::gc::prune::tree_bytes;
+use crate::gc::measure::tree_bytes;
 use crate::ids::{BuildId, LockId};
 use crate::modes;
 use crate::once::lock_key;
@@ -251,8 +251,7 @@ impl Logs<'_> {
         self.bound_logs(KEPT, has_step_logs.then_some(ALL_BYTES), &log.id)
     }
 
-    /// Records that a build whose log is stored has failed after its end. Does nothing if its log is
-    /// not stored.
+    /// Records that a build has failed after its end. Does nothing if its log is not stored.
     ///
     /// # Errors
     ///

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::durability::Durability;
 use crate::error::{Result, StoreError};
-use crate::gc::prune::{remove_if_possible, tree_bytes};
+use crate::gc::measure::tree_bytes;
+use crate::gc::trash::{Discarded, Trash};
 use crate::modes;
 use crate::store::Store;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
@@ -164,13 +165,21 @@ impl Volumes<'_> {
     /// Fails with [`StoreError::VolumeInUse`] if a container uses it, and with
     /// [`StoreError::NoVolume`] if it does not exist.
     pub fn remove(&self, name: &str) -> Result<bool> {
-        let _lock = self.store.lock_file(LOCK)?;
+        let mut trash = Trash::new(self.store);
+        let lock = self.store.lock_file(LOCK)?;
         if self.find(name)?.is_none() {
             return Err(StoreError::NoVolume(name.into()));
         }
         if self.used()?.iter().any(|used| used == name) {
             return Err(StoreError::VolumeInUse(name.into()));
         }
-        remove_if_possible(&self.store.dir(DIR)?, OsStr::new(name), || Ok(()))
+        let name = OsStr::new(name);
+        if !self.store.dir(DIR)?.is_removable(name)? {
+            return Ok(false);
+        }
+        trash.discard(Discarded { dir: DIR, name, bytes: Some(0), reason: "requested" })?;
+        // Containers that fill volumes do not wait for the deletion of the files.
+        drop(lock);
+        Ok(trash.empty()?.unremovable == 0)
     }
 }

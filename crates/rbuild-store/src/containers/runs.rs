@@ -22,7 +22,7 @@ use crate::containers::health::{FILES as HEALTH_FILES, HealthFile};
 use crate::containers::output::FILES as OUTPUT_FILES;
 use crate::containers::restarts::{FILES as RESTART_FILES, LastEnd, RestartFiles, RestartPolicy};
 use crate::error::{Result, StoreError};
-use crate::gc::prune::tree_bytes;
+use crate::gc::measure::tree_bytes;
 use crate::ids::ContainerId;
 use crate::modes;
 use crate::trees::id::TreeId;

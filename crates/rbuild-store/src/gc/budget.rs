@@ -11,7 +11,10 @@ use crate::cache::records::Record;
 use crate::downloads;
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
-use crate::gc::prune::{Freed, Gc, each_below, remove_if_possible, tree_bytes};
+use crate::gc::freed::Freed;
+use crate::gc::measure::{each_below, tree_bytes};
+use crate::gc::prune::Gc;
+use crate::gc::trash::{Discarded, Trash};
 use crate::modes;
 use crate::partial_blobs;
 use crate::trees::id::TreeId;
@@ -61,12 +64,12 @@ impl Gc<'_> {
     /// Fails if the store cannot be read or an entry cannot be removed.
     #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
     pub fn collect(&self, budget: Budget<'_>) -> Result<Freed> {
-        let mut freed = Freed::default();
+        let mut trash = Trash::new(self.store);
         if let Some(alone) = ExclusiveLock::try_take(self.store)? {
-            self.evict(budget, &mut freed)?;
+            self.evict(budget, &mut trash)?;
             alone.end()?;
         }
-        Ok(freed)
+        trash.empty()
     }
 
     /// Returns true if the cache may exceed `most` bytes. Adds up recorded sizes only, because the
@@ -97,7 +100,7 @@ impl Gc<'_> {
 
     /// Evicts entries. Those that this process may not remove stay, with their documents. The
     /// caller holds the exclusive lock.
-    fn evict(&self, budget: Budget<'_>, freed: &mut Freed) -> Result<()> {
+    fn evict(&self, budget: Budget<'_>, trash: &mut Trash<'_>) -> Result<()> {
         let pinned = self.store.containers().pinned_trees()?;
         let mut items = self.items()?;
         items.retain(|item| item.dir != "trees" || !pinned.contains(&item.name));
@@ -107,7 +110,7 @@ impl Gc<'_> {
             self.count_once(&mut items)?;
         }
         let mut left = sum(&items);
-        let mut unused_blobs = false;
+        let mut has_unused_blobs = false;
         for item in items {
             let is_old = budget.used_since.is_none_or(|since| item.last_use < since);
             let is_of_origin = budget.origin.is_none_or(|origin| item.origin.as_deref() == Some(origin));
@@ -118,38 +121,30 @@ impl Gc<'_> {
             }
             // An entry that cannot be evicted must not force out newer ones.
             left -= item.bytes;
+            // An image may use the same blob as a download, so it is removed and counted with all
+            // unused blobs.
+            let is_download = item.dir == downloads::DIR;
+            let name = OsStr::new(&item.name);
+            if !is_download && !self.store.dir(item.dir)?.is_removable(name)? {
+                trash.freed.unremovable += 1;
+                continue;
+            }
             // Remove documents first, so that after a crash none refers to a missing entry.
-            let mut remove_documents = || {
-                item.documents.iter().try_for_each(|(dir, name)| {
-                    freed.records += 1;
-                    Ok(self.store.dir(dir)?.remove_all(OsStr::new(name))?)
-                })
-            };
-            if item.dir == downloads::DIR {
-                // An image may use the same blob, so it is removed and counted with all unused
-                // blobs.
-                remove_documents()?;
-                unused_blobs = true;
-                continue;
+            for (dir, document) in &item.documents {
+                trash.freed.records += 1;
+                self.store.dir(dir)?.remove_all(OsStr::new(document))?;
             }
-            if !remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), remove_documents)? {
-                freed.unremovable += 1;
-                continue;
+            has_unused_blobs |= is_download || item.dir == "trees";
+            if !is_download {
+                let reason = if old { "not used for too long, or imported" } else { "the cache is over its limit" };
+                trash.discard(Discarded { dir: item.dir, name, bytes: Some(item.bytes), reason })?;
             }
-            match item.dir {
-                "mounts" => freed.mounts += 1,
-                partial_blobs::DIR => freed.blobs += 1,
-                _ => freed.trees += 1,
-            }
-            freed.bytes += item.bytes;
-            let reason = if old { "not used for too long, or imported" } else { "the cache is over its limit" };
-            tracing::debug!(target: "store", kind = item.dir, name = item.name, bytes = item.bytes, reason, "evicted");
         }
-        if freed.records > 0 {
+        if trash.freed.records > 0 {
             self.prune_key_inputs()?;
         }
-        if freed.trees > 0 || unused_blobs {
-            self.remove_unused_blobs(freed)?;
+        if has_unused_blobs {
+            self.remove_unused_blobs(trash)?;
         }
         Ok(())
     }

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 
 use rbuild_image::{BlobDigest, digest_of};
-use rbuild_linux::{FileKind, RootDir, Stat};
 
 use crate::artifact::NamedImage;
 use crate::cache::records::{Record, ResultFile};
@@ -12,32 +11,13 @@ use crate::contents::noted_blob;
 use crate::downloads;
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
+use crate::gc::freed::Freed;
+use crate::gc::trash::{Discarded, Trash};
 use crate::index_entries::parts_of;
 use crate::partial_blobs;
 use crate::sentinel;
 use crate::store::Store;
 use crate::trees::id::digest_in;
-use crate::workspace::sweep;
-
-/// The amount of removed content.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Freed {
-    /// Number of index entries without a name that were removed.
-    pub images: u64,
-    /// Number of cache records.
-    pub records: u64,
-    /// Number of trees.
-    pub trees: u64,
-    /// Number of blobs.
-    pub blobs: u64,
-    /// Number of cache mounts.
-    pub mounts: u64,
-    /// Number of trees and cache mounts that are kept because they contain files that the builder
-    /// may not remove.
-    pub unremovable: u64,
-    /// Freed disk space of blobs, trees and cache mounts in bytes.
-    pub bytes: u64,
-}
 
 /// Treatment of dangling images, which have no name and are not needed by anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +38,8 @@ impl Gc<'_> {
     /// Removes dangling images unless they are kept, cache records without a tree, trees that
     /// neither a record nor an image uses, blobs that no image, tree or download uses, and what
     /// interrupted builds left. With `all`, also removes the whole build cache, the cache mounts,
-    /// downloads and build logs. Takes the exclusive lock.
+    /// downloads and build logs. Takes the exclusive lock, and releases it before the files are
+    /// deleted.
     ///
     /// # Errors
     ///
@@ -66,12 +47,11 @@ impl Gc<'_> {
     /// cannot be removed.
     #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
     pub fn prune(&self, all: bool, dangling: DanglingImages) -> Result<Freed> {
+        let mut trash = Trash::new(self.store);
         let alone = ExclusiveLock::take(self.store)?;
         self.store.remove_unpublished()?;
-        sweep(self.store, &self.store.dir("tmp")?)?;
         self.store.containers().sweep_runs()?;
         let pinned = self.store.containers().pinned_trees()?;
-        let mut freed = Freed::default();
         if all {
             sentinel::remove(&self.store.root)?;
         }
@@ -81,21 +61,21 @@ impl Gc<'_> {
             let mut gone: Vec<NamedImage> = self.store.images().list()?;
             gone.retain(|entry| entry.is_dangling(&pulled));
             self.store.images().forget(&gone)?;
-            freed.images += gone.len() as u64;
+            trash.freed.images += gone.len() as u64;
         }
         let mut trees = pinned.clone();
         let (mut blobs, live_layers) = self.image_content()?;
         if !all {
             blobs.extend(self.downloaded()?);
         }
-        self.prune_records(all, &pinned, &mut trees, &mut blobs, &mut freed)?;
+        self.prune_records(all, &pinned, &mut trees, &mut blobs, &mut trash.freed)?;
         self.prune_layers(all, &pinned, &live_layers, &blobs, &mut trees)?;
-        self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
-        self.remove_blobs(&blobs, &mut freed)?;
-        self.remove_partial_blobs(&mut freed)?;
+        self.remove_others("trees", |name| trees.contains(name), &mut trash)?;
+        self.remove_blobs(&blobs, &mut trash)?;
+        self.remove_partial_blobs(&mut trash)?;
         self.prune_key_inputs()?;
         if all {
-            self.remove_others("mounts", |_| false, &mut freed)?;
+            self.remove_others("mounts", |_| false, &mut trash)?;
             for notes in ["hashes", "ledgers", "logs", "mount-ids", downloads::DIR] {
                 self.store.root.remove_all(OsStr::new(notes))?;
             }
@@ -103,7 +83,7 @@ impl Gc<'_> {
             self.store.repo_digests().forget_removed()?;
         }
         alone.end()?;
-        Ok(freed)
+        trash.empty()
     }
 
     /// Removes blobs that neither an image nor the cache refers to. Does nothing while another
@@ -114,23 +94,23 @@ impl Gc<'_> {
     /// Fails if the store cannot be read or a blob cannot be removed.
     #[tracing::instrument(target = "store", name = "sweep", level = "debug", skip_all)]
     pub fn sweep_blobs(&self) -> Result<Freed> {
-        let mut freed = Freed::default();
+        let mut trash = Trash::new(self.store);
         if let Some(alone) = ExclusiveLock::try_take(self.store)? {
-            self.remove_unused_blobs(&mut freed)?;
+            self.remove_unused_blobs(&mut trash)?;
             alone.end()?;
         }
-        Ok(freed)
+        trash.empty()
     }
 
     /// Removes blobs that neither an image nor the cache refers to. The caller holds the exclusive
     /// lock.
-    pub(super) fn remove_unused_blobs(&self, freed: &mut Freed) -> Result<()> {
+    pub(super) fn remove_unused_blobs(&self, trash: &mut Trash<'_>) -> Result<()> {
         let (mut blobs, _) = self.image_content()?;
         for entry in self.store.dir("trees")?.entries()? {
             blobs.extend(self.store.layers().packed_blobs(&entry.name)?);
         }
         blobs.extend(self.downloaded()?);
-        self.remove_blobs(&blobs, freed)
+        self.remove_blobs(&blobs, trash)
     }
 
     /// Returns the blobs that are downloaded files.
@@ -139,26 +119,26 @@ impl Gc<'_> {
     }
 
     /// Removes the partial blobs of interrupted downloads.
-    fn remove_partial_blobs(&self, freed: &mut Freed) -> Result<()> {
+    fn remove_partial_blobs(&self, trash: &mut Trash<'_>) -> Result<()> {
         if self.store.root.exists(partial_blobs::DIR)? {
-            self.remove_others(partial_blobs::DIR, |_| false, freed)?;
+            self.remove_others(partial_blobs::DIR, |_| false, trash)?;
         }
         Ok(())
     }
 
     /// Removes all blobs except those in `keep`, and results that refer to removed ones.
-    fn remove_blobs(&self, keep: &HashSet<BlobDigest>, freed: &mut Freed) -> Result<()> {
+    fn remove_blobs(&self, keep: &HashSet<BlobDigest>, trash: &mut Trash<'_>) -> Result<()> {
         let results = self.store.dir("results")?;
         for entry in results.entries()? {
             let path = format!("results/{}", entry.name.to_string_lossy());
             let result = self.store.read_if_any::<ResultFile>(&path).ok().flatten();
             if !result.is_some_and(|r| keep.contains(&r.manifest.blob())) {
                 results.remove_file(&entry.name)?;
-                freed.records += 1;
+                trash.freed.records += 1;
             }
         }
         let names: HashSet<String> = keep.iter().map(BlobDigest::hex).collect();
-        self.remove_others("blobs/sha256", |name| names.contains(name), freed)
+        self.remove_others("blobs/sha256", |name| names.contains(name), trash)
     }
 
     /// Returns the blobs of all images, and the diffIDs of their layers in hexadecimal.
@@ -276,75 +256,13 @@ impl Gc<'_> {
         Ok(())
     }
 
-    /// Removes the entries of a directory whose names `keep` rejects, and counts them as trees,
-    /// cache mounts or blobs by the name of the directory.
-    fn remove_others(&self, dir: &str, keep: impl Fn(&str) -> bool, freed: &mut Freed) -> Result<()> {
-        let handle = self.store.dir(dir)?;
-        for entry in handle.entries()? {
-            if keep(&entry.name.to_string_lossy()) {
-                continue;
+    /// Removes the entries of a directory whose names `keep` rejects.
+    fn remove_others(&self, dir: &'static str, keep: impl Fn(&str) -> bool, trash: &mut Trash<'_>) -> Result<()> {
+        for entry in self.store.dir(dir)?.entries()? {
+            if !keep(&entry.name.to_string_lossy()) {
+                trash.discard(Discarded { dir, name: &entry.name, bytes: None, reason: "unreferenced" })?;
             }
-            let bytes = match handle.stat_name(&entry.name)? {
-                stat if stat.kind == FileKind::Dir => handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d)),
-                stat => stat.blocks * 512,
-            };
-            let (count, removed) = match dir {
-                "trees" => (&mut freed.trees, remove_if_possible(&handle, &entry.name, || Ok(()))?),
-                "mounts" => (&mut freed.mounts, remove_if_possible(&handle, &entry.name, || Ok(()))?),
-                _ => (&mut freed.blobs, handle.remove_all(&entry.name).map(|()| true)?),
-            };
-            if !removed {
-                freed.unremovable += 1;
-                continue;
-            }
-            *count += 1;
-            freed.bytes += bytes;
-            let name = entry.name.to_string_lossy();
-            tracing::debug!(target: "store", kind = dir, %name, bytes, reason = "unreferenced", "removed");
         }
         Ok(())
-    }
-}
-
-/// Removes an entry after calling `before`. Returns false, without calling it, if the entry holds
-/// files that this process may not remove: those of other users, where the builder has one ID only.
-pub(crate) fn remove_if_possible(dir: &RootDir, name: &OsStr, before: impl FnOnce() -> Result<()>) -> Result<bool> {
-    if !dir.is_removable(name)? {
-        return Ok(false);
-    }
-    before()?;
-    match dir.remove_all(name) {
-        Ok(()) => Ok(true),
-        // Owner and mode are not conclusive: a file may be immutable.
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// Returns the disk usage below a directory in bytes, counting each inode once and ignoring
-/// unreadable entries.
-pub(crate) fn tree_bytes(dir: &RootDir) -> u64 {
-    let mut seen = HashSet::new();
-    let mut bytes = 0;
-    each_below(dir, &mut |stat| {
-        if stat.nlink < 2 || stat.kind == FileKind::Dir || seen.insert(stat.inode()) {
-            bytes += stat.blocks * 512;
-        }
-    });
-    bytes
-}
-
-/// Calls `look` for every entry below a directory, skipping unreadable ones.
-pub(crate) fn each_below(dir: &RootDir, look: &mut dyn FnMut(&Stat)) {
-    let mut stack = vec![dir.sub(OsStr::new("."))];
-    while let Some(dir) = stack.pop() {
-        let Ok(dir) = dir else { continue };
-        for entry in dir.entries().unwrap_or_default() {
-            let Ok(stat) = dir.stat_name(&entry.name) else { continue };
-            look(&stat);
-            if stat.kind == FileKind::Dir {
-                stack.push(dir.sub(&entry.name));
-            }
-        }
     }
 }

@@ -9,7 +9,8 @@ use rbuild_linux::{OwnerMode, RootDir, Timestamp};
 use rbuild_testkit::Scratch;
 
 use super::budget::Budget;
-use super::prune::{DanglingImages, Freed};
+use super::freed::Freed;
+use super::prune::DanglingImages;
 use crate::cache::records::{RecordOrigin, RecordedStep};
 use crate::cache_mounts::CacheUse;
 use crate::containers::{NewContainer, RunSettings};

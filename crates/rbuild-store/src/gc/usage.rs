@@ -6,7 +6,7 @@ use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 
 use crate::artifact::NamedImage;
 use crate::error::Result;
-use crate::gc::prune::tree_bytes;
+use crate::gc::measure::tree_bytes;
 use crate::partial_blobs;
 use crate::store::Store;
 

@@ -186,7 +186,6 @@ pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> 
     let ended = enter(&store_config(&store), settings.isolation, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
             let store = store_in_builder(&builder, &store)?;
-            drop(rbuild_store::Workspace::open(&store)?);
             let freed = match budget {
                 Some(budget) => store.gc().collect(budget)?,
                 None => store.gc().prune(args.all, dangling)?,
