@@ -8,7 +8,7 @@ mod restarts;
 mod runs;
 mod small_file;
 
-pub use changes::{ContainerChanges, StartAttempt};
+pub use changes::{ContainerChanges, NameChange, StartAttempt};
 pub use documents::{Container, Containers, NewContainer};
 pub use health::{Health, HealthCheck, HealthFile, HealthResult, HealthStatus, MAX_HEALTH_OUTPUT};
 pub use output::{OutputFrame, OutputReader, OutputStream, OutputWriter};

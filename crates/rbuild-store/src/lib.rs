@@ -97,9 +97,9 @@ pub use cache::records::{ForeignRecord, LayerOrigin, Record, RecordOrigin, Recor
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView, KnownMount};
 pub use containers::{
     Container, ContainerChanges, ContainerState, Containers, DnsSettings, EndRequest, Ended, Health, HealthCheck,
-    HealthFile, HealthResult, HealthStatus, LastEnd, MAX_HEALTH_OUTPUT, NewContainer, OutputFrame, OutputReader,
-    OutputStream, OutputWriter, PendingRequest, RestartFiles, RestartPolicy, RunLock, RunSettings, RunWatch,
-    SecuritySettings, StartAttempt, Started,
+    HealthFile, HealthResult, HealthStatus, LastEnd, MAX_HEALTH_OUTPUT, NameChange, NewContainer, OutputFrame,
+    OutputReader, OutputStream, OutputWriter, PendingRequest, RestartFiles, RestartPolicy, RunLock, RunSettings,
+    RunWatch, SecuritySettings, StartAttempt, Started,
 };
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use durability::Durability;

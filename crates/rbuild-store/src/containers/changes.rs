@@ -32,6 +32,16 @@ pub enum StartAttempt {
     Missing,
 }
 
+/// The result of a change that gives a container its name.
+#[derive(Debug)]
+pub struct NameChange<T> {
+    /// The result.
+    pub result: T,
+    /// Settings of the abandoned containers that were removed before, because one of them might
+    /// have had the name. Their anonymous volumes are left to the caller.
+    pub abandoned: Vec<RunSettings>,
+}
+
 /// The right to change containers. No other process changes one meanwhile.
 pub struct ContainerChanges<'s> {
     containers: Containers<'s>,
@@ -51,11 +61,11 @@ impl<'s> ContainerChanges<'s> {
     ///
     /// Fails with [`StoreError::NameTaken`] if the name is in use, or if a document cannot be
     /// written.
-    pub fn create(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<Container> {
-        let container = self.named(new, false)?;
-        self.containers.write_settings(new, &container.id, settings)?;
-        self.containers.write_document(&container, new.durability)?;
-        Ok(container)
+    pub fn create(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<NameChange<Container>> {
+        let named = self.named(new, false)?;
+        self.containers.write_settings(new, &named.result.id, settings)?;
+        self.containers.write_document(&named.result, new.durability)?;
+        Ok(named)
     }
 
     /// Creates a container that is started at once by the caller, its supervisor.
@@ -63,26 +73,27 @@ impl<'s> ContainerChanges<'s> {
     /// # Errors
     ///
     /// Fails as [`ContainerChanges::create`] does.
-    pub fn create_running(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<RunLock> {
-        let container = self.named(new, true)?;
+    pub fn create_running(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<NameChange<RunLock>> {
+        let NameChange { result: container, abandoned } = self.named(new, true)?;
         self.containers.write_settings(new, &container.id, settings)?;
         let lock = self.containers.new_lock(&container.id)?;
         self.containers.write_document(&container, new.durability)?;
-        Ok(lock)
+        Ok(NameChange { result: lock, abandoned })
     }
 
     /// Returns the document of a new container whose name is free.
-    fn named(&self, new: &NewContainer<'_>, created_by_start: bool) -> Result<Container> {
+    fn named(&self, new: &NewContainer<'_>, created_by_start: bool) -> Result<NameChange<Container>> {
         let NewContainer { name: given, image, image_name, created, command, salt: _, durability: _ } = *new;
         let id = new.id();
+        let mut abandoned = Vec::new();
         if let Some(name) = given {
-            self.remove_abandoned()?;
+            abandoned = self.remove_abandoned()?;
             if self.containers.list()?.iter().any(|c| c.name == name) {
                 return Err(StoreError::NameTaken(name.to_string()));
             }
         }
         let Timestamp { sec, nsec } = created;
-        Ok(Container {
+        let container = Container {
             id,
             // A generated name is as unique as the ID.
             name: given.map_or_else(|| format!("rbuild_{}", id.short()), str::to_string),
@@ -92,24 +103,25 @@ impl<'s> ContainerChanges<'s> {
             created_nanos: nsec,
             command: Some(command.to_vec()),
             created_by_start,
-        })
+        };
+        Ok(NameChange { result: container, abandoned })
     }
 
-    /// Gives a container another name. Returns false if it does not exist.
+    /// Gives a container another name. The result is false if it does not exist.
     ///
     /// # Errors
     ///
     /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
     /// written.
-    pub fn rename(&self, id: &ContainerId, name: &str) -> Result<bool> {
-        self.remove_abandoned()?;
-        let Some(container) = self.containers.document(id)? else { return Ok(false) };
+    pub fn rename(&self, id: &ContainerId, name: &str) -> Result<NameChange<bool>> {
+        let abandoned = self.remove_abandoned()?;
+        let Some(container) = self.containers.document(id)? else { return Ok(NameChange { result: false, abandoned }) };
         if self.containers.list()?.iter().any(|other| other.name == name && other.id != *id) {
             return Err(StoreError::NameTaken(name.to_string()));
         }
         let renamed = Container { name: name.to_string(), ..container };
         self.containers.write_document(&renamed, Durability::PowerFailure)?;
-        Ok(true)
+        Ok(NameChange { result: true, abandoned })
     }
 
     /// Starts a container that was created before, or whose start was interrupted. The caller

@@ -26,7 +26,7 @@ fn new(name: &str) -> NewContainer<'_> {
 
 pub(super) fn create_running(store: &Store, name: &str, settings: &RunSettings) -> (ContainerId, RunLock) {
     let new = new(name);
-    (new.id(), changes(store).create_running(&new, settings).unwrap())
+    (new.id(), changes(store).create_running(&new, settings).unwrap().result)
 }
 
 pub(super) fn started() -> Started {
@@ -52,13 +52,14 @@ fn names(store: &Store) -> Vec<String> {
 fn a_container_gets_a_name_that_no_other_has() {
     let place = Scratch::new();
     let store = Store::open(&place).unwrap();
-    let one = changes(&store).create(&new("one"), &settings()).unwrap().id;
+    let one = changes(&store).create(&new("one"), &settings()).unwrap().result.id;
     changes(&store).create(&new("two"), &settings()).unwrap();
     assert!(matches!(changes(&store).rename(&one, "two"), Err(StoreError::NameTaken(_))));
-    assert!(changes(&store).rename(&one, "three").unwrap() && changes(&store).rename(&one, "three").unwrap());
+    let rename = |name: &str| changes(&store).rename(&one, name).unwrap().result;
+    assert!(rename("three") && rename("three"));
     assert_eq!(names(&store), ["three", "two"]);
     changes(&store).remove(&one).unwrap();
-    assert!(!changes(&store).rename(&one, "four").unwrap());
+    assert!(!rename("four"));
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn a_pause_is_that_of_one_start() {
 fn a_container_is_started_or_removed_but_not_both() {
     let place = Scratch::new();
     let store = Store::open(&place).unwrap();
-    let made = changes(&store).create(&new("made"), &settings()).unwrap().id;
+    let made = changes(&store).create(&new("made"), &settings()).unwrap().result.id;
     let state = || store.containers().state(&made).unwrap();
     assert!(matches!(changes(&store).create(&new("made"), &settings()), Err(StoreError::NameTaken(_))));
     let start = || changes(&store).start(&made).unwrap();
@@ -128,7 +129,7 @@ fn a_container_whose_supervisor_was_killed_stays_unless_it_was_to_be_removed() {
             let (id, lock) = if created_by_start {
                 create_running(&store, "it", &settings)
             } else {
-                let id = changes(&store).create(&new("it"), &settings).unwrap().id;
+                let id = changes(&store).create(&new("it"), &settings).unwrap().result.id;
                 let StartAttempt::Begun(lock) = changes(&store).start(&id).unwrap() else { panic!("it is created") };
                 (id, lock)
             };
@@ -164,6 +165,7 @@ fn the_name_of_an_abandoned_container_is_free() {
     let (first, lock) = create_running(&store, "it", &settings());
     drop(lock);
     let again = NewContainer { salt: "another", ..new("it") };
-    changes(&store).create(&again, &settings()).unwrap();
+    let made = changes(&store).create(&again, &settings()).unwrap();
+    assert_eq!(made.abandoned, [settings()]);
     assert_eq!((names(&store).len(), store.containers().document(&first).unwrap()), (1, None));
 }

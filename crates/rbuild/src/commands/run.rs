@@ -5,7 +5,6 @@ use rbuild_linux::Timestamp;
 use rbuild_store::{Durability, NewContainer, RestartPolicy};
 
 use crate::args::RunArgs;
-use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::command::{detached_input, input};
 use crate::commands::containers::create::{image, new_container, salt};
 use crate::commands::containers::id_file::IdFile;
@@ -20,9 +19,6 @@ use crate::ui::terminal;
 pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let flags = &args.container;
-    if flags.name.is_some() {
-        remove_abandoned(settings, &store)?;
-    }
     let image = image(&store, flags, Some(settings))?;
     let input =
         if args.detach { detached_input(flags.tty, flags.interactive) } else { input(flags.interactive, flags.tty)? };

@@ -1,6 +1,6 @@
 //! Containers whose supervisors were killed.
 
-use rbuild_store::Store;
+use rbuild_store::{NameChange, Store};
 
 use crate::commands::volumes;
 use crate::exit::Failure;
@@ -9,7 +9,14 @@ use crate::input::settings::Settings;
 /// Removes the containers that their supervisors would have removed, but were killed before, and
 /// their anonymous volumes.
 pub fn remove_abandoned(settings: &Settings, store: &Store) -> Result<(), Failure> {
-    let removed = store.container_changes()?.remove_abandoned()?;
-    removed.iter().for_each(|run| volumes::remove_anonymous(settings, store, run));
+    let abandoned = store.container_changes()?.remove_abandoned()?;
+    without_volumes(settings, store, NameChange { result: (), abandoned });
     Ok(())
+}
+
+/// Removes the anonymous volumes of abandoned containers that a change has removed, and returns its
+/// result.
+pub fn without_volumes<T>(settings: &Settings, store: &Store, change: NameChange<T>) -> T {
+    change.abandoned.iter().for_each(|run| volumes::remove_anonymous(settings, store, run));
+    change.result
 }

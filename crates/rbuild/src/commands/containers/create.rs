@@ -4,7 +4,7 @@ use rbuild_linux::Timestamp;
 use rbuild_store::{Durability, Image, NewContainer, Store};
 
 use crate::args::{ContainerFlags, CreateArgs};
-use crate::commands::containers::abandoned::remove_abandoned;
+use crate::commands::containers::abandoned::without_volumes;
 use crate::commands::containers::id_file::IdFile;
 use crate::commands::containers::image::ContainerImage;
 use crate::commands::containers::settings::{command_of, of_flags};
@@ -15,15 +15,14 @@ use crate::ui::terminal;
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let flags = &args.container;
-    // One of them may have the name.
-    remove_abandoned(settings, &store)?;
     let image = image(&store, flags, None)?;
     let id_file = flags.cidfile.as_ref().map(IdFile::open).transpose()?;
     let salt = salt(Timestamp::now());
     let new = new_container(flags, &image, &[], &salt);
     let run = of_flags(flags, &image, &new.id())?;
     let command = command_of(&image, &run);
-    let container = store.container_changes()?.create(&NewContainer { command: &command, ..new }, &run)?;
+    let created = store.container_changes()?.create(&NewContainer { command: &command, ..new }, &run)?;
+    let container = without_volumes(settings, &store, created);
     id_file.map_or(Ok(()), |file| file.write(&container.id))?;
     terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)

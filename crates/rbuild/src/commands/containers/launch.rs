@@ -10,7 +10,7 @@ use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
 use rbuild_plan::{GroupLimits, NetworkMode};
 use rbuild_sandbox::{BuilderConfig, GRACE, Input};
 use rbuild_store::{
-    Container, ContainerId, Ended, Image, NewContainer, RunLock, RunSettings, StartAttempt, Started, Store,
+    Container, ContainerId, Ended, Image, NameChange, NewContainer, RunLock, RunSettings, StartAttempt, Started, Store,
 };
 
 use crate::commands::containers::command::STOP_TIME;
@@ -78,12 +78,12 @@ impl<'a> Launch<'a> {
 
     /// Begins the start as [`ContainerOrigin::begin`] does, and writes the ID. Without a start, the
     /// container has no control group.
-    pub fn begin(&self, store: &Store) -> Result<Option<RunLock>, Failure> {
-        let begun = self.origin.begin(store, &self.invocation.settings).and_then(|lock| {
-            if let (Some(lock), Some(file)) = (&lock, &self.id_file) {
-                file.write(&self.origin.id()).inspect_err(|_| self.clean_up(store, lock, false))?;
+    pub fn begin(&self, store: &Store) -> Result<Option<NameChange<RunLock>>, Failure> {
+        let begun = self.origin.begin(store, &self.invocation.settings).and_then(|begun| {
+            if let (Some(begun), Some(file)) = (&begun, &self.id_file) {
+                file.write(&self.origin.id()).inspect_err(|_| self.clean_up(store, &begun.result, false))?;
             }
-            Ok(lock)
+            Ok(begun)
         });
         if !matches!(begun, Ok(Some(_))) {
             self.remove_group();
@@ -164,12 +164,12 @@ impl ContainerOrigin<'_> {
     /// # Errors
     ///
     /// Fails if the name is in use, or if the container has ended or was removed.
-    fn begin(&self, store: &Store, settings: &RunSettings) -> Result<Option<RunLock>, Failure> {
+    fn begin(&self, store: &Store, settings: &RunSettings) -> Result<Option<NameChange<RunLock>>, Failure> {
         let changes = store.container_changes()?;
         match self {
             ContainerOrigin::New(new) => Ok(Some(changes.create_running(new, settings)?)),
             ContainerOrigin::Created(container) => match changes.start(&container.id)? {
-                StartAttempt::Begun(lock) => Ok(Some(lock)),
+                StartAttempt::Begun(lock) => Ok(Some(NameChange { result: lock, abandoned: Vec::new() })),
                 StartAttempt::Running => Ok(None),
                 StartAttempt::Ended => Err(started_before(&container.name)),
                 StartAttempt::Missing => Err(lookup::missing(store, &container.name)),

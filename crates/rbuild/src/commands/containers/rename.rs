@@ -1,7 +1,7 @@
 //! The verb `rename`: gives a container another name.
 
 use crate::args::RenameArgs;
-use crate::commands::containers::abandoned::remove_abandoned;
+use crate::commands::containers::abandoned::without_volumes;
 use crate::commands::containers::lookup;
 use crate::commands::containers::settings::is_valid_name;
 use crate::exit::{Failure, code};
@@ -10,14 +10,13 @@ use crate::ui::hints::VerbRemedy;
 
 pub fn rename(settings: &Settings, args: RenameArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    // One of them may have the name.
-    remove_abandoned(settings, &store)?;
     let container = lookup::find(&store, &args.container)?;
     if !is_valid_name(&args.name) {
         let failure = Failure::usage(format!("`{}` is not a valid name for a container", args.name));
         return Err(failure.help(VerbRemedy::ContainerName));
     }
-    if !store.container_changes()?.rename(&container.id, &args.name)? {
+    let renamed = store.container_changes()?.rename(&container.id, &args.name)?;
+    if !without_volumes(settings, &store, renamed) {
         return Err(lookup::missing(&store, &args.container));
     }
     Ok(code::OK)
