@@ -8,7 +8,7 @@ mod machine;
 use crate::Remedy;
 
 pub use builds::{BuildRemedy, CommandRemedy, DockerfileRemedy};
-pub use files::{DiskRemedy, FileAccess, FileRemedy, MountRemedy, PatternPlace};
+pub use files::{DiskRemedy, ExcludingRule, FileAccess, FileRemedy, MountRemedy};
 pub use images::{ImageRemedy, ServerRemedy, StoreRemedy};
 pub use machine::{IdRangeToGrant, IsolationRemedy, MachineRemedy, NetworkObstacle, SubIdGrant, SubIdObstacle};
 

@@ -17,8 +17,8 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use areas::{
-    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
-    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, PatternPlace, ServerRemedy, StoreRemedy, SubIdGrant,
+    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, ExcludingRule, FileAccess, FileRemedy, IdRangeToGrant,
+    ImageRemedy, IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, ServerRemedy, StoreRemedy, SubIdGrant,
     SubIdObstacle,
 };
 pub use json::type_message;

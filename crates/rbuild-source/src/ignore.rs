@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rbuild_paths::{Glob, as_go};
+use rbuild_remedy::ExcludingRule;
 
 /// A list of ignore rules; the last matching one decides.
 #[derive(Debug, Clone, Default)]
@@ -19,17 +20,6 @@ struct IgnoreRule {
     negated: bool,
     pattern: String,
     line: usize,
-}
-
-/// The rule that excludes a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExcludingRule {
-    /// Path of the ignore file, as shown in messages; empty if the rules are not from a file.
-    pub file: PathBuf,
-    /// Line of the file, or index of the pattern, counted from 1.
-    pub line: usize,
-    /// The cleaned pattern.
-    pub pattern: String,
 }
 
 /// For each rule, true if it matched a directory or one of its parents. Entries of the directory

@@ -21,6 +21,6 @@ pub use content::{HardLinks, Selection, SelectionContent, content, content_witho
 pub use fingerprint::{Details, Fingerprint};
 pub use hashes::HashCache;
 pub use ids::{ContentHash, SelectionHash};
-pub use ignore::{ExcludingRule, Ignore, IgnoreError};
+pub use ignore::{Ignore, IgnoreError};
 pub use listing::{Changes, ListedSource, Listing};
 pub use select::{CopiedPart, Owner, Selected, SourceError, SourceTree, StoreDir};

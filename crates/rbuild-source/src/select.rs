@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 
 use rbuild_linux::{FileKind, Inode, MAX_DEPTH, RootDir, Stat, UidGid, quoted};
 use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
-use rbuild_remedy::closest_file;
+use rbuild_remedy::{ExcludingRule, closest_file};
 
 use crate::hashes::HashCache;
-use crate::ignore::{ExcludingRule, Ignore};
+use crate::ignore::Ignore;
 
 /// An error of selecting or reading a source.
 #[derive(Debug, thiserror::Error)]

@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 
 use rbuild_dockerfile::{Diagnostic, Span};
-use rbuild_remedy::{DockerfileRemedy, FileRemedy, PatternPlace, Remedy};
-use rbuild_source::{ExcludingRule, IgnoreError, SourceError};
+use rbuild_remedy::{DockerfileRemedy, FileRemedy, Remedy};
+use rbuild_source::{IgnoreError, SourceError};
 
 use crate::error::BuildError;
 
@@ -22,10 +22,7 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     };
     let d = Diagnostic::new(span, message);
     BuildError::Unmet(vec![match e {
-        SourceError::NotFound { ignored: Some(rule), .. } => {
-            let ExcludingRule { file, line, pattern } = *rule;
-            d.help(Remedy::from(FileRemedy::RemovePattern(Box::new(PatternPlace { pattern, file, line }))))
-        }
+        SourceError::NotFound { ignored: Some(rule), .. } => d.help(Remedy::from(FileRemedy::RemovePattern(rule))),
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
             d.help(Remedy::from(DockerfileRemedy::UseJsonForm { name }))
         }
@@ -70,6 +67,8 @@ pub fn bad_exclusion(e: &IgnoreError, span: Span) -> Diagnostic {
 mod tests {
     use rbuild_source::Ignore;
     use rbuild_testkit::assert_recorded;
+
+    use rbuild_remedy::ExcludingRule;
 
     use super::*;
 

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The place of a pattern in an ignore file.
+/// The rule of an ignore file that excludes a path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PatternPlace {
-    /// The pattern.
-    pub pattern: String,
-    /// The ignore file, as shown in messages.
+pub struct ExcludingRule {
+    /// Path of the ignore file, as shown in messages; empty if the rules are not from a file.
     pub file: PathBuf,
-    /// Line of the pattern, counted from 1.
+    /// Line of the file, or index of the pattern, counted from 1.
     pub line: usize,
+    /// The cleaned pattern.
+    pub pattern: String,
 }
 
 /// A change of files, or another choice of them.
@@ -65,7 +65,7 @@ pub enum FileRemedy {
     /// Correct a pattern of an ignore file.
     CorrectPattern,
     /// Remove or narrow the pattern of the ignore file that excludes a file.
-    RemovePattern(Box<PatternPlace>),
+    RemovePattern(Box<ExcludingRule>),
     /// Exclude the store from the build context.
     IgnoreStore {
         /// Path in the context.

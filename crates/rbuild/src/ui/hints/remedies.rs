@@ -2,8 +2,8 @@
 
 use rbuild_linux::quoted;
 use rbuild_remedy::{
-    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
-    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, PatternPlace, RegistryAction, Remedy, ServerRemedy,
+    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, ExcludingRule, FileAccess, FileRemedy, IdRangeToGrant,
+    ImageRemedy, IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy,
     SessionLimit, StoreRemedy, SubIdGrant, SubIdObstacle,
 };
 
@@ -162,7 +162,7 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::ChooseDestination => "choose another destination".into(),
         FileRemedy::EndWithSlash => "end the destination with a slash if it is a directory".into(),
         FileRemedy::RemovePattern(place) => {
-            let PatternPlace { pattern, file, line } = &**place;
+            let ExcludingRule { pattern, file, line } = &**place;
             format!("remove or narrow the pattern `{pattern}` in line {line} of {}, which excludes it", quoted(file))
         }
         FileRemedy::IgnoreStore { path } => format!("add `{path}` to the ignore file"),

@@ -1,8 +1,8 @@
 //! Tests of the words of hints.
 
 use rbuild_remedy::{
-    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
-    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, PatternPlace, RegistryAction, Remedy, ServerRemedy,
+    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, ExcludingRule, FileAccess, FileRemedy, IdRangeToGrant,
+    ImageRemedy, IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy,
     SessionLimit, StoreRemedy, SubIdGrant, SubIdObstacle,
 };
 use rbuild_testkit::{assert_recorded, variants};
@@ -62,7 +62,7 @@ fn hints_about_files_are_as_recorded() {
             FileRemedy::ChooseDestination,
             FileRemedy::EndWithSlash,
             FileRemedy::CorrectPattern,
-            FileRemedy::RemovePattern(Box::new(PatternPlace {
+            FileRemedy::RemovePattern(Box::new(ExcludingRule {
                 pattern: "*.pem".into(),
                 file: ".dockerignore".into(),
                 line: 3
