@@ -65,7 +65,7 @@ fn isolated_requires_an_installed_carrier_and_reports_its_absence() {
 }
 
 /// Kills the container at the end of the test.
-struct Kept<'a>(&'a Lab, &'a str);
+pub struct Kept<'a>(pub &'a Lab, pub &'a str);
 
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
@@ -83,7 +83,7 @@ fn page(port: u16) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn wait_for_page(port: u16) -> String {
+pub fn wait_for_page(port: u16) -> String {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {
         if let Some(text) = page(port) {
@@ -94,7 +94,7 @@ fn wait_for_page(port: u16) -> String {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -1,6 +1,7 @@
 //! Commands that remove images, containers and logs, and the objects that they keep.
 
 use crate::lab::{Lab, base, exists};
+use crate::run_command::on_terminal;
 
 fn images(lab: &Lab) -> Vec<String> {
     let listed = lab.rbuild(["images", "-a", "--format", "{{.Repository}}:{{.Tag}}"]).ok().stdout;
@@ -180,4 +181,58 @@ fn logs_are_bounded_and_pruned_with_the_cache() {
     lab.rbuild(["prune", "-a"]).ok();
     assert!(!exists(lab.store().join("logs")));
     assert_eq!(lab.rbuild(["logs"]).ok().stdout.lines().count(), 1);
+}
+
+/// Typed answers to the question before a removal, each with the exit code and true if the removal
+/// takes place.
+const ANSWERS: [(&str, i32, bool); 7] = [
+    ("n", 1, false),
+    ("", 1, false),
+    ("yes", 1, false),
+    ("^D", 1, false),
+    ("^C", 130, false),
+    ("y", 0, true),
+    (" Y ", 0, true),
+];
+
+#[test]
+fn a_terminal_is_asked_before_images_are_lost() {
+    for (command, removes) in [
+        ("$RB image prune -a", "all images that no container uses"),
+        ("$RB system prune -a", "all containers that are not running, all images that no container uses"),
+        ("./docker image prune -a", "all images that no container uses"),
+    ] {
+        let lab = Lab::new();
+        lab.sh("ln -s $RB docker").ok();
+        for (answer, code, is_removed) in ANSWERS {
+            if images(&lab).is_empty() {
+                lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+            }
+            let (ended, shown) = on_terminal(&lab, command, &format!("wait:[y/N] \n{answer}\n"));
+            assert_eq!((ended, images(&lab).is_empty()), (Some(code), is_removed), "{command}, {answer:?}: {shown}");
+            assert!(shown.contains(&format!("This removes {removes}")), "{shown}");
+            assert_eq!(shown.contains("the removal was canceled"), code == 1, "{command}, {answer:?}: {shown}");
+        }
+    }
+}
+
+/// Under its own name, rbuild asks only before images are lost. As docker, it asks before each
+/// removal.
+#[test]
+fn a_terminal_is_asked_before_a_prune_by_docker_only() {
+    let lab = Lab::new();
+    lab.sh("ln -s $RB docker").ok();
+    for verb in ["prune", "prune -a", "system prune", "image prune", "builder prune", "container prune"] {
+        let (code, shown) = on_terminal(&lab, &format!("$RB {verb}"), "");
+        assert!(code == Some(0) && !shown.contains("[y/N]"), "{verb}: {shown}");
+        for (answer, want) in [("n", 1), ("^D", 1), ("^C", 130), ("y", 0)] {
+            lab.rbuild(["create", "busybox"]).ok();
+            lab.build("FROM busybox\nRUN echo x > /x\n", &[]).ok();
+            let (code, shown) = on_terminal(&lab, &format!("./docker {verb}"), &format!("wait:[y/N] \n{answer}\n"));
+            assert_eq!(code, Some(want), "{verb}, {answer:?}: {shown}");
+            assert_eq!(shown.contains("eclaimed space"), want == 0, "{verb}, {answer:?}: {shown}");
+        }
+        let (code, shown) = on_terminal(&lab, &format!("./docker {verb} -f"), "");
+        assert!(code == Some(0) && !shown.contains("[y/N]"), "{verb} -f: {shown}");
+    }
 }

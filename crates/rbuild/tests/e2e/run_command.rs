@@ -197,12 +197,13 @@ fn signals_that_a_command_does_not_receive_end_it_at_once() {
 }
 
 /// Runs rbuild on a terminal of 30 rows and 100 columns (with script(1) of util-linux) and types
-/// these lines. A line `wait:TEXT` waits until the terminal has shown TEXT.
-fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
+/// these lines. A line `wait:TEXT` waits until the terminal has shown TEXT; `^C` and `^D` are these
+/// characters.
+pub fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
     let line = format!("stty rows 30 cols 100; {command}");
     let mut script = std::process::Command::new("env");
     script
-        .args(["--default-signal=HUP", "script", "-qec", &line, "/dev/null"])
+        .args(["--default-signal=HUP,INT", "script", "-qec", &line, "/dev/null"])
         .current_dir(lab.ctx())
         .env("RBUILD_ROOT", lab.store())
         .env("TERM", "xterm");
@@ -240,6 +241,7 @@ fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
                 std::thread::sleep(Duration::from_millis(300));
             }
             None if line == "^C" => stdin.write_all(b"\x03").unwrap(),
+            None if line == "^D" => stdin.write_all(b"\x04").unwrap(),
             None => stdin.write_all(format!("{line}\r").as_bytes()).unwrap(),
         }
     }

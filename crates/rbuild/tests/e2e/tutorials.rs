@@ -1,11 +1,17 @@
-//! Dockerfiles from tutorials. Their base images are replaced by busybox images with programs that
-//! have the same names and record their calls.
+//! Dockerfiles from tutorials. Their base images are replaced by others, mostly of busybox, with
+//! programs that have the same names and record their calls.
 
-use crate::lab::{Lab, exists};
+use crate::isolated::{Kept, free_port, wait_for_page};
+use crate::lab::{Lab, base, exists};
 
 /// Creates an image of busybox with these programs, each a shell script.
 fn stand_in(lab: &Lab, name: &str, programs: &[(&str, &str)]) {
-    let mut file = String::from("FROM busybox\n");
+    stand_in_on("busybox", lab, name, programs);
+}
+
+/// Creates an image as above, on another base image.
+fn stand_in_on(base: &str, lab: &Lab, name: &str, programs: &[(&str, &str)]) {
+    let mut file = format!("FROM {base}\n");
     for (program, script) in programs {
         file.push_str(&format!("COPY --chmod=755 <<'EOF' /usr/bin/{program}\n#!/bin/sh\n{script}\nEOF\n"));
     }
@@ -133,6 +139,79 @@ fn a_server_is_built_in_one_stage_and_installed_in_another() {
     assert!(!exists(out.join("usr/local/nginx/conf/nginx.conf.default")) && !exists(out.join("nginx-1.22.0")));
     let json = lab.rbuild(["inspect", "server"]).ok().stdout;
     assert!(json.contains("\"80/tcp\"") && json.contains("\"443/tcp\"") && json.contains("daemon off;"), "{json}");
+}
+
+/// A package manager whose compiler is large, the download of a source archive, and its build.
+/// They replace programs of Debian, because the shell of busybox would prefer its own.
+const SERVER_TOOLS: [(&str, &str); 3] = [
+    ("apk", "case \"$*\" in *gcc*) head -c 8000000 /dev/urandom > /usr/lib/compiler ;; esac"),
+    (
+        "wget",
+        "mkdir server-1.2 && printf '#!/bin/sh\\necho \"$1\" > prefix\\n' > server-1.2/configure && \
+         chmod +x server-1.2/configure && tar -czf server-1.2.tar.gz server-1.2 && rm -r server-1.2",
+    ),
+    (
+        "make",
+        "prefix=$(sed s/--prefix=// prefix) || exit 1; [ \"$1\" = install ] || exit 0\n\
+         mkdir -p $prefix/sbin $prefix/conf $prefix/html && touch $prefix/conf/server.conf.default && \
+         echo 'a page of the server' > $prefix/html/index.html && cp /usr/lib/server.pl $prefix/sbin/server",
+    ),
+];
+
+/// Serves one page, and shows in a header which program does, with which arguments.
+const SERVER: &str = r#"#!/usr/bin/perl
+use strict;
+use IO::Socket::INET;
+$SIG{TERM} = sub { exit 0 };
+my $socket = IO::Socket::INET->new(LocalPort => 80, Listen => 5, ReuseAddr => 1) or die "cannot listen: $!";
+open my $file, '<', '/usr/local/server/html/index.html' or die "cannot open the page: $!";
+my $page = join '', <$file>;
+while (my $client = $socket->accept) {
+    while (<$client>) { last if /^\r?$/ }
+    print $client "HTTP/1.0 200 OK\r\nServer: $0 @ARGV\r\n\r\n$page";
+    close $client;
+}
+"#;
+
+/// A server is built from its source. The image of two stages has neither the compiler nor the
+/// source, and serves a page at a port of the machine.
+#[test]
+fn a_server_is_built_from_its_source_and_serves_a_page() {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.write("server.pl", SERVER).write("repositories", "http://dl-cdn.example/main\n");
+    stand_in_on("debian", &lab, "tools", &SERVER_TOOLS);
+    let file = "FROM tools\nCOPY --chmod=755 server.pl /usr/lib/\nCOPY repositories /etc/apk/\n";
+    lab.build(file, &["-q", "-t", "alpine:latest"]).ok();
+    let file = "FROM alpine:latest as made_server\n\
+                RUN sed -i 's/dl-cdn.example/mirror.example/g' /etc/apk/repositories && \\\n    \
+                apk add --no-cache gcc libc-dev zlib-dev make && \\\n    \
+                wget -c http://example.com/server-1.2.tar.gz && \\\n    tar xf server-1.2.tar.gz && \\\n    \
+                cd server-1.2 && \\\n    ./configure --prefix=/usr/local/server --with-tls && \\\n    \
+                make && make install && \\\n    rm -rf /usr/local/server/conf/*.default && \\\n    cd ../ && \\\n    \
+                rm -rf server-1.2* /var/cache/apk/*\n\n\
+                FROM alpine:latest as small_server\n\
+                RUN sed -i 's/dl-cdn.example/mirror.example/g' /etc/apk/repositories && \\\n    \
+                apk add --no-cache zlib-dev && \\\n    rm -rf /var/cache/apk/*\n\
+                COPY --from=made_server /usr/local/server /usr/local/server\nEXPOSE 80\nEXPOSE 443\n\
+                ENTRYPOINT [\"/usr/local/server/sbin/server\",\"-g\",\"daemon off;\"]\n";
+    lab.build(file, &["-t", "server:two"]).ok();
+    lab.build(file, &["-t", "server:one", "--target", "made_server"]).ok();
+    let size =
+        |image: &str| -> u64 { lab.rbuild(["inspect", "-f", "{{.Size}}", image]).ok().stdout.trim().parse().unwrap() };
+    let (one, two) = (size("server:one"), size("server:two"));
+    assert!(one >= two + 8_000_000, "{one} and {two} bytes");
+    let listed = lab.rbuild(["images", "--format", "{{.Tag}}", "server"]).ok().stdout;
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    let (port, _kept) = (free_port(), Kept(&lab, "n"));
+    lab.rbuild(["run", "--name", "n", "-d", "-p", &format!("{port}:80"), "server:two"]).ok();
+    let page = wait_for_page(port);
+    assert!(page.contains("\r\nServer: /usr/local/server/sbin/server -g daemon off;\r\n"), "{page}");
+    assert!(page.ends_with("\r\n\r\na page of the server\n"), "{page}");
+    let gone = "ls /usr/lib/compiler /server-1.2 /usr/local/server/conf/server.conf.default 2> /dev/null || echo gone";
+    assert_eq!(lab.rbuild(["exec", "n", "sh", "-c", gone]).ok().stdout, "gone\n");
+    assert_eq!(lab.rbuild(["stop", "n"]).ok().stdout, "n\n");
+    assert_eq!(lab.rbuild(["inspect", "-f", "{{.State.ExitCode}}", "n"]).ok().stdout, "0\n");
 }
 
 #[test]
