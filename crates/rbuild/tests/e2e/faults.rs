@@ -97,6 +97,29 @@ fn root_a_killed_load_is_all_or_nothing() {
     }
 }
 
+/// The next process deletes what a prune has moved away before it was killed.
+#[test]
+fn root_a_killed_prune_leaves_a_sound_store() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", FILE);
+    let mut faults = 0;
+    for nth in spread(30) {
+        let marker = format!("prune {nth}");
+        lab.write("f", &marker);
+        lab.build(FILE, &["-t", "x"]).ok();
+        lab.rbuild(["rmi", "x"]).ok();
+        let (ran, put_in) = with_fault(&lab, CHANGES, "signal=SIGKILL", nth, &["prune", "-a"]);
+        sound(&lab, &marker, &format!("prune killed at call {nth}"));
+        lab.rbuild(["inspect", "--verify", "busybox"]).ok();
+        if !put_in {
+            ran.ok();
+            break;
+        }
+        faults += 1;
+    }
+    assert!(faults > 30, "only {faults} faults were put in");
+}
+
 #[test]
 fn root_disk_errors_are_reported() {
     let lab = Lab::new();
