@@ -80,7 +80,7 @@ pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
 pub use rootdir::{DirEntry, DirStack, MAX_DEPTH, MAX_SYMLINKS, RootDir};
-pub use stop_signals::{AwaitedLine, StopProtection, StopSignals, end_request, request_end};
+pub use stop_signals::{AwaitedLine, StopProtection, StopRequest, StopSignals, end_request, request_end};
 pub use syscalls::{
     has_free_descriptor, join_new_session_keyring, make_read_only, queue_limit, read_memory, set_queue_limit,
     share_directories, write_memory,

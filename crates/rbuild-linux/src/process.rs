@@ -443,6 +443,11 @@ pub fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL);
 }
 
+/// Sends SIGTERM to a process. Does nothing if it has already ended.
+pub fn terminate(pid: u32) {
+    send_signal(pid, Signal::SIGTERM);
+}
+
 /// Sends a signal to a process. Errors are ignored.
 pub fn send_signal(pid: u32, signal: Signal) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);

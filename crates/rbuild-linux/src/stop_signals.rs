@@ -1,9 +1,9 @@
 //! Signals that request the end of the program, received as input.
 
 use std::io::{self, PipeReader, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -12,6 +12,10 @@ use rustix::io::retry_on_intr;
 
 use crate::error::{Error, Result, described};
 use crate::process::ignores;
+
+/// Time after a signal in which an equal one belongs to the same request: timeout(1) signals its
+/// child and then the process group.
+const REPETITION: Duration = Duration::from_millis(100);
 
 /// Number of the first signal that this process has received as a request for its end; 0 before.
 static REQUEST: AtomicI32 = AtomicI32::new(0);
@@ -51,13 +55,24 @@ impl StopSignals {
     ///
     /// Fails if no descriptor is free.
     pub fn block() -> Result<StopSignals> {
+        StopSignals::block_except(|signal| signal == Signal::SIGHUP && ignores(signal))
+    }
+
+    /// Blocks the signals, except for all those that this process ignores.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no descriptor is free.
+    pub fn block_heeded() -> Result<StopSignals> {
+        StopSignals::block_except(ignores)
+    }
+
+    fn block_except(is_excluded: impl Fn(Signal) -> bool) -> Result<StopSignals> {
         let fail = |call, object: &'static str| {
             move |e: nix::errno::Errno| Error::new(call, described(object), io::Error::from(e))
         };
-        let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-        if !ignores(Signal::SIGHUP) {
-            signals.add(Signal::SIGHUP);
-        }
+        let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+        let signals: SigSet = all.into_iter().filter(|signal| !is_excluded(*signal)).collect();
         let receiver = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(fail("signalfd4", "a receiver of signals"))?;
         let mut previous = SigSet::empty();
@@ -90,6 +105,46 @@ impl StopSignals {
     fn take(&self) -> Option<Signal> {
         let info = self.receiver.read_signal().ok().flatten()?;
         Signal::try_from(info.ssi_signo as i32).ok()
+    }
+
+    /// Waits for a signal, and records it as a request for the end of this process.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the signals cannot be waited for.
+    pub fn wait(&self) -> io::Result<StopRequest> {
+        loop {
+            let mut fds = [PollFd::new(self, PollFlags::IN)];
+            retry_on_intr(|| poll(&mut fds, None))?;
+            if let Some(signal) = self.take_all().first().copied() {
+                request_end(signal);
+                return Ok(StopRequest::now(signal));
+            }
+        }
+    }
+
+    /// Waits until a process ends. Returns false if the time is over, or if a signal arrives that
+    /// does not belong to the request for the end of this process.
+    pub fn wait_for_end(&self, pidfd: &OwnedFd, time: Duration) -> bool {
+        let start = Instant::now();
+        let first = end_request().and_then(|number| Signal::try_from(number).ok()).map(StopRequest::now);
+        loop {
+            let Some(left) = time.checked_sub(start.elapsed()) else { return false };
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let mut fds = [PollFd::new(pidfd, PollFlags::IN), PollFd::new(self, PollFlags::IN)];
+            if retry_on_intr(|| poll(&mut fds, Some(&left))).is_err() {
+                return false;
+            }
+            if !fds[0].revents().is_empty() {
+                return true;
+            }
+            let belongs = |signal| first.is_some_and(|first| first.is_repeated_by(StopRequest::now(signal)));
+            let arrived = self.take_all();
+            arrived.iter().copied().for_each(request_end);
+            if !arrived.into_iter().all(belongs) {
+                return false;
+            }
+        }
     }
 
     /// Reads a pipe to its end. Returns `None` if a signal arrives first.
@@ -146,6 +201,29 @@ impl StopSignals {
                 _ => line.extend_from_slice(&byte),
             }
         }
+    }
+}
+
+/// A signal that requests the end of a process, and the time at which it was received.
+#[derive(Debug, Clone, Copy)]
+pub struct StopRequest {
+    /// The signal.
+    pub signal: Signal,
+    /// The time.
+    pub at: Instant,
+}
+
+impl StopRequest {
+    /// Returns the request by a signal that was received just now.
+    pub fn now(signal: Signal) -> StopRequest {
+        StopRequest { signal, at: Instant::now() }
+    }
+
+    /// Returns true if `next` belongs to this request. Service managers may send SIGHUP after
+    /// SIGTERM (`SendSIGHUP=` of systemd.kill(5)).
+    pub fn is_repeated_by(self, next: StopRequest) -> bool {
+        let is_same = self.signal == next.signal || (self.signal, next.signal) == (Signal::SIGTERM, Signal::SIGHUP);
+        is_same && next.at.duration_since(self.at) < REPETITION
     }
 }
 
@@ -207,6 +285,25 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn only_an_equal_signal_right_after_the_first_is_a_repetition() {
+        let at = Instant::now();
+        let repeats = |signal, milliseconds| {
+            let next = StopRequest { signal, at: at + Duration::from_millis(milliseconds) };
+            StopRequest { signal: Signal::SIGINT, at }.is_repeated_by(next)
+        };
+        for (signal, milliseconds, expected) in [
+            (Signal::SIGINT, 0, true),
+            (Signal::SIGINT, 50, true),
+            (Signal::SIGINT, 150, false),
+            (Signal::SIGTERM, 0, false),
+            (Signal::SIGTERM, 50, false),
+            (Signal::SIGHUP, 150, false),
+        ] {
+            assert_eq!(repeats(signal, milliseconds), expected, "{signal} after {milliseconds} ms");
+        }
+    }
+
     fn blocked() -> SigSet {
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask)).unwrap();
@@ -223,6 +320,30 @@ mod tests {
         // Otherwise, this stops the test.
         drop(protection);
         assert_eq!(blocked(), before);
+    }
+
+    #[test]
+    fn a_second_request_ends_the_wait_for_a_process() {
+        let signals = StopSignals::block().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pidfd = crate::process::pidfd(child.id()).unwrap();
+        let start = Instant::now();
+        assert!(!signals.wait_for_end(&pidfd, Duration::from_millis(200)));
+        assert!(start.elapsed().as_millis() >= 200);
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        assert_eq!(signals.wait().unwrap().signal, Signal::SIGTERM);
+        // An equal signal belongs to the request.
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        let start = Instant::now();
+        assert!(!signals.wait_for_end(&pidfd, Duration::from_millis(200)));
+        assert!(start.elapsed().as_millis() >= 200);
+        nix::sys::signal::raise(Signal::SIGINT).unwrap();
+        let start = Instant::now();
+        assert!(!signals.wait_for_end(&pidfd, Duration::from_secs(60)));
+        assert!(start.elapsed().as_secs() < 10);
+        child.kill().unwrap();
+        assert!(signals.wait_for_end(&pidfd, Duration::from_secs(60)));
+        child.wait().unwrap();
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod auth;
 mod blob;
 mod blob_connections;
 mod blob_request;
+mod blob_upload;
 mod challenge;
 mod choose;
 mod client;
@@ -36,6 +37,7 @@ mod login;
 mod login_use;
 mod manifest;
 mod objects;
+mod open_uploads;
 mod proxy;
 mod push;
 mod range_policy;
@@ -76,6 +78,7 @@ pub use objects::{
     ActionsCache, ActionsPlace, AzureContainer, EntryContent, ObjectLogin, ObjectPlace, ObjectReader, ObjectState,
     ObjectStore, PartPolicy, S3Bucket, StoredObject, UploadObject, WriteCondition, WriteOutcome,
 };
+pub use open_uploads::OpenUploads;
 pub use push::{GrowingUpload, PushOutcome, UploadBlob};
 pub use range_policy::RangePolicy;
 pub use retry::Notice;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rbuild_image::BlobDigest;
 use rbuild_remedy::sentence;
 
+use crate::blob_upload::BlobUpload;
 use crate::client::Repository;
 use crate::config_error::{ConfigError, EndpointUse};
 use crate::endpoint::Endpoint;
@@ -13,6 +14,7 @@ use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::http::HttpReply;
 use crate::manifest::{self, ACCEPT, ReceivedManifest, ResolvedTag};
+use crate::open_uploads::UploadRequest;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{is_temporary_status, may_be_temporary};
@@ -74,10 +76,7 @@ impl Repository {
     /// Fails if the registry refuses.
     pub fn check_push(&self) -> Result<()> {
         self.pushing(|session| {
-            let reply = session.start(None)?;
-            if let Some(location) = session.location(&reply)? {
-                session.cancel(&location);
-            }
+            drop(session.start(None)?);
             Ok(())
         })
     }
@@ -181,7 +180,7 @@ impl Repository {
     }
 
     /// Pushes to the first endpoint that accepts pushes.
-    fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> ProblemResult<T>) -> Result<T> {
+    fn pushing<T>(&self, push: impl Fn(&Arc<EndpointSession>) -> ProblemResult<T>) -> Result<T> {
         let takes = |session: &&Arc<EndpointSession>| session.endpoint.operations.push;
         let Some(session) = self.sessions.iter().find(takes) else {
             return Err(self.fail(ConfigError::NoEndpoint(EndpointUse::Pushes).into()));
@@ -191,58 +190,57 @@ impl Repository {
 }
 
 impl EndpointSession {
-    fn push_blob(&self, blob: &UploadBlob<'_>) -> ProblemResult<PushOutcome> {
+    fn push_blob(self: &Arc<Self>, blob: &UploadBlob<'_>) -> ProblemResult<PushOutcome> {
         if (blob.size >= SMALL || blob.is_remote) && self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
             return Ok(PushOutcome::AlreadyPresent);
         }
-        let reply = self.start(Some(blob))?;
-        if reply.status() == 201 {
+        let StartedUpload { is_mounted, mut upload, least_chunk } = self.start(Some(blob))?;
+        if is_mounted {
             return Ok(PushOutcome::Mounted);
         }
-        let mut location = self.location(&reply)?;
-        let least = smallest_chunk(&reply);
         let mut attempts = self.shared().attempts(EndpointRole::Registry);
         loop {
-            let at = location.take().map_or_else(|| self.restart(), Ok)?;
-            let problem = match self.upload(&at, blob) {
-                Ok(()) => return Ok(PushOutcome::Uploaded),
+            let open = upload.take().map_or_else(|| self.restart(), Ok)?;
+            let problem = match self.upload(open.location(), blob) {
+                Ok(()) => {
+                    open.complete();
+                    return Ok(PushOutcome::Uploaded);
+                }
                 Err(problem) => problem,
             };
+            drop(open);
             if is_too_large(&problem) || may_be_temporary(&problem) && blob.size > CHUNK {
                 // Proxies with a limit answer 413 or just close the connection.
-                self.cancel(&at);
-                return self.upload_in_chunks(blob, least, None).map(|()| PushOutcome::Uploaded);
+                return self.upload_in_chunks(blob, least_chunk, None).map(|()| PushOutcome::Uploaded);
             }
             match attempts.after(&problem) {
                 Some(wait) => self.shared().wait(&self.endpoint.host, sentence(&problem), wait),
-                None => {
-                    self.cancel(&at);
-                    return Err(problem);
-                }
+                None => return Err(problem),
             }
         }
     }
 
     /// Uploads a blob in one request while it grows. If that breaks, continues in chunks once the
     /// blob is complete.
-    fn push_growing(&self, blob: &GrowingUpload<'_>) -> ProblemResult<(BlobDigest, u64)> {
-        let reply = self.start(None)?;
-        let location = self.location(&reply)?.ok_or_else(|| self.invalid(ReplyFault::NoLocation))?;
-        let least = smallest_chunk(&reply);
-        let sent = self.send_part(&location, blob.open, None, None);
+    fn push_growing(self: &Arc<Self>, blob: &GrowingUpload<'_>) -> ProblemResult<(BlobDigest, u64)> {
+        let StartedUpload { upload, least_chunk, .. } = self.start(None)?;
+        let mut upload = upload.ok_or_else(|| self.invalid(ReplyFault::NoLocation))?;
+        let sent = self.send_part(upload.location(), blob.open, None, None);
         let local = |source| RegistryProblem::Local { data: "the data to send", source };
-        let finished = (blob.complete)().map_err(local).and_then(|(digest, size)| {
-            let whole = UploadBlob { digest, size, open: blob.open, mount_from: None, is_remote: false };
-            match sent {
-                Ok(next) => self.close(&next, &whole)?,
-                Err(problem) if is_too_large(&problem) || may_be_temporary(&problem) => {
-                    self.upload_in_chunks(&whole, least, self.state(&location)?)?;
-                }
-                Err(problem) => return Err(problem),
+        let (digest, size) = (blob.complete)().map_err(local)?;
+        let whole = UploadBlob { digest, size, open: blob.open, mount_from: None, is_remote: false };
+        match sent {
+            Ok(next) => {
+                upload.move_to(next);
+                self.close(upload, &whole)?;
             }
-            Ok((digest, size))
-        });
-        finished.inspect_err(|_| self.cancel(&location))
+            Err(problem) if is_too_large(&problem) || may_be_temporary(&problem) => {
+                let has = self.state(&mut upload)?;
+                self.upload_in_chunks(&whole, least_chunk, has.map(|has| (upload, has)))?;
+            }
+            Err(problem) => return Err(problem),
+        }
+        Ok((digest, size))
     }
 
     /// Returns true if an object exists in the repository. `to` is its path below the repository.
@@ -259,24 +257,25 @@ impl EndpointSession {
         Ok(reply.status() == 200)
     }
 
-    /// Starts an upload, or mounts the blob from another repository. Returns the reply: 201 if it
-    /// is mounted.
-    fn start(&self, blob: Option<&UploadBlob<'_>>) -> ProblemResult<HttpReply> {
+    /// Starts an upload, or mounts the blob from another repository.
+    fn start(self: &Arc<Self>, blob: Option<&UploadBlob<'_>>) -> ProblemResult<StartedUpload> {
         let mut scopes = vec![self.scope("pull,push")];
         let mount =
             blob.and_then(|blob| Some((blob, blob.mount_from?))).filter(|(_, from)| *from != self.endpoint.path);
         if let Some((blob, from)) = mount {
             let query = url::form([("mount", blob.digest.to_string().as_str()), ("from", from)]);
             scopes.push(format!("repository:{from}:pull"));
+            let beginning = self.shared().begin_upload()?;
             let reply = self.post(&format!("/blobs/uploads/?{query}"), &scopes)?;
             if matches!(reply.status(), 201 | 202) {
-                return Ok(reply);
+                return self.started(&reply, beginning);
             }
             scopes.truncate(1);
         }
+        let beginning = self.shared().begin_upload()?;
         let reply = self.post("/blobs/uploads/", &scopes)?;
         match reply.status() {
-            200..300 => Ok(reply),
+            200..300 => self.started(&reply, beginning),
             _ => {
                 let request = RequestName::Upload { method: "POST" };
                 Err(self.refused(reply, request, RemoteObject::Repository, RemoteAction::Push))
@@ -284,9 +283,17 @@ impl EndpointSession {
         }
     }
 
-    fn restart(&self) -> ProblemResult<String> {
-        let reply = self.start(None)?;
-        self.location(&reply)?.ok_or_else(|| self.invalid(ReplyFault::NoLocation))
+    fn started(self: &Arc<Self>, reply: &HttpReply, beginning: UploadRequest) -> ProblemResult<StartedUpload> {
+        let least_chunk = smallest_chunk(reply);
+        if reply.status() == 201 {
+            return Ok(StartedUpload { is_mounted: true, upload: None, least_chunk });
+        }
+        let upload = self.location(reply)?.map(|location| BlobUpload::new(self, location, beginning));
+        Ok(StartedUpload { is_mounted: false, upload, least_chunk })
+    }
+
+    fn restart(self: &Arc<Self>) -> ProblemResult<BlobUpload> {
+        self.start(None)?.upload.ok_or_else(|| self.invalid(ReplyFault::NoLocation))
     }
 
     fn post(&self, to: &str, scopes: &[String]) -> ProblemResult<HttpReply> {
@@ -303,18 +310,6 @@ impl EndpointSession {
     /// Returns the URL at which an upload continues; `None` if the reply does not contain one.
     fn location(&self, reply: &HttpReply) -> ProblemResult<Option<String>> {
         reply.header("location").map(|location| self.next(&reply.url, location)).transpose()
-    }
-
-    fn cancel(&self, location: &str) {
-        // If this fails, the registry removes the upload after some time.
-        let _ = self.call(&ApiRequest {
-            method: "DELETE",
-            to: location,
-            headers: &[],
-            body: Body::None,
-            scopes: &[self.scope("pull,push")],
-            repetition: Repetition::Single,
-        });
     }
 
     /// Uploads a blob in one request.
@@ -342,17 +337,23 @@ impl EndpointSession {
     }
 
     /// Uploads a blob in chunks. After a failure, resumes at the offset that the registry reports.
-    /// `begun` is the location and offset of an upload that has begun.
-    fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64, begun: Option<(String, u64)>) -> ProblemResult<()> {
+    /// `begun` is an upload that has begun, and its offset.
+    fn upload_in_chunks(
+        self: &Arc<Self>,
+        blob: &UploadBlob<'_>,
+        least: u64,
+        begun: Option<(BlobUpload, u64)>,
+    ) -> ProblemResult<()> {
         let mut attempts = self.shared().attempts(EndpointRole::Registry);
-        let (mut location, mut at) = begun.filter(|(_, has)| *has <= blob.size).map_or_else(|| self.fresh(), Ok)?;
+        let (mut upload, mut at) = begun.filter(|(_, has)| *has <= blob.size).map_or_else(|| self.fresh(), Ok)?;
         let mut chunk = CHUNK.max(least);
         let mut furthest = 0;
         while at < blob.size {
             let end = (at + chunk).min(blob.size);
-            let problem = match self.patch(&location, blob, at, end) {
+            let problem = match self.patch(upload.location(), blob, at, end) {
                 Ok(next) => {
-                    (location, at) = (next, end);
+                    upload.move_to(next);
+                    at = end;
                     // A registry that reports fewer bytes than before has made no progress.
                     if at > furthest {
                         furthest = at;
@@ -365,50 +366,49 @@ impl EndpointSession {
             if is_too_large(&problem) && chunk / 2 >= SMALLEST.max(least) {
                 chunk /= 2;
             } else {
-                let Some(wait) = attempts.after(&problem) else {
-                    self.cancel(&location);
-                    return Err(problem);
-                };
+                let Some(wait) = attempts.after(&problem) else { return Err(problem) };
                 self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
             }
             // A chunk is sent again only after a query of the upload state, because some registries
             // would append it twice.
-            (location, at) = match self.state(&location)? {
-                Some((_, has)) if has > end => {
+            match self.state(&mut upload)? {
+                Some(has) if has > end => {
                     return Err(self.invalid(ReplyFault::UploadTooLong { received: has, sent: end }));
                 }
-                Some(state) => state,
-                None => self.fresh()?,
-            };
+                Some(has) => at = has,
+                None => (upload, at) = self.fresh()?,
+            }
         }
-        self.close(&location, blob)
+        self.close(upload, blob)
     }
 
-    /// Starts another upload. Returns its location and offset.
-    fn fresh(&self) -> ProblemResult<(String, u64)> {
+    /// Starts another upload. Returns it with its offset.
+    fn fresh(self: &Arc<Self>) -> ProblemResult<(BlobUpload, u64)> {
         Ok((self.restart()?, 0))
     }
 
     /// Ends an upload whose bytes the registry has. If the answer is lost, the registry may have
     /// the blob all the same.
-    fn close(&self, location: &str, blob: &UploadBlob<'_>) -> ProblemResult<()> {
+    fn close(&self, upload: BlobUpload, blob: &UploadBlob<'_>) -> ProblemResult<()> {
         let mut attempts = self.shared().attempts(EndpointRole::Registry);
         loop {
             let sent = self.call(&ApiRequest {
                 method: "PUT",
-                to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
+                to: &url::with_parameter(upload.location(), "digest", &blob.digest.to_string()),
                 headers: &[],
                 body: Body::Bytes(&[]),
                 scopes: &[self.scope("pull,push")],
                 repetition: Repetition::Single,
             });
-            let Err(problem) = sent.and_then(|reply| self.closed(reply, blob)) else { return Ok(()) };
+            let Err(problem) = sent.and_then(|reply| self.closed(reply, blob)) else { break };
             let Some(wait) = attempts.after(&problem) else { return Err(problem) };
             self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
             if self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
-                return Ok(());
+                break;
             }
         }
+        upload.complete();
+        Ok(())
     }
 
     /// Uploads the bytes from `at` up to `end`; returns the next location.
@@ -449,12 +449,12 @@ impl EndpointSession {
         }
     }
 
-    /// Queries the progress of an upload: the next location and position; `None` if it no longer
-    /// exists.
-    fn state(&self, location: &str) -> ProblemResult<Option<(String, u64)>> {
+    /// Queries the progress of an upload: its size in bytes; `None` if it no longer exists, or if
+    /// its size is not known.
+    fn state(&self, upload: &mut BlobUpload) -> ProblemResult<Option<u64>> {
         let reply = self.call(&ApiRequest {
             method: "GET",
-            to: location,
+            to: upload.location(),
             headers: &[],
             body: Body::None,
             scopes: &[self.scope("pull,push")],
@@ -468,10 +468,22 @@ impl EndpointSession {
             return Ok(None);
         }
         let end = reply.header("range").and_then(|range| range.rsplit_once('-')?.1.trim().parse::<u64>().ok());
-        let next = self.location(&reply)?.unwrap_or_else(|| location.to_string());
+        if let Some(next) = self.location(&reply)? {
+            upload.move_to(next);
+        }
         // `0-0` is also the answer for an upload without bytes.
-        Ok(end.filter(|end| *end > 0).and_then(|end| Some((next, end.checked_add(1)?))))
+        Ok(end.filter(|end| *end > 0).and_then(|end| end.checked_add(1)))
     }
+}
+
+/// The answer to the request for an upload.
+struct StartedUpload {
+    /// True if the registry mounted the blob from another repository.
+    is_mounted: bool,
+    /// The upload, if the reply has its location.
+    upload: Option<BlobUpload>,
+    /// Size in bytes of the smallest chunk that the registry accepts, except the last one.
+    least_chunk: u64,
 }
 
 fn is_too_large(problem: &RegistryProblem) -> bool {

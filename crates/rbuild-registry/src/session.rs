@@ -10,6 +10,7 @@ use crate::config::certs::CertFiles;
 use crate::endpoint::{ConnectionSecurity, Endpoint};
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject};
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
+use crate::open_uploads::OpenUploads;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::secret::Secret;
@@ -36,14 +37,16 @@ pub(crate) enum Body<'a> {
 
 /// The data of a request. Keeps the error of a failed read; otherwise, it would count as an error
 /// of the connection and be retried.
-pub(crate) struct LocalSource<R> {
+pub(crate) struct LocalSource<'a, R> {
     inner: R,
+    /// Ends the data when the transfers end.
+    uploads: &'a OpenUploads,
     failure: Option<io::Error>,
 }
 
-impl<R: Read> LocalSource<R> {
-    pub(crate) fn new(inner: R) -> LocalSource<R> {
-        LocalSource { inner, failure: None }
+impl<'a, R: Read> LocalSource<'a, R> {
+    pub(crate) fn new(inner: R, uploads: &'a OpenUploads) -> LocalSource<'a, R> {
+        LocalSource { inner, uploads, failure: None }
     }
 
     /// Returns the error of the failed read, if there was one.
@@ -52,9 +55,9 @@ impl<R: Read> LocalSource<R> {
     }
 }
 
-impl<R: Read> Read for LocalSource<R> {
+impl<R: Read> Read for LocalSource<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buf).map_err(|e| match e.kind() {
+        self.uploads.check().and_then(|()| self.inner.read(buf)).map_err(|e| match e.kind() {
             io::ErrorKind::Interrupted => e,
             kind => {
                 self.failure = Some(e);
@@ -133,8 +136,9 @@ impl EndpointSession {
     }
 
     /// Sends a request. Returns replies of all statuses, except for 401 and, if it is repeated,
-    /// those of temporary failures.
+    /// those of temporary failures. Fails once the transfers end.
     pub(crate) fn call(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
+        self.shared.check_ending()?;
         let deadline = match call.body {
             // An upload has a minimum data rate and no maximum duration.
             Body::Stream { .. } => None,
@@ -145,6 +149,11 @@ impl EndpointSession {
         }
         self.shared
             .repeat(&self.endpoint.host, self.shared.attempts(self.endpoint.role), || self.authorized(call, deadline))
+    }
+
+    /// Sends a request that cancels an upload, once.
+    pub(crate) fn call_at_end(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
+        self.authorized(call, None)
     }
 
     /// Sends a request to a URL that a manifest states, once. No server that it leads to gets a
@@ -241,7 +250,7 @@ impl EndpointSession {
             Body::Bytes(bytes) => self.shared.http.send(server, request(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
                 let local = |source| RegistryProblem::Local { data: "the data to send", source };
-                let mut source = LocalSource::new(open().map_err(local)?);
+                let mut source = LocalSource::new(open().map_err(local)?, &self.shared.options.uploads);
                 let content = RequestBody::Stream { reader: &mut source, size: *size };
                 let reply = self.shared.http.send(server, request(content));
                 source.into_failure().map_or(reply, |e| Err(local(e)))

@@ -18,6 +18,7 @@ use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
 use crate::objects::login::ObjectLogin;
 use crate::objects::part_policy::PartPolicy;
+use crate::open_uploads::{OpenUploads, UploadRequest};
 use crate::range_policy::RangePolicy;
 use crate::retry::{Attempts, Notice, is_temporary_status, retry_after};
 use crate::retry_policy::RetryPolicy;
@@ -42,6 +43,8 @@ pub struct Options {
     pub parts: PartPolicy,
     /// Logins for object stores.
     pub object_logins: Vec<ObjectLogin>,
+    /// The uploads of the clients with these options.
+    pub uploads: OpenUploads,
 }
 
 impl Options {
@@ -75,6 +78,16 @@ impl ClientState {
         }
         .map_err(RegistryProblem::Config)?;
         Ok(certs)
+    }
+
+    /// Fails once the transfers end.
+    pub(crate) fn check_ending(&self) -> Result<(), RegistryProblem> {
+        self.options.uploads.check().map_err(|source| RegistryProblem::Local { data: "the data to send", source })
+    }
+
+    /// Announces a request that opens an upload.
+    pub(crate) fn begin_upload(&self) -> Result<UploadRequest, RegistryProblem> {
+        self.options.uploads.begin().map_err(|source| RegistryProblem::Local { data: "the data to send", source })
     }
 
     /// Reports a wait to the user, and waits.

@@ -218,6 +218,7 @@ impl ActionsCache {
 
     /// Calls a method of the service. Returns `None` if there is no such entry, or if it exists.
     fn call(&self, method: &str, key: &str, request: serde_json::Value) -> ProblemResult<Option<ServiceReply>> {
+        self.shared.check_ending()?;
         let url = format!("{}/{method}", self.base);
         let headers = [
             ("authorization".to_string(), format!("Bearer {}", self.token.reveal())),

@@ -24,6 +24,7 @@ use crate::shared::ClientState;
 use crate::url;
 
 /// A bucket or a container.
+#[derive(Clone)]
 pub struct ObjectStore {
     pub(crate) shared: Arc<ClientState>,
     /// URL below which the objects are.
@@ -80,8 +81,9 @@ impl ObjectStore {
     }
 
     /// Sends a request until its outcome is final. Returns replies of all statuses except for those
-    /// of temporary failures.
+    /// of temporary failures. Fails once the transfers end.
     pub(crate) fn call(&self, call: &ObjectCall<'_>) -> std::result::Result<HttpReply, RegistryProblem> {
+        self.shared.check_ending()?;
         let attempts = self.shared.attempts(EndpointRole::Registry);
         let reply = self.shared.repeat(&self.host, attempts, || self.send(call)).map_err(repeated)?;
         if is_temporary_status(reply.status()) {
@@ -90,7 +92,8 @@ impl ObjectStore {
         Ok(reply)
     }
 
-    fn send(&self, call: &ObjectCall<'_>) -> std::result::Result<HttpReply, RegistryProblem> {
+    /// Sends a request once.
+    pub(crate) fn send(&self, call: &ObjectCall<'_>) -> std::result::Result<HttpReply, RegistryProblem> {
         let query: Vec<(String, String)> =
             call.query.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         let mut headers: Vec<(String, String)> =
@@ -152,7 +155,7 @@ impl ObjectStore {
             Body::Bytes(bytes) => http.send(server, request(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
                 let local = |source: io::Error| RegistryProblem::Local { data: "the data to send", source };
-                let mut source = LocalSource::new(open().map_err(local)?);
+                let mut source = LocalSource::new(open().map_err(local)?, &self.shared.options.uploads);
                 let reply = http.send(server, request(RequestBody::Stream { reader: &mut source, size: *size }));
                 source.into_failure().map_or(reply, |e| Err(local(e)))
             }

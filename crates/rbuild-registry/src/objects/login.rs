@@ -29,6 +29,7 @@ pub(crate) enum StoreLogin {
 }
 
 /// A login, and the description of its origin as a clause.
+#[derive(Clone)]
 pub(crate) struct FoundLogin {
     pub login: StoreLogin,
     pub description: String,

@@ -116,19 +116,22 @@ impl ObjectStore {
         self.accepted(reply, &call)
     }
 
-    /// Uploads the parts of an object of S3, and removes them if one fails.
+    /// Uploads the parts of an object of S3. They are removed if one fails.
     fn upload_parts(&self, blob: &UploadObject<'_>, parts: impl Iterator<Item = UploadPart>) -> ProblemResult<()> {
         let query = [("uploads", String::new())];
         let begin = ObjectCall { query: &query, body: Body::Bytes(&[]), ..ObjectCall::plain("POST", blob.key) };
+        let beginning = self.shared.begin_upload()?;
         let reply = self.accepted(self.call(&begin)?, &begin)?;
         let id = self.text_of(reply).and_then(|text| element(&text, "UploadId"));
         let id = id.ok_or_else(|| ReplyFault::NoLocation.of(&self.host))?;
-        let sent = self.send_parts(blob, parts, &id);
-        if sent.is_err() {
-            let query = [("uploadId", id)];
-            let _ = self.call(&ObjectCall { query: &query, ..ObjectCall::plain("DELETE", blob.key) });
-        }
-        sent
+        let (store, key, query) = (self.clone(), blob.key.to_string(), [("uploadId", id.clone())]);
+        let cancel = move || {
+            let _ = store.send(&ObjectCall { query: &query, ..ObjectCall::plain("DELETE", &key) });
+        };
+        let open = beginning.opened(Box::new(cancel));
+        self.send_parts(blob, parts, &id)?;
+        open.complete();
+        Ok(())
     }
 
     fn send_parts(

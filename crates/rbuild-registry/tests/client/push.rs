@@ -258,3 +258,42 @@ fn rejected_manifests_are_reported_with_the_reason() {
     let error = repository.push_document("1", "application/x", b"{}").unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Digest { .. }), "{error}");
 }
+
+/// Whichever request fails, and however often.
+#[test]
+fn a_failed_push_leaves_no_open_upload() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 50));
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
+    let (repository, small, large) = (scene.repository(&registry, "x"), vec![7; 9000], vec![7; 3_000_000]);
+    let status = |status| Fault::Status(status, None);
+    for (case, faults) in [
+        &[("PUT", status(500))][..],
+        &[("PUT", status(400))],
+        &[("PUT", Fault::Most(2000))],
+        &[("PUT", Fault::Most(2000)), ("PATCH", status(403))],
+        &[("PUT", Fault::Most(2000)), ("PATCH", status(502)), ("GET", status(403))],
+        &[("PUT", Fault::Most(2000)), ("PATCH", status(502)), ("GET", Fault::Header("Location", "ftp://a".into()))],
+        &[("PATCH", status(502)), ("PUT", status(500))],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (method, fault) in faults {
+            registry.fault(method, "uploads", fault.clone(), 99);
+        }
+        registry.requests();
+        let _ = push(&repository, &small, None);
+        let _ = push(&repository, &large, Some("y"));
+        let _ = push_growing(&registry, &repository, &large);
+        let requests = registry.requests();
+        assert_eq!(registry.open_uploads(), 0, "{case}: {requests:?}");
+        registry.behave();
+        registry.state().blobs.clear();
+    }
+    // The server does not answer.
+    registry.fault("PUT", "uploads", status(403), 9);
+    registry.fault("DELETE", "uploads", Fault::Stall(std::time::Duration::from_secs(9)), 9);
+    let start = std::time::Instant::now();
+    push(&repository, &small, None).unwrap_err();
+    assert!(start.elapsed().as_secs() < 3, "{:?}", start.elapsed());
+}

@@ -7,15 +7,15 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use rbuild_container::PublishedPort;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{
-    MiniRoot, OwnerMode, OwnerRecords, StopSignals, bind_clone, credentials, described, new_procfs, request_end,
-    resource_limits, umask,
+    MiniRoot, OwnerMode, OwnerRecords, StopRequest, StopSignals, bind_clone, credentials, described, new_procfs,
+    request_end, resource_limits, umask,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -33,10 +33,6 @@ use crate::runner::mounts::new_sysfs;
 use crate::runner::privileges::check_interception;
 use crate::runner::runner_context::{ProcView, RunnerContext};
 use crate::runner::zygote::Zygote;
-
-/// Time after a signal in which an equal one belongs to the same request: timeout(1) signals its
-/// child and then the process group.
-const REPETITION: Duration = Duration::from_millis(100);
 
 /// Path of the store in the builder's root.
 pub const STORE: &str = "/store";
@@ -320,22 +316,6 @@ fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// A signal that requests the end of the builder, and the time at which it was received.
-#[derive(Debug, Clone, Copy)]
-struct StopRequest {
-    signal: Signal,
-    at: Instant,
-}
-
-impl StopRequest {
-    /// Returns true if `next` belongs to this request. Service managers may send SIGHUP after
-    /// SIGTERM (`SendSIGHUP=` of systemd.kill(5)).
-    fn is_repeated_by(self, next: StopRequest) -> bool {
-        let is_same = self.signal == next.signal || (self.signal, next.signal) == (Signal::SIGTERM, Signal::SIGHUP);
-        is_same && next.at.duration_since(self.at) < REPETITION
-    }
-}
-
 /// A builder that was started.
 struct Supervised<'a> {
     child: u32,
@@ -381,7 +361,7 @@ impl Supervised<'_> {
                 *watched = None;
             }
             for signal in signals.take_all() {
-                let now = StopRequest { signal, at: Instant::now() };
+                let now = StopRequest::now(signal);
                 match requested {
                     Some(first) if first.is_repeated_by(now) => continue,
                     // Second request: kill without waiting for the grace period.
@@ -480,25 +460,6 @@ fn become_builder(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_an_equal_signal_right_after_the_first_is_a_repetition() {
-        let at = Instant::now();
-        let repeats = |signal, milliseconds| {
-            let next = StopRequest { signal, at: at + Duration::from_millis(milliseconds) };
-            StopRequest { signal: Signal::SIGINT, at }.is_repeated_by(next)
-        };
-        for (signal, milliseconds, expected) in [
-            (Signal::SIGINT, 0, true),
-            (Signal::SIGINT, 50, true),
-            (Signal::SIGINT, 150, false),
-            (Signal::SIGTERM, 0, false),
-            (Signal::SIGTERM, 50, false),
-            (Signal::SIGHUP, 150, false),
-        ] {
-            assert_eq!(repeats(signal, milliseconds), expected, "{signal} after {milliseconds} ms");
-        }
-    }
 
     #[test]
     fn a_builder_killed_before_its_start_is_reported_as_killed() {

@@ -9,6 +9,7 @@ pub mod caches;
 pub mod claims;
 pub mod downloads;
 pub mod early_push;
+pub mod ending;
 pub mod layer_server;
 pub mod pulls;
 pub mod pushes;

@@ -18,6 +18,7 @@ use rbuild_transport::{
 };
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
+use crate::commands::fetcher::ending::EndAtSignal;
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -491,6 +492,8 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
         vec![pushed_image(&store, &args, &names)?]
     };
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
+    // Until the last push, a signal cancels the open uploads.
+    let _end = EndAtSignal::of_command().map_err(|e| Failure::caused("cannot watch signals", &e))?;
     for Pushed { artifact, names } in &pushed {
         let images = store.images().images_of(artifact)?;
         let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };

@@ -1,12 +1,13 @@
 //! Clients of registries, from flags and the environment.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rbuild_image::Reference;
 use rbuild_linux::quoted;
 use rbuild_registry::{
-    Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, RetryPolicy, Secret,
-    ShortNames,
+    Client, CommandLineCredentials, CommandLineLogin, Notice, OpenUploads, Options, ProcessEnvironment, RetryPolicy,
+    Secret, ShortNames,
 };
 use rbuild_remedy::{ReportedError, sentence};
 
@@ -115,7 +116,14 @@ fn options(flags: &RegistryFlags, own: &[Reference], retry_policy: RetryPolicy) 
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
     let (tls_verify, cert_dir) = (flags.tls_verify.into(), flags.cert_dir.clone());
     let servers = flags.servers.clone();
-    Ok(Options { given, tls_verify, cert_dir, servers, object_logins, retry_policy, ..Options::default() })
+    let uploads = uploads().clone();
+    Ok(Options { given, tls_verify, cert_dir, servers, object_logins, retry_policy, uploads, ..Options::default() })
+}
+
+/// Returns the open uploads of all clients of this process.
+pub fn uploads() -> &'static OpenUploads {
+    static UPLOADS: OnceLock<OpenUploads> = OnceLock::new();
+    UPLOADS.get_or_init(OpenUploads::default)
 }
 
 /// Checks the variable with the meaning of short names.

@@ -47,6 +47,7 @@ mod multistage;
 mod names;
 mod object_caches;
 mod output_formats;
+mod open_uploads;
 mod outputs;
 mod owners;
 mod platform_pulls;

@@ -8,7 +8,7 @@ use crate::registries::Scene;
 use crate::registries::server::{Access, Fault, Registry};
 
 /// Returns bytes that cannot be compressed, and differ for each seed.
-fn noise(seed: u32, size: usize) -> Vec<u8> {
+pub fn noise(seed: u32, size: usize) -> Vec<u8> {
     let next = |x: &mut u32| {
         *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
         Some((*x >> 24) as u8)

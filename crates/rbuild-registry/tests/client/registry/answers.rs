@@ -50,7 +50,11 @@ impl Registry {
                 let repository = request.path.trim_start_matches("/v2/");
                 let end = ["/manifests/", "/blobs/", "/tags/list", "/referrers/"].map(|part| repository.find(part));
                 let repository = end.into_iter().flatten().min().map_or(repository, |end| &repository[..end]);
-                let action = if matches!(request.method.as_str(), "GET" | "HEAD") { "pull" } else { "push" };
+                let action = match request.method.as_str() {
+                    "GET" | "HEAD" => "pull",
+                    "DELETE" => "delete",
+                    _ => "push",
+                };
                 let mut state = self.state();
                 let token = sent.and_then(|sent| sent.strip_prefix("Bearer ")).map(str::to_string);
                 let held = token.as_ref().and_then(|token| state.tokens.get_mut(token));

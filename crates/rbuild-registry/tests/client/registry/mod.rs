@@ -185,6 +185,19 @@ impl Registry {
         digest
     }
 
+    /// Returns the number of uploads that were neither completed nor canceled.
+    pub fn open_uploads(&self) -> usize {
+        self.state().uploads.len()
+    }
+
+    /// Removes the blobs and the open uploads, as some registries do in time.
+    #[allow(dead_code, reason = "for the end-to-end tests")]
+    pub fn forget_blobs(&self) {
+        let mut state = self.state();
+        state.blobs.clear();
+        state.uploads.clear();
+    }
+
     /// Returns the requests since the last call.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state().log)
@@ -332,8 +345,11 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
         headers.insert(name.to_lowercase(), value.trim().to_string());
     }
     let mut body = Vec::new();
-    if let Some(length) = headers.get("content-length").and_then(|length| length.parse().ok()) {
-        reader.take(length).read_to_end(&mut body).ok()?;
+    if let Some(length) = headers.get("content-length").and_then(|length| length.parse::<u64>().ok()) {
+        let size = reader.take(length).read_to_end(&mut body).ok()?;
+        if size as u64 != length {
+            return None;
+        }
     } else if headers.contains_key("transfer-encoding") {
         read_chunks(reader, &mut body)?;
     }

@@ -23,6 +23,7 @@ use rbuild_transport::{BlobInfo, EarlyPush, GrowingBlob};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
+use crate::commands::fetcher::ending::{EndAtSignal, end_fetcher};
 use crate::commands::fetcher::task::interrupted;
 use crate::commands::transfer::TransferDisplay;
 use crate::exit::{Failure, code};
@@ -97,6 +98,7 @@ impl<'a> EarlyPusher<'a> {
     fn run(&self, name: &Reference, socket: &OwnedFd, mut answer: PipeWriter) -> Result<(), u8> {
         // The launcher ends this process.
         let _ = process::block_ending_signals();
+        let end = EndAtSignal::of_fetcher();
         // What fails here fails once more, and is reported, in the push itself.
         let client = registry::client_with(self.flags, self.names, |_| {}).map_err(|failure| failure.code)?;
         rbuild_linux::drop_withheld();
@@ -131,6 +133,7 @@ impl<'a> EarlyPusher<'a> {
             uploads.into_iter().for_each(|upload| drop(upload.join()));
             drop(bar);
         });
+        drop(end);
         let text = serde_json::to_vec(early.uploads().blobs()).map_err(|_| code::BUG)?;
         answer.write_all(&text).map_err(|_| code::FAILED)
     }
@@ -153,23 +156,25 @@ impl<'a> EarlyPusher<'a> {
         Some(Arc::new(LayerReporter { socket: running.socket, count: AtomicU64::new(0), known }))
     }
 
-    /// Ends the fetcher when the builder has ended, after its last upload if the build succeeded.
-    /// Returns the blobs that were uploaded. Fails if a signal interrupts the uploads.
+    /// Ends the fetcher when the builder has ended: after its last upload if the build succeeded,
+    /// and otherwise after it has canceled its uploads. Returns the blobs that were uploaded. Fails
+    /// if a signal interrupts the uploads.
     pub fn end(&self, succeeded: bool) -> Result<Vec<BlobDigest>, Failure> {
         let Some(UploadingFetcher { pid, socket, answer }) = self.running.take() else { return Ok(Vec::new()) };
         drop(socket);
-        let read = match StopSignals::block() {
-            Ok(signals) if succeeded => signals.read_to_end(answer),
+        let signals = StopSignals::block().ok();
+        let read = match &signals {
+            Some(signals) if succeeded => signals.read_to_end(answer),
             _ => Ok(Some(Vec::new())),
         };
         let text = match &read {
             Ok(Some(text)) => serde_json::from_slice(text).ok(),
             _ => None,
         };
-        if text.is_none() {
-            process::kill(pid);
-        }
-        let _ = process::wait(pid);
+        let _ = match text {
+            None => end_fetcher(pid, signals.as_ref()),
+            Some(_) => process::wait(pid),
+        };
         match read {
             Ok(None) => Err(interrupted()),
             _ => Ok(text.unwrap_or_default()),

@@ -7,11 +7,13 @@ use rbuild_linux::process::{self, Cloned, Exit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::commands::fetcher::ending::{EndAtSignal, end_fetcher};
 use crate::exit::{Failure, code};
 use crate::ui::transfer_bar;
 
 /// Runs `work` in a fetcher and returns its answer. A signal that requests the end of the program
-/// ends the fetcher, and is a failure. The caller must have one thread.
+/// ends the fetcher, which first cancels its open uploads, and is a failure. The caller must have
+/// one thread.
 pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     let failed = not_started;
     let (answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
@@ -24,17 +26,21 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
             if process::die_with(&launcher).is_err() {
                 std::process::exit(i32::from(code::BUG));
             }
+            // Without it, the launcher kills this process a little later.
+            let end = EndAtSignal::of_fetcher();
             let text = serde_json::to_vec(&work()).unwrap_or_default();
+            drop(end);
             let written = writer.write_all(&text);
             std::process::exit(i32::from(if written.is_ok() { code::OK } else { code::FAILED }))
         }
         Cloned::Parent { child } => {
             drop(writer);
             let read = signals.read_to_end(answer);
-            if matches!(read, Ok(None)) {
-                process::kill(child);
-            }
-            let exit = process::wait(child).map_err(|e| failed(&e))?;
+            let exit = match read {
+                Ok(None) => end_fetcher(child, Some(&signals)),
+                _ => process::wait(child),
+            };
+            let exit = exit.map_err(|e| failed(&e))?;
             match read {
                 Ok(None) => Err(interrupted()),
                 Ok(Some(text)) => serde_json::from_slice(&text).map_err(|_| no_answer(&exit)),

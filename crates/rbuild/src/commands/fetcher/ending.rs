@@ -1,0 +1,88 @@
+//! The end of transfers at a signal: open uploads are canceled first.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rbuild_linux::StopSignals;
+use rbuild_linux::parallel::start;
+use rbuild_linux::process::{self, Exit};
+
+use crate::exit::{Failure, code};
+use crate::input::registry;
+use crate::ui::transfer_bar;
+
+/// Time that a fetcher has to cancel its uploads before it is killed. It needs less.
+const FETCHER_GRACE: Duration = Duration::from_millis(1750);
+
+/// True once a signal has requested the end of this process.
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Ends this process after a signal. Meanwhile, the open uploads of its clients are canceled.
+pub struct EndAtSignal(());
+
+impl EndAtSignal {
+    /// Watches the signals in a command without a fetcher, except for those that it ignores. A
+    /// second signal ends it at once. The caller must have one thread.
+    pub fn of_command() -> rbuild_linux::Result<EndAtSignal> {
+        let signals = StopSignals::block_heeded()?;
+        start(move || {
+            let Ok(first) = signals.wait() else { return };
+            end_with(|| {
+                transfer_bar::erase();
+                std::process::exit(i32::from(Failure::interrupted().report()));
+            });
+            while signals.wait().is_ok_and(|next| first.is_repeated_by(next)) {}
+            transfer_bar::erase();
+            std::process::exit(i32::from(Failure::interrupted().report()));
+        })?;
+        Ok(EndAtSignal(()))
+    }
+
+    /// Watches the signals in a fetcher, which the launcher kills at a second one. The caller must
+    /// have one thread.
+    pub fn of_fetcher() -> rbuild_linux::Result<EndAtSignal> {
+        let signals = StopSignals::block()?;
+        start(move || {
+            if signals.wait().is_ok() {
+                end_with(|| std::process::exit(i32::from(code::INTERRUPTED)));
+            }
+        })?;
+        Ok(EndAtSignal(()))
+    }
+}
+
+/// Cancels the uploads on another thread, and ends the process with `exit`.
+fn end_with(exit: impl FnOnce() + Send + 'static) {
+    IS_ENDING.store(true, Ordering::SeqCst);
+    let ended = start(move || {
+        registry::uploads().cancel_all();
+        exit();
+    });
+    if ended.is_err() {
+        std::process::exit(i32::from(crate::exit::interrupted()));
+    }
+}
+
+impl Drop for EndAtSignal {
+    /// Does not return once the process ends.
+    fn drop(&mut self) {
+        while IS_ENDING.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+    }
+}
+
+/// Ends a fetcher, which first cancels its uploads. Kills it if that takes too long, or at a second
+/// signal.
+pub fn end_fetcher(pid: u32, signals: Option<&StopSignals>) -> rbuild_linux::Result<Exit> {
+    process::terminate(pid);
+    let ended = match (process::pidfd(pid), signals) {
+        (Ok(pidfd), Some(signals)) => signals.wait_for_end(&pidfd, FETCHER_GRACE),
+        (Ok(pidfd), None) => process::ends_within(&pidfd, FETCHER_GRACE),
+        (Err(_), _) => false,
+    };
+    if !ended {
+        process::kill(pid);
+    }
+    process::wait(pid)
+}
