@@ -66,6 +66,11 @@ impl Failure {
         Failure { code: interrupted(), ..Failure::new("interrupted") }
     }
 
+    /// Returns true if the failure is that of an interruption.
+    pub fn is_interruption(&self) -> bool {
+        self.code == interrupted()
+    }
+
     /// Returns a failure with its cause: the message of `cause` follows `message`, and its remedy
     /// is the help.
     pub fn caused(message: impl std::fmt::Display, cause: &(dyn Error + 'static)) -> Failure {

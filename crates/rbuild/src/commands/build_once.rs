@@ -178,7 +178,7 @@ impl BuildOnce<'_> {
         }
         match (self.push_lent)(&finished) {
             Ok(()) => Ok(Some(BuildOutcome::Made(finished))),
-            Err(failure) if failure.code == code::INTERRUPTED => Err(failure),
+            Err(failure) if failure.is_interruption() => Err(failure),
             Err(failure) => {
                 let cause = failure.message;
                 terminal::err(&format!(

@@ -11,7 +11,7 @@ use rbuild_transport::{
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher;
-use crate::exit::{Failure, code};
+use crate::exit::Failure;
 use crate::input::cache::{CachePlace, CacheTarget};
 use crate::ui::terminal;
 
@@ -54,7 +54,7 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
                     terminal::err(&format!("{}\n", report(&place, &written)));
                 }
             }
-            Err(failure) if is_ignored(target) && failure.code != code::INTERRUPTED => {
+            Err(failure) if is_ignored(target) && !failure.is_interruption() => {
                 terminal::warning(Warning { text: failure.message, help: None });
             }
             Err(failure) => failed = failed.or(Some(failure)),

@@ -4,31 +4,38 @@
 use std::sync::Arc;
 
 use rbuild_linux::parallel::try_map;
+use rbuild_remedy::ReportedError;
 use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
-    LayerFetcher, OwnSteps, RecordKeys, SharedCache, SharedTarget, WantedLayer, WrittenCache, fetch_shared_layers,
-    read_shared_cache, write_shared_cache,
+    LayerFetcher, OwnSteps, RecordKeys, SharedCache, SharedTarget, WantedLayer, WrittenCache,
+    fetch_shared_layers, read_shared_cache, write_shared_cache,
 };
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::in_fetcher;
-use crate::exit::{Failure, code, reported};
+use crate::exit::{Failure, reported};
 use crate::input::cache::{CacheTarget, ReadCache};
 use crate::input::{machine_name, registry};
 
-/// Reads the records of caches, all at once. The caller must have one thread.
+/// Reads the records of caches, all at once. If the fetcher ends without an answer, none of them
+/// can be read. The caller must have one thread.
 pub fn read(
     store: &Store,
     flags: &RegistryFlags,
     caches: &[(SharedCache, RecordKeys)],
 ) -> Result<Vec<ReadCache>, Failure> {
-    in_fetcher(|| {
+    let read: Result<Result<Vec<ReadCache>, Failure>, Failure> = in_fetcher(|| {
         let client = registry::client_of(flags, &[], true)?;
         let read = |cache: &SharedCache, keys: &RecordKeys| {
             read_shared_cache(store, &client, cache, keys).map_err(|e| reported(&e, e.help()))
         };
         try_map(caches.len().max(1), caches, |(cache, keys)| Ok(read(cache, keys)))
-    })?
+    });
+    match read {
+        Ok(read) => read,
+        Err(failure) if failure.is_interruption() => Err(failure),
+        Err(failure) => Ok(caches.iter().map(|_| Err(ReportedError::new(&failure.message))).collect()),
+    }
 }
 
 /// Returns the function that downloads layers of caches into the store. Its caller must have one
@@ -47,7 +54,7 @@ fn fetch_layers(store: &Store, flags: &RegistryFlags, wanted: &[WantedLayer]) ->
     });
     match fetched.and_then(|fetched| fetched) {
         Ok(causes) => Some(causes),
-        Err(failure) if failure.code == code::INTERRUPTED => None,
+        Err(failure) if failure.is_interruption() => None,
         Err(failure) => Some(wanted.iter().map(|_| Some(failure.message.clone())).collect()),
     }
 }

@@ -1,5 +1,6 @@
 //! The caches that a build reads.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -143,7 +144,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             }
             terminal::warning(Warning { text, help: Some(Hint::from(ValueRemedy::TrustWriter).into()) });
         }
-        let (count, mut is_unreadable) = (found.len(), false);
+        let (count, mut causes) = (found.len(), HashSet::new());
         for outcome in outcomes {
             match outcome {
                 Ok(cache) => found.extend(cache),
@@ -151,9 +152,10 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
                     return Err(Failure::new(format!("--cache-from {text}: cannot read the cache: {cause}")));
                 }
                 Err(cause) => {
-                    is_unreadable = true;
-                    let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {cause}");
-                    terminal::warning(rbuild_engine::Warning { text, help: None });
+                    let words = format!("--cache-from {text}: cannot read the cache, so it is not used: {cause}");
+                    if causes.insert(cause) {
+                        terminal::warning(Warning { text: words, help: None });
+                    }
                 }
             }
         }
@@ -164,7 +166,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
                 None => Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")),
             });
         }
-        if found.len() == count && !is_unreadable {
+        if found.len() == count && causes.is_empty() {
             (reader.note)(&format!("--cache-from {text}: there is no cache yet"));
         }
     }
