@@ -20,7 +20,7 @@ use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::objects::azure::AzureLogin;
 use crate::objects::calls::ObjectStore;
 use crate::objects::login::{FoundLogin, StoreLogin};
-use crate::objects::reader::{ObjectReader, RangeSource};
+use crate::objects::reader::{ObjectOrigin, ObjectReader, RangeSource};
 use crate::objects::upload::UploadObject;
 use crate::push::{OpenAt, ProblemResult};
 use crate::reply_fault::ReplyFault;
@@ -313,16 +313,9 @@ impl RangeSource for SignedEntry<'_> {
         }
     }
 
-    fn shared(&self) -> &ClientState {
-        &self.cache.shared
-    }
-
-    fn host(&self) -> &str {
-        &self.cache.host
-    }
-
-    fn fail(&self, problem: RegistryProblem) -> RegistryError {
-        self.cache.fail(problem)
+    fn origin(&self) -> ObjectOrigin<'_> {
+        let ActionsCache { shared, host, place, .. } = self.cache;
+        ObjectOrigin { shared, host, place }
     }
 }
 

@@ -8,7 +8,7 @@ use ureq::BodyReader;
 
 use crate::blob_request::{BlobRequest, ContentRange};
 use crate::endpoint_modes::EndpointRole;
-use crate::error::{RegistryError, RegistryProblem, VerifiedContent};
+use crate::error::{RegistryError, RegistryProblem, RemoteRepository, VerifiedContent};
 use crate::http::HttpReply;
 use crate::reply_fault::ReplyFault;
 use crate::retry::Attempts;
@@ -39,14 +39,31 @@ pub(crate) trait RangeSource {
     /// Requests the bytes of a range, or the whole object. Returns the reply if it is successful.
     fn request(&mut self, range: Option<String>) -> Result<HttpReply, RegistryProblem>;
 
+    /// Returns the server of the object.
+    fn origin(&self) -> ObjectOrigin<'_>;
+
     /// Returns the state of the client.
-    fn shared(&self) -> &ClientState;
+    fn shared(&self) -> &ClientState {
+        self.origin().shared
+    }
 
     /// Returns the host in messages.
-    fn host(&self) -> &str;
+    fn host(&self) -> &str {
+        self.origin().host
+    }
 
     /// Returns the error for a problem.
-    fn fail(&self, problem: RegistryProblem) -> RegistryError;
+    fn fail(&self, problem: RegistryProblem) -> RegistryError {
+        RegistryError::new(self.origin().place.clone(), problem)
+    }
+}
+
+/// The server of an object.
+pub(crate) struct ObjectOrigin<'a> {
+    pub shared: &'a ClientState,
+    /// The host in messages.
+    pub host: &'a str,
+    pub place: &'a RemoteRepository,
 }
 
 impl<'a> ObjectReader<'a> {

@@ -4,18 +4,17 @@ use rbuild_image::BlobDigest;
 use rbuild_remedy::sentence;
 
 use crate::endpoint_modes::EndpointRole;
-use crate::error::{ConnectionFailure, RegistryError, RegistryProblem, RemoteAction, Result};
+use crate::error::{ConnectionFailure, RegistryProblem, RemoteAction, Result};
 use crate::http::HttpReply;
 use crate::interruption::Interruption;
 use crate::objects::calls::{ObjectCall, ObjectStore};
 use crate::objects::fault::ObjectFault;
 use crate::objects::login::StoreLogin;
 use crate::objects::place::encode_path;
-use crate::objects::reader::{ObjectReader, RangeSource};
+use crate::objects::reader::{ObjectOrigin, ObjectReader, RangeSource};
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::session::Body;
-use crate::shared::ClientState;
 use crate::stall::read_document;
 
 /// A document that was read.
@@ -219,16 +218,9 @@ impl RangeSource for ObjectRange<'_> {
         self.store.range(&self.key, range)
     }
 
-    fn shared(&self) -> &ClientState {
-        &self.store.shared
-    }
-
-    fn host(&self) -> &str {
-        &self.store.host
-    }
-
-    fn fail(&self, problem: RegistryProblem) -> RegistryError {
-        self.store.fail(problem)
+    fn origin(&self) -> ObjectOrigin<'_> {
+        let ObjectStore { shared, host, place, .. } = self.store;
+        ObjectOrigin { shared, host, place }
     }
 }
 

@@ -2,7 +2,7 @@
 //! verifies signatures and conditions strictly.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -10,6 +10,11 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+
+#[path = "http_request.rs"]
+mod http_request;
+
+use http_request::{HttpRequest, decode};
 
 pub const KEY_ID: &str = "AKIDEXAMPLE";
 pub const SECRET: &str = "sEcRet/kEy+of=tests";
@@ -428,44 +433,10 @@ fn encode(text: &str) -> String {
 }
 
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_string(), words.next()?.to_string());
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_lowercase(), value.trim().to_string());
-    }
-    let mut body = Vec::new();
-    if let Some(length) = headers.get("content-length").and_then(|length| length.parse().ok()) {
-        reader.take(length).read_to_end(&mut body).ok()?;
-    }
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let HttpRequest { method, path, query, headers, body } = http_request::read_request(reader)?;
     let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(name), decode(value))
     });
-    Some(Request { method, path: path.to_string(), query: pairs.collect(), headers, body })
-}
-
-pub fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        rest = match (first, hex) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                &tail[2..]
-            }
-            (byte, _) => {
-                bytes.push(*byte);
-                tail
-            }
-        };
-    }
-    String::from_utf8(bytes).unwrap()
+    Some(Request { method, path, query: pairs.collect(), headers, body })
 }

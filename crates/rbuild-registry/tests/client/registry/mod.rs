@@ -1,7 +1,7 @@
 //! A test registry on a loopback address with injectable faults.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -9,6 +9,10 @@ use std::time::Duration;
 use rbuild_image::BlobDigest;
 
 mod answers;
+#[path = "../http_request.rs"]
+mod http_request;
+
+use http_request::{HttpRequest, decode};
 
 /// A misbehavior.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +115,7 @@ struct Request {
     path: String,
     query: HashMap<String, String>,
     scopes: Vec<String>,
-    headers: HashMap<String, String>,
+    headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
 
@@ -333,70 +337,18 @@ fn send(
 }
 
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_string(), words.next()?.to_string());
-    let mut headers = HashMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_lowercase(), value.trim().to_string());
-    }
-    let mut body = Vec::new();
-    if let Some(length) = headers.get("content-length").and_then(|length| length.parse::<u64>().ok()) {
-        let size = reader.take(length).read_to_end(&mut body).ok()?;
-        if size as u64 != length {
-            return None;
-        }
-    } else if headers.contains_key("transfer-encoding") {
-        read_chunks(reader, &mut body)?;
-    }
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let HttpRequest { method, path, query, headers, body } = http_request::read_request(reader)?;
     let form = if headers.get("content-type").is_some_and(|t| t.contains("form")) {
         String::from_utf8_lossy(&body).into_owned()
     } else {
         String::new()
     };
-    let pairs: Vec<(String, String)> = [query, &form]
+    let pairs: Vec<(String, String)> = [&query, &form]
         .iter()
         .flat_map(|text| text.split('&'))
         .filter_map(|pair| pair.split_once('='))
         .map(|(name, value)| (name.to_string(), decode(value)))
         .collect();
     let scopes = pairs.iter().filter(|(name, _)| name == "scope").map(|(_, value)| value.clone()).collect();
-    Some(Request { method, path: path.to_string(), query: pairs.into_iter().collect(), scopes, headers, body })
-}
-
-/// Reads a body in chunks of the transfer encoding.
-fn read_chunks(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<()> {
-    let mut size = 1;
-    while size > 0 {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        size = u64::from_str_radix(line.trim_end(), 16).ok()?;
-        reader.take(size).read_to_end(body).ok()?;
-        reader.read_line(&mut line).ok()?;
-    }
-    Some(())
-}
-
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match (first, hex) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            (byte, _) => {
-                bytes.push(*byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap()
+    Some(Request { method, path, query: pairs.into_iter().collect(), scopes, headers, body })
 }
