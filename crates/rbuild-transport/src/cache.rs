@@ -14,6 +14,7 @@ pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod object_cache;
 pub(crate) mod place;
+pub(crate) mod record_budget;
 pub(crate) mod records;
 pub(crate) mod remote;
 pub(crate) mod remote_documents;

@@ -49,6 +49,7 @@ pub use cache::inline::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records};
 pub use cache::local::{LocalCache, write_local_cache};
 pub use cache::merge::{CacheLimits, CacheNote, OwnSteps, WrittenCache, day_of};
 pub use cache::object_cache::ObjectCache;
+pub use cache::record_budget::RecordBudget;
 pub use cache::records::RemoteSteps;
 pub use cache::shards::{MAX_SHARDS, RemoteCache, tag_of_scope};
 pub use cache::shared::{SharedTarget, fetch_shared_layers, read_shared_cache, write_shared_cache};

@@ -20,6 +20,7 @@ use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSource};
 use crate::cache::artifact::{CacheDocuments, MAX_EMBEDDED, check_type, damaged_document, read_steps};
 use crate::cache::memory::Prefetched;
 use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::RemoteSteps;
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::shards::{tag_of_scope, union};
@@ -118,12 +119,12 @@ pub(crate) struct OpenGithubCache {
 
 impl OpenGithubCache {
     /// Reads the records of all scopes. Returns `None` if there is no such cache.
-    pub fn read(&self, store: &Store, keys: &RecordKeys) -> Result<Option<RemoteSteps>> {
-        let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)? };
+    pub fn read(&self, store: &Store, keys: &RecordKeys, budget: &RecordBudget) -> Result<Option<RemoteSteps>> {
+        let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)?, budget };
         let (mut found, mut has_unsigned) = (Vec::new(), false);
         for (_, manifest) in self.indexes()? {
             check_type(&manifest)?;
-            let read = read_steps(&manifest, &documents.prefetched(&manifest)?, keys)?;
+            let read = read_steps(&manifest, &documents.prefetched(&manifest)?, keys, budget)?;
             has_unsigned |= read.has_unsigned;
             found.push(read.steps);
         }

@@ -2,7 +2,7 @@
 //! by the layers that these name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 
 use rbuild_image::{BlobDigest, MediaType, parse_manifest};
 use rbuild_layer::{Decoder, LAYER_FORMAT};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::blobs::{BlobSource, Document};
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
 
@@ -125,7 +126,12 @@ pub(crate) struct ReadSteps {
 /// # Errors
 ///
 /// Fails if the manifest is that of something else, or if a document is missing or damaged.
-pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordKeys) -> Result<ReadSteps> {
+pub(crate) fn read_steps(
+    manifest: &[u8],
+    blobs: &dyn BlobSource,
+    keys: &RecordKeys,
+    budget: &RecordBudget,
+) -> Result<ReadSteps> {
     check_type(manifest)?;
     let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
     let digest = |descriptor: &rbuild_image::Descriptor| {
@@ -136,7 +142,7 @@ pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordK
         return Err(TransportError::other("it was written by a version of rbuild with another format"));
     }
     let mut read = ReadSteps::default();
-    let mut rest = RecordLimits::default();
+    let mut rest = RecordLimits::of(budget);
     for layer in parsed.layers().iter().filter(|layer| layer.media_type().to_string() == RECORDS) {
         let digest = digest(layer)?;
         let signature = layer.annotations().as_ref().and_then(|all| all.get(SIGNATURE));
@@ -157,30 +163,39 @@ pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordK
     Ok(read)
 }
 
-/// The bytes and lines of records that may still be read from a cache.
-struct RecordLimits {
+/// The bytes and lines of records that may still be read from a cache, and from all of them.
+struct RecordLimits<'a> {
     bytes: u64,
     lines: usize,
+    all: &'a RecordBudget,
 }
 
-impl Default for RecordLimits {
-    fn default() -> RecordLimits {
-        RecordLimits { bytes: MAX_RECORDS, lines: MAX_LINES }
+impl RecordLimits<'_> {
+    fn of(all: &RecordBudget) -> RecordLimits<'_> {
+        RecordLimits { bytes: MAX_RECORDS, lines: MAX_LINES, all }
     }
-}
 
-impl RecordLimits {
     /// Decompresses records, and calls `found` with each line.
     fn parse(&mut self, packed: &[u8], found: &mut dyn FnMut(&[u8])) -> Result<()> {
         let failed = || TransportError::document("cannot read the records of the cache");
-        let mut lines = Vec::new();
-        Decoder::new(packed).map_err(failed())?.take(self.bytes + 1).read_to_end(&mut lines).map_err(failed())?;
-        self.bytes = self.bytes.checked_sub(lines.len() as u64).ok_or_else(too_large)?;
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            self.lines = self.lines.checked_sub(1).ok_or_else(too_large)?;
-            found(line);
+        let mut lines = BufReader::new(Decoder::new(packed).map_err(failed())?);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let size = (&mut lines).take(self.bytes + 1).read_until(b'\n', &mut line).map_err(failed())? as u64;
+            if size == 0 {
+                return Ok(());
+            }
+            self.bytes = self.bytes.checked_sub(size).ok_or_else(too_large)?;
+            self.all.take(size)?;
+            if line.ends_with(b"\n") {
+                line.pop();
+            }
+            if !line.is_empty() {
+                self.lines = self.lines.checked_sub(1).ok_or_else(too_large)?;
+                found(&line);
+            }
         }
-        Ok(())
     }
 }
 
@@ -189,8 +204,8 @@ impl RecordLimits {
 /// # Errors
 ///
 /// Fails if they are damaged or exceed the limits.
-pub(crate) fn parse_lines(packed: &[u8], found: &mut dyn FnMut(&[u8])) -> Result<()> {
-    RecordLimits::default().parse(packed, found)
+pub(crate) fn parse_lines(packed: &[u8], budget: &RecordBudget, found: &mut dyn FnMut(&[u8])) -> Result<()> {
+    RecordLimits::of(budget).parse(packed, found)
 }
 
 /// Returns true if the configuration is that of another format.
@@ -218,14 +233,19 @@ pub(crate) enum KnownSteps {
 /// # Errors
 ///
 /// Fails if the manifest is that of something else, or if a document cannot be read now.
-pub(crate) fn steps_to_extend(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordKeys) -> Result<KnownSteps> {
+pub(crate) fn steps_to_extend(
+    manifest: &[u8],
+    blobs: &dyn BlobSource,
+    keys: &RecordKeys,
+    budget: &RecordBudget,
+) -> Result<KnownSteps> {
     check_type(manifest)?;
     let is_other = || -> Result<bool> {
         let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
         let digest = rbuild_image::digest_of(parsed.config()).map_err(TransportError::document("the manifest"))?;
         has_other_format(&blobs.document(&digest)?)
     };
-    match read_steps(manifest, blobs, keys) {
+    match read_steps(manifest, blobs, keys, budget) {
         Ok(steps) => Ok(KnownSteps::Whole(steps)),
         Err(TransportError::Document { .. }) => Ok(KnownSteps::Damaged),
         Err(e) => {
@@ -305,7 +325,7 @@ pub mod tests {
     }
 
     fn read(manifest: &[u8], blobs: &Memory) -> Result<CachedSteps> {
-        read_steps(manifest, blobs, RecordKeys::none()).map(|read| read.steps)
+        read_steps(manifest, blobs, RecordKeys::none(), &RecordBudget::default()).map(|read| read.steps)
     }
 
     fn written(steps: &CachedSteps) -> (Vec<u8>, Memory) {
@@ -340,11 +360,12 @@ pub mod tests {
         ] {
             let CacheDocuments { manifest, blobs } = CacheDocuments::of(&all, keys).unwrap();
             let blobs = Memory(blobs.into_iter().map(|bytes| (BlobDigest::of(&bytes), bytes)).collect());
-            assert_eq!(read_steps(&manifest.bytes, &blobs, reader).unwrap(), want);
+            assert_eq!(read_steps(&manifest.bytes, &blobs, reader, &RecordBudget::default()).unwrap(), want);
         }
         let none = CacheDocuments::of(&CachedSteps::new(), RecordKeys::none()).unwrap();
         let blobs = Memory(none.blobs.into_iter().map(|bytes| (BlobDigest::of(&bytes), bytes)).collect());
-        assert_eq!(read_steps(&none.manifest.bytes, &blobs, &trusting).unwrap(), ReadSteps::default());
+        let read = read_steps(&none.manifest.bytes, &blobs, &trusting, &RecordBudget::default()).unwrap();
+        assert_eq!(read, ReadSteps::default());
     }
 
     /// The digest of a manifest is that of all documents below it.
@@ -415,5 +436,18 @@ pub mod tests {
         blobs.0.insert(BlobDigest::of(&packed), packed);
         let e = read(text.as_bytes(), &blobs).unwrap_err();
         assert!(e.message().contains("exceed 64 MiB"), "{}", e.message());
+    }
+
+    #[test]
+    fn the_records_of_all_caches_are_limited_together() {
+        let (manifest, blobs) = written(&steps([step("a", b"one", 5)]));
+        let read = |budget: &RecordBudget| read_steps(&manifest, &blobs, RecordKeys::none(), budget);
+        let size = serde_json::to_vec(&step("a", b"one", 5)).unwrap().len() as u64 + 1;
+        let budget = RecordBudget::of(2 * size + 9);
+        assert!(read(&budget).is_ok() && read(&budget).is_ok());
+        let e = read(&budget).unwrap_err();
+        assert_eq!(e.message(), "the records of all caches exceed 256 MiB");
+        let e = parse_lines(&compressed(&[b'x'; 99]).unwrap(), &RecordBudget::of(98), &mut |_| {}).unwrap_err();
+        assert_eq!(e.message(), "the records of all caches exceed 256 MiB");
     }
 }

@@ -14,6 +14,7 @@ use rbuild_store::{CacheKey, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::remote_read::read_remote_cache;
 use crate::cache::shards::{RemoteCache, settle};
 use crate::cache::signature::RecordKeys;
@@ -204,7 +205,13 @@ impl StepWatch<'_> {
             if found != self.seen {
                 self.seen = found;
                 // A cache that cannot be read is no reason not to wait.
-                let steps = read_remote_cache(self.store, self.client, self.request.cache, RecordKeys::none());
+                let steps = read_remote_cache(
+                    self.store,
+                    self.client,
+                    self.request.cache,
+                    RecordKeys::none(),
+                    &RecordBudget::default(),
+                );
                 let steps = steps.ok().flatten();
                 if steps.is_some_and(|found| found.steps.iter().any(|step| step.key == self.request.key)) {
                     return Ok(true);

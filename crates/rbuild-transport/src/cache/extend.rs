@@ -10,6 +10,7 @@ use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type
 use crate::cache::listed_shards::{ShardDigests, with_shards};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
 use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::shards::union;
 use crate::cache::signature::RecordKeys;
@@ -200,7 +201,8 @@ struct KnownCache {
 /// Returns the manifest that is extended, and its steps.
 fn known_steps(store: &Store, place: &dyn CacheStore, keys: &RecordKeys) -> Result<Option<KnownCache>> {
     let Some(found) = place.current()? else { return Ok(None) };
-    let documents = RemoteDocuments { store, blobs: place.blobs(), work: &Workspace::open(store)? };
+    let (work, budget) = (&Workspace::open(store)?, &RecordBudget::default());
+    let documents = RemoteDocuments { store, blobs: place.blobs(), work, budget };
     let manifest = match &found.bytes {
         Some(bytes) => bytes.clone(),
         None => documents.manifest(&found.digest)?,
@@ -216,7 +218,7 @@ fn known_steps(store: &Store, place: &dyn CacheStore, keys: &RecordKeys) -> Resu
 /// Fails if the manifest is that of something else, or if a document cannot be read now.
 pub(crate) fn steps_in(documents: &RemoteDocuments<'_>, manifest: &[u8], keys: &RecordKeys) -> Result<KnownSteps> {
     match check_type(manifest).and_then(|()| documents.prefetched(manifest)) {
-        Ok(blobs) => steps_to_extend(manifest, &blobs, keys),
+        Ok(blobs) => steps_to_extend(manifest, &blobs, keys, documents.budget),
         // The type is checked first: only a cache is replaced.
         Err(TransportError::Document { .. }) if check_type(manifest).is_ok() => Ok(KnownSteps::Damaged),
         Err(e) => Err(e),

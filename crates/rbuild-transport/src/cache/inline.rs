@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::blobs::BlobSource;
 use crate::cache::artifact::{CachedSteps, compressed, parse_lines};
+use crate::cache::record_budget::RecordBudget;
 use crate::error::{Result, TransportError};
 use crate::media_types::form_of;
 
@@ -48,13 +49,17 @@ pub fn inline_records(steps: &[CachedStep]) -> Result<String> {
 /// # Errors
 ///
 /// Fails if a document is missing or damaged. Those of an index may be, unless all are.
-pub(crate) fn read_inline(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Option<CachedSteps>> {
+pub(crate) fn read_inline(
+    manifest: &[u8],
+    blobs: &dyn BlobSource,
+    budget: &RecordBudget,
+) -> Result<Option<CachedSteps>> {
     let document: Value = serde_json::from_slice(manifest).map_err(TransportError::document("the cache's manifest"))?;
     if !document["manifests"].is_array() {
-        return steps_of_image(manifest, blobs);
+        return steps_of_image(manifest, blobs, budget);
     }
     let mut found: Option<CachedSteps> = None;
-    for steps in of_images(&document, blobs, |image| steps_of_image(image, blobs))? {
+    for steps in of_images(&document, blobs, |image| steps_of_image(image, blobs, budget))? {
         // The first record of a key applies.
         let all = found.get_or_insert_default();
         for (key, step) in steps {
@@ -108,7 +113,7 @@ pub(crate) fn is_image(manifest: &ImageManifest) -> bool {
     is_image_config(manifest.config().media_type())
 }
 
-fn steps_of_image(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Option<CachedSteps>> {
+fn steps_of_image(manifest: &[u8], blobs: &dyn BlobSource, budget: &RecordBudget) -> Result<Option<CachedSteps>> {
     let manifest = parse_manifest(manifest).map_err(TransportError::document("the image manifest"))?;
     if !is_image(&manifest) {
         return Ok(None);
@@ -121,7 +126,7 @@ fn steps_of_image(manifest: &[u8], blobs: &dyn BlobSource) -> Result<Option<Cach
         TransportError::document("the records in the image configuration")("they are not encoded as base64")
     })?;
     let mut steps = CachedSteps::new();
-    parse_lines(&packed, &mut |line| {
+    parse_lines(&packed, budget, &mut |line| {
         let step = completed(line, &manifest, &config.rootfs.diff_ids);
         if let Some(step) = step.filter(CachedStep::has_valid_times) {
             steps.entry(step.key).or_insert(step);
@@ -177,7 +182,7 @@ mod tests {
         let made = [step("a", b"one", 5), step("b", b"two", 6), step("gone", b"three", 7)];
         let records = inline_records(&made).unwrap();
         let (manifest, blobs) = image(&[b"base", b"one", b"two"], Some(records.clone()));
-        let found = read_inline(&manifest, &blobs).unwrap().unwrap();
+        let found = read_inline(&manifest, &blobs, &RecordBudget::default()).unwrap().unwrap();
         let want = made[..2].iter().map(|step| {
             let mut step = step.clone();
             let content: &[u8] = if step.key == made[0].key { b"packed one" } else { b"packed two" };
@@ -201,7 +206,11 @@ mod tests {
             "digest": own["digest"], "size": 1, "annotations": {"vnd.docker.reference.type": "attestation-manifest"}});
         let many = vec![attestation.clone(); MAX_IMAGES];
         let read = |entries: &[Value]| {
-            read_inline(json!({"schemaVersion": 2, "manifests": entries}).to_string().as_bytes(), &blobs)
+            read_inline(
+                json!({"schemaVersion": 2, "manifests": entries}).to_string().as_bytes(),
+                &blobs,
+                &RecordBudget::default(),
+            )
         };
         assert_eq!(read(&[nested.clone(), missing.clone(), json!({}), own.clone()]).unwrap(), Some(found.clone()));
         assert_eq!(read(&[&many[..], &[own]].concat()).unwrap(), Some(found));
@@ -212,7 +221,7 @@ mod tests {
     #[test]
     fn hostile_and_missing_records_are_errors_or_none() {
         let (manifest, blobs) = image(&[b"one"], None);
-        assert_eq!(read_inline(&manifest, &blobs).unwrap(), None);
+        assert_eq!(read_inline(&manifest, &blobs, &RecordBudget::default()).unwrap(), None);
         for (records, is_error) in [
             ("!".to_string(), true),
             (embeddable(b"not compressed"), false),
@@ -221,7 +230,7 @@ mod tests {
             (embeddable(&compressed(&vec![b'\n'; (64 << 20) + 1]).unwrap()), true),
         ] {
             let (manifest, blobs) = image(&[b"one"], Some(records));
-            let read = read_inline(&manifest, &blobs);
+            let read = read_inline(&manifest, &blobs, &RecordBudget::default());
             assert_eq!(read.is_err(), is_error);
             assert!(read.is_err() || read.unwrap().unwrap().is_empty());
         }

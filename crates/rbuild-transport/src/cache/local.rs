@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::blobs::{BlobInfo, BlobRead, BlobSource, copy_verified};
 use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps, KnownSteps, damaged_document, steps_to_extend};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, read_any};
 use crate::cache::signature::RecordKeys;
 use crate::error::{Result, TransportError};
@@ -37,7 +38,7 @@ pub(crate) fn open_local(dir: &Path, tag: &str, keys: &RecordKeys) -> Result<Opt
     };
     let Some(index) = source.read("index.json")? else { return Ok(None) };
     let Some(manifest) = manifest_in(&index, tag)? else { return Ok(None) };
-    let records = read_any(&source.document(&manifest)?, &source, keys)?;
+    let records = read_any(&source.document(&manifest)?, &source, keys, &RecordBudget::default())?;
     Ok(Some((records, source)))
 }
 
@@ -141,7 +142,7 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
 fn known_steps(manifest: &BlobDigest, here: &LayoutSource, keys: &RecordKeys) -> Result<KnownSteps> {
     let documents = WrittenDocuments(here);
     match documents.document(manifest) {
-        Ok(manifest) => steps_to_extend(&manifest, &documents, keys),
+        Ok(manifest) => steps_to_extend(&manifest, &documents, keys, &RecordBudget::default()),
         Err(TransportError::Document { .. }) => Ok(KnownSteps::Damaged),
         Err(e) => Err(e),
     }

@@ -15,6 +15,7 @@ use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSource};
 use crate::cache::artifact::{CacheDocuments, MAX_EMBEDDED, check_type, damaged_document};
 use crate::cache::memory::Prefetched;
 use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::signature::RecordKeys;
@@ -69,12 +70,12 @@ pub(crate) struct OpenObjects {
 
 impl OpenObjects {
     /// Reads the records. Returns `None` if there is no such cache.
-    pub fn read(&self, store: &Store, keys: &RecordKeys) -> Result<Option<RemoteSteps>> {
+    pub fn read(&self, store: &Store, keys: &RecordKeys, budget: &RecordBudget) -> Result<Option<RemoteSteps>> {
         let Some(found) = self.objects.read(&self.manifest(), MAX_MANIFEST)? else { return Ok(None) };
-        let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)? };
+        let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)?, budget };
         check_type(&found.bytes)?;
         let blobs = documents.prefetched(&found.bytes)?;
-        let CacheRecords { steps, buildkit, has_unsigned } = read_any(&found.bytes, &blobs, keys)?;
+        let CacheRecords { steps, buildkit, has_unsigned } = read_any(&found.bytes, &blobs, keys, budget)?;
         let steps = steps.into_values().collect();
         Ok(Some(RemoteSteps { steps, buildkit, has_unsigned, faults: Vec::new() }))
     }

@@ -7,6 +7,7 @@ use crate::blobs::BlobSource;
 use crate::cache::artifact::{CachedSteps, ReadSteps, check_type, read_steps};
 use crate::cache::buildkit::{BuildKitCache, is_buildkit_cache, read_buildkit};
 use crate::cache::inline::read_inline;
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::signature::RecordKeys;
 use crate::error::Result;
 
@@ -38,9 +39,14 @@ pub(crate) struct CacheRecords {
 /// # Errors
 ///
 /// Fails as [`read_steps`] does, or if an image has no records.
-pub(crate) fn read_any(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordKeys) -> Result<CacheRecords> {
+pub(crate) fn read_any(
+    manifest: &[u8],
+    blobs: &dyn BlobSource,
+    keys: &RecordKeys,
+    budget: &RecordBudget,
+) -> Result<CacheRecords> {
     let Err(other) = check_type(manifest) else {
-        let ReadSteps { steps, has_unsigned } = read_steps(manifest, blobs, keys)?;
+        let ReadSteps { steps, has_unsigned } = read_steps(manifest, blobs, keys, budget)?;
         return Ok(CacheRecords { steps, buildkit: None, has_unsigned });
     };
     if keys.are_required() {
@@ -51,7 +57,7 @@ pub(crate) fn read_any(manifest: &[u8], blobs: &dyn BlobSource, keys: &RecordKey
     if is_buildkit_cache(manifest) {
         return Ok(CacheRecords { buildkit, ..CacheRecords::default() });
     }
-    match (read_inline(manifest, blobs)?, buildkit) {
+    match (read_inline(manifest, blobs, budget)?, buildkit) {
         (None, None) => Err(other),
         (steps, buildkit) => Ok(CacheRecords { steps: steps.unwrap_or_default(), buildkit, ..CacheRecords::default() }),
     }
@@ -76,7 +82,8 @@ mod tests {
             entry(BUILDKIT_CONFIG, &config),
         ]});
         let blobs = Memory([(BlobDigest::of(&config), config)].into());
-        let records = read_any(index.to_string().as_bytes(), &blobs, RecordKeys::none()).unwrap();
+        let records =
+            read_any(index.to_string().as_bytes(), &blobs, RecordKeys::none(), &RecordBudget::default()).unwrap();
         assert_eq!((records.steps.len(), records.buildkit.map(|cache| cache.len())), (0, Some(1)));
     }
 }

@@ -9,6 +9,7 @@ use crate::cache::artifact::{CachedSteps, KnownSteps, ReadSteps};
 use crate::cache::extend::{ExtendedCache, OtherSteps, extend, steps_in};
 use crate::cache::listed_shards::{ShardDigests, listed_shards};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, own_share};
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::remote_read::{CacheTagReader, documents};
 use crate::cache::shards::{RemoteCache, union};
 use crate::cache::tag::{CacheTag, tag_of};
@@ -45,7 +46,8 @@ pub(crate) fn write_remote_cache(
     let has_awaited = |steps: &CachedSteps| awaited.is_some_and(|key| steps.contains_key(&key));
     let repository = client.repository(cache.name())?;
     let work = Workspace::open(store)?;
-    let reader = CacheTagReader { documents: documents(store, &repository, &work), cache, keys: ours.keys };
+    let budget = RecordBudget::default();
+    let reader = CacheTagReader { documents: documents(store, &repository, &work, &budget), cache, keys: ours.keys };
     if cache.shards() == 1 {
         let others = |manifest: Option<&[u8]>| match manifest {
             Some(manifest) => Ok(read_shards(&reader, &repository, manifest)?.0),

@@ -15,6 +15,7 @@ use crate::cache::buildkit::buildkit_config;
 use crate::cache::inline::{image_entries, is_image};
 use crate::cache::memory::Prefetched;
 use crate::cache::place::CONNECTIONS;
+use crate::cache::record_budget::RecordBudget;
 use crate::error::{Result, TransportError};
 
 /// Maximum size of a document in bytes.
@@ -25,14 +26,16 @@ pub(crate) struct RemoteDocuments<'a> {
     pub store: &'a Store,
     pub blobs: &'a dyn BlobSource,
     pub work: &'a Workspace,
+    pub budget: &'a RecordBudget,
 }
 
 impl RemoteDocuments<'_> {
     pub fn manifest(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
-        if let Some(bytes) = self.kept(digest) {
+        if let Some(bytes) = self.kept(digest)? {
             return Ok(bytes);
         }
         let bytes = self.blobs.document(digest)?;
+        self.budget.take(bytes.len() as u64)?;
         self.store.blobs().put_blob(self.work, &bytes[..])?;
         Ok(bytes)
     }
@@ -93,12 +96,13 @@ impl RemoteDocuments<'_> {
     }
 
     fn blob(&self, part: &BlobInfo) -> Result<Vec<u8>> {
-        if let Some(bytes) = self.kept(&part.digest) {
+        if let Some(bytes) = self.kept(&part.digest)? {
             return Ok(bytes);
         }
         if part.size > MAX_DOCUMENT {
             return Err(TransportError::other("its records exceed 64 MiB"));
         }
+        self.budget.take(part.size)?;
         let mut blob = self.blobs.open(part)?;
         loop {
             let mut bytes = Vec::new();
@@ -121,7 +125,9 @@ impl RemoteDocuments<'_> {
     }
 
     /// Returns a document of an earlier build, if it is undamaged.
-    fn kept(&self, digest: &BlobDigest) -> Option<Vec<u8>> {
-        self.store.blobs().read_document(digest).ok()
+    fn kept(&self, digest: &BlobDigest) -> Result<Option<Vec<u8>>> {
+        let Ok(bytes) = self.store.blobs().read_document(digest) else { return Ok(None) };
+        self.budget.take(bytes.len() as u64)?;
+        Ok(Some(bytes))
     }
 }

@@ -8,6 +8,7 @@ use rbuild_store::{Store, Workspace};
 use crate::cache::artifact::check_type;
 use crate::cache::buildkit::BuildKitCache;
 use crate::cache::listed_shards::listed_shards;
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::shards::{RemoteCache, union};
@@ -28,10 +29,11 @@ pub(crate) fn read_remote_cache(
     client: &Client,
     cache: &RemoteCache,
     keys: &RecordKeys,
+    budget: &RecordBudget,
 ) -> Result<Option<RemoteSteps>> {
     let repository = client.repository(cache.name())?;
     let work = Workspace::open(store)?;
-    let reader = CacheTagReader { documents: documents(store, &repository, &work), cache, keys };
+    let reader = CacheTagReader { documents: documents(store, &repository, &work, budget), cache, keys };
     let Some(manifest) = reader.top(&repository)? else { return Ok(None) };
     let mut parts = vec![reader.records(&manifest).map(Some)];
     parts.extend(reader.shards(&repository, &manifest)?.into_iter().map(|(_, shard)| shard));
@@ -64,8 +66,13 @@ pub(crate) fn read_remote_cache(
 }
 
 /// Returns the documents of a repository, which the store keeps.
-pub(crate) fn documents<'a>(store: &'a Store, blobs: &'a Repository, work: &'a Workspace) -> RemoteDocuments<'a> {
-    RemoteDocuments { store, blobs, work }
+pub(crate) fn documents<'a>(
+    store: &'a Store,
+    blobs: &'a Repository,
+    work: &'a Workspace,
+    budget: &'a RecordBudget,
+) -> RemoteDocuments<'a> {
+    RemoteDocuments { store, blobs, work, budget }
 }
 
 /// Reads the manifests of a cache.
@@ -111,7 +118,7 @@ impl CacheTagReader<'_> {
             Ok(()) => self.documents.prefetched(manifest)?,
             Err(_) => self.documents.of_others(manifest)?,
         };
-        read_any(manifest, &blobs, self.keys)
+        read_any(manifest, &blobs, self.keys, self.documents.budget)
     }
 
     /// Returns the records of the shards that a manifest names, with their numbers.

@@ -11,6 +11,7 @@ use crate::cache::imported::{WantedLayer, fetch_layer};
 use crate::cache::merge::{OwnSteps, WrittenCache};
 use crate::cache::object_cache::OpenObjects;
 use crate::cache::place::CONNECTIONS;
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::RemoteSteps;
 use crate::cache::remote::write_remote_cache;
 use crate::cache::remote_read::read_remote_cache;
@@ -19,7 +20,8 @@ use crate::cache::signature::RecordKeys;
 use crate::error::Result;
 
 /// Reads the records of a cache, without its layers. Documents that the store kept from the last
-/// time are not requested again. Returns `None` if there is no such cache.
+/// time are not requested again. `budget` is that of all caches together. Returns `None` if there
+/// is no such cache.
 ///
 /// # Errors
 ///
@@ -29,11 +31,12 @@ pub fn read_shared_cache(
     client: &Client,
     cache: &SharedCache,
     keys: &RecordKeys,
+    budget: &RecordBudget,
 ) -> Result<Option<RemoteSteps>> {
     match cache {
-        SharedCache::Registry(cache) => read_remote_cache(store, client, cache, keys),
-        SharedCache::Objects(cache) => cache.open(client)?.read(store, keys),
-        SharedCache::Github(cache) => cache.open(client)?.read(store, keys),
+        SharedCache::Registry(cache) => read_remote_cache(store, client, cache, keys, budget),
+        SharedCache::Objects(cache) => cache.open(client)?.read(store, keys, budget),
+        SharedCache::Github(cache) => cache.open(client)?.read(store, keys, budget),
     }
 }
 

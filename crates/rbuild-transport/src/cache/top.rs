@@ -12,6 +12,7 @@ use crate::blobs::BlobSink;
 use crate::cache::artifact::{CacheDocuments, CachedSteps, check_type, read_steps};
 use crate::cache::listed_shards::{ShardDigests, listed_shards, with_shards};
 use crate::cache::memory::Prefetched;
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::shards::{CONTENDED_SETTLED, RemoteCache, SHARED_SETTLED, settle_for};
 use crate::cache::signature::RecordKeys;
@@ -95,9 +96,10 @@ impl WrittenShard<'_> {
         if listed_shards(&top.bytes).get(&self.number) == Some(own) {
             return Ok(true);
         }
-        let documents = RemoteDocuments { store, blobs: repository, work: &Workspace::open(store)? };
+        let (work, budget) = (&Workspace::open(store)?, &RecordBudget::default());
+        let documents = RemoteDocuments { store, blobs: repository, work, budget };
         let Ok(blobs) = documents.prefetched(&top.bytes) else { return Ok(false) };
-        let Ok(read) = read_steps(&top.bytes, &blobs, self.signatures) else { return Ok(false) };
+        let Ok(read) = read_steps(&top.bytes, &blobs, self.signatures, budget) else { return Ok(false) };
         Ok(self.steps.iter().all(|step| {
             read.steps.get(&step.key).is_some_and(|known| {
                 known.result == step.result && known.layer.blob == step.layer.blob && known.used >= step.used

@@ -7,7 +7,7 @@ use rbuild_linux::parallel::try_map;
 use rbuild_remedy::ReportedError;
 use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
-    LayerFetcher, OwnSteps, RecordKeys, SharedCache, SharedTarget, WantedLayer, WrittenCache,
+    LayerFetcher, OwnSteps, RecordBudget, RecordKeys, SharedCache, SharedTarget, WantedLayer, WrittenCache,
     fetch_shared_layers, read_shared_cache, write_shared_cache,
 };
 
@@ -25,9 +25,9 @@ pub fn read(
     caches: &[(SharedCache, RecordKeys)],
 ) -> Result<Vec<ReadCache>, Failure> {
     let read: Result<Result<Vec<ReadCache>, Failure>, Failure> = in_fetcher(|| {
-        let client = registry::client_of(flags, &[], true)?;
+        let (client, budget) = (registry::client_of(flags, &[], true)?, RecordBudget::default());
         let read = |cache: &SharedCache, keys: &RecordKeys| {
-            read_shared_cache(store, &client, cache, keys).map_err(|e| reported(&e, e.help()))
+            read_shared_cache(store, &client, cache, keys, &budget).map_err(|e| reported(&e, e.help()))
         };
         try_map(caches.len().max(1), caches, |(cache, keys)| Ok(read(cache, keys)))
     });
