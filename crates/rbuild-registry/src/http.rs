@@ -11,7 +11,7 @@ use ureq::http::{Request, Response};
 use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
-use ureq::{Agent, Body, Proxy, SendBody};
+use ureq::{Agent, AsSendBody, Body, Proxy, SendBody};
 
 use crate::config::certs::CertFiles;
 use crate::config_error::ConfigError;
@@ -26,6 +26,7 @@ use crate::request_name::RequestName;
 use crate::retry_policy::RetryPolicy;
 use crate::secret::Sent;
 use crate::stall::StallReader;
+use crate::time_limit::TimeLimit;
 use crate::tls::TlsConnector;
 use crate::url;
 
@@ -36,12 +37,14 @@ pub(crate) struct Server<'a> {
     pub certs: &'a CertFiles,
     /// Maximum duration of connecting, if it is not the default.
     pub connect: Option<Duration>,
+    /// The duration of this request and others together.
+    pub limit: Option<TimeLimit>,
 }
 
 impl<'a> Server<'a> {
     /// Returns a server with the default duration.
     pub(crate) fn new(security: ConnectionSecurity, certs: &'a CertFiles) -> Server<'a> {
-        Server { security, certs, connect: None }
+        Server { security, certs, connect: None, limit: None }
     }
 
     /// Returns the server of an endpoint.
@@ -183,13 +186,18 @@ impl Http {
             request = request.header(name, value);
         }
         tracing::debug!(target: "registry", method, url = url::without_query(url), "request");
+        let left = match server.limit {
+            Some(limit) => Some(limit.left().ok_or_else(|| limit.exceeded().of(authority))?),
+            None => None,
+        };
         let invalid = |e| failed(ureq::Error::Http(e));
         let response = match content {
-            RequestBody::None => agent.run(request.body(()).map_err(invalid)?),
+            RequestBody::None => agent.run(limited(&agent, request.body(()).map_err(invalid)?, left)),
             RequestBody::Bytes(bytes) => {
                 let mut source = *bytes;
                 let body = SendBody::from_reader(&mut source);
-                agent.run(request.header("content-length", bytes.len()).body(body).map_err(invalid)?)
+                let request = request.header("content-length", bytes.len()).body(body).map_err(invalid)?;
+                agent.run(limited(&agent, request, left))
             }
             RequestBody::Stream { reader, size } => {
                 let mut source = StallReader::new(BorrowedReader(*reader), self.retry_policy.idle);
@@ -198,7 +206,7 @@ impl Http {
                     Some(size) => request.header("content-length", *size),
                     None => request.header("transfer-encoding", "chunked"),
                 };
-                agent.run(request.body(body).map_err(invalid)?)
+                agent.run(limited(&agent, request.body(body).map_err(invalid)?, left))
             }
         };
         let response = response.map_err(failed)?;
@@ -230,6 +238,14 @@ impl Http {
         let agent = new_agent(tls, own, proxy, retry_policy);
         locked(&self.agents).insert(key, agent.clone());
         Ok(agent)
+    }
+}
+
+/// Limits the duration of a request and of reading its response.
+fn limited<B: AsSendBody>(agent: &Agent, request: Request<B>, left: Option<Duration>) -> Request<B> {
+    match left {
+        Some(left) => agent.configure_request(request).timeout_global(Some(left)).build(),
+        None => request,
     }
 }
 

@@ -52,6 +52,7 @@ mod session;
 mod shared;
 mod short_names;
 mod stall;
+mod time_limit;
 mod tls;
 mod token_request;
 mod url;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -29,6 +30,7 @@ use crate::retry::{is_temporary_status, repeated};
 use crate::secret::Secret;
 use crate::shared::ClientState;
 use crate::stall::read_document;
+use crate::time_limit::TimeLimit;
 use crate::url;
 
 /// Path of the service.
@@ -58,6 +60,7 @@ pub struct ActionsCache {
     token: Secret,
     version: String,
     place: RemoteRepository,
+    limit: Option<TimeLimit>,
     /// Signed URLs of entries by key. Several blobs may be in one entry.
     urls: Mutex<HashMap<String, String>>,
 }
@@ -122,7 +125,12 @@ impl ActionsCache {
         let security = if scheme == "http" { ConnectionSecurity::Plain } else { ConnectionSecurity::Verified };
         let (place, version, host) = (name(host), place.version.clone(), host.to_string());
         let urls = Mutex::default();
-        Ok(ActionsCache { base, host, security, certs, token, version, place, urls, shared })
+        Ok(ActionsCache { base, host, security, certs, token, version, place, limit: None, urls, shared })
+    }
+
+    /// Limits the duration of all further requests together.
+    pub fn within(self, time: Duration) -> ActionsCache {
+        ActionsCache { limit: Some(TimeLimit::from_now(time)), ..self }
     }
 
     /// Returns the names of the token's scopes: first the one that can be written, then those that
@@ -228,7 +236,8 @@ impl ActionsCache {
         let send = || {
             let content = RequestBody::Bytes(&bytes);
             let request = HttpRequest { method: "POST", url: &url, headers: &headers, content };
-            self.shared.http.send(Server::new(self.security, &self.certs), request)
+            let server = Server { limit: self.limit, ..Server::new(self.security, &self.certs) };
+            self.shared.http.send(server, request)
         };
         let attempts = self.shared.attempts(EndpointRole::Registry);
         let reply = self.shared.repeat(&self.host, attempts, send).map_err(repeated)?;
@@ -271,7 +280,7 @@ impl ActionsCache {
         let login = StoreLogin::Azure(AzureLogin::Sas(Secret::new(query)));
         let found = FoundLogin { login, description: "with a signed URL".into() };
         let (base, host, shared) = (base.to_string(), host.to_string(), self.shared.clone());
-        Ok(ObjectStore { place: self.place.clone(), base, host, security, certs, found, shared })
+        Ok(ObjectStore { place: self.place.clone(), base, host, security, certs, limit: self.limit, found, shared })
     }
 
     fn invalid_url(&self) -> RegistryProblem {

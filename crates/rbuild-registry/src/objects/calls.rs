@@ -21,6 +21,7 @@ use crate::request_name::RequestName;
 use crate::retry::{is_temporary_status, repeated};
 use crate::session::{Body, LocalSource};
 use crate::shared::ClientState;
+use crate::time_limit::TimeLimit;
 use crate::url;
 
 /// A bucket or a container.
@@ -32,6 +33,8 @@ pub struct ObjectStore {
     pub(crate) host: String,
     pub(crate) security: ConnectionSecurity,
     pub(crate) certs: CertFiles,
+    /// The duration of all requests together.
+    pub(crate) limit: Option<TimeLimit>,
     pub(crate) found: FoundLogin,
     pub(crate) place: RemoteRepository,
 }
@@ -77,7 +80,7 @@ impl ObjectStore {
         certs.find(&shared.environment, host).map_err(|e| fail(host, e.into()))?;
         let security = if scheme == "http" { ConnectionSecurity::Plain } else { ConnectionSecurity::Verified };
         let place = place.place(host);
-        Ok(ObjectStore { host: host.to_string(), place, certs, security, found, base, shared })
+        Ok(ObjectStore { host: host.to_string(), place, certs, security, limit: None, found, base, shared })
     }
 
     /// Sends a request until its outcome is final. Returns replies of all statuses except for those
@@ -148,7 +151,7 @@ impl ObjectStore {
         headers: &[(String, String)],
     ) -> std::result::Result<HttpReply, RegistryProblem> {
         let http = &self.shared.http;
-        let server = Server::new(self.security, &self.certs);
+        let server = Server { limit: self.limit, ..Server::new(self.security, &self.certs) };
         let request = |content| HttpRequest { method: call.method, url, headers, content };
         match &call.body {
             Body::None => http.send(server, request(RequestBody::None)),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -36,6 +37,8 @@ pub enum Fault {
     Cut(usize),
     /// A bit of the body is wrong.
     Flip,
+    /// The answer comes later.
+    Stall(Duration),
 }
 
 struct Rule {
@@ -157,6 +160,9 @@ fn serve(connection: &TcpStream, state: &Mutex<State>) {
             };
             (fault, reply)
         };
+        if let Some(Fault::Stall(time)) = fault {
+            std::thread::sleep(time);
+        }
         if fault == Some(Fault::Flip) && !body.is_empty() {
             body[0] ^= 1;
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rbuild_image::BlobDigest;
 use rbuild_registry::{
-    ActionsCache, ActionsPlace, AzureContainer, Client, EntryContent, ObjectLogin, ObjectPlace, ObjectStore, Options,
-    PartPolicy, ProcessEnvironment, RetryPolicy, S3Bucket, Secret, UploadObject, WriteCondition, WriteOutcome,
+    ActionsCache, ActionsPlace, AzureContainer, Client, EntryContent, ObjectLogin, ObjectPlace, ObjectStore,
+    OpenUploads, Options, PartPolicy, ProcessEnvironment, RetryPolicy, S3Bucket, Secret, UploadObject, WriteCondition,
+    WriteOutcome,
 };
 
 use crate::object_server::{ACCOUNT_KEY, Fault, KEY_ID, ObjectServer, SAS, SECRET, SESSION, job_token};
@@ -20,6 +21,10 @@ fn secret(text: &str) -> Option<Secret> {
 }
 
 fn store_with(server: &ObjectServer, service: &str, login: ObjectLogin) -> ObjectStore {
+    store_of(server, service, &client(login))
+}
+
+fn store_of(server: &ObjectServer, service: &str, client: &Client) -> ObjectStore {
     let place = if service.starts_with("s3") {
         ObjectPlace::S3(S3Bucket {
             bucket: "bucket".into(),
@@ -37,13 +42,17 @@ fn store_with(server: &ObjectServer, service: &str, login: ObjectLogin) -> Objec
             container: "bucket".into(),
         })
     };
-    ObjectStore::open(&client(login), &place, Some(0)).unwrap()
+    ObjectStore::open(client, &place, Some(0)).unwrap()
 }
 
 fn client(login: ObjectLogin) -> Client {
+    client_with(login, &OpenUploads::default())
+}
+
+fn client_with(login: ObjectLogin, uploads: &OpenUploads) -> Client {
     let retry_policy = RetryPolicy { first_wait: Duration::from_millis(1), ..RetryPolicy::default() };
-    let parts = PartPolicy { large: 1000, part: 300 };
-    let options = Options { retry_policy, parts, object_logins: vec![login], ..Options::default() };
+    let (parts, uploads) = (PartPolicy { large: 1000, part: 300 }, uploads.clone());
+    let options = Options { retry_policy, parts, uploads, object_logins: vec![login], ..Options::default() };
     let environment = ProcessEnvironment::of([], Path::new("/nosuch"));
     Client::new(environment, options, |_| {})
 }
@@ -184,6 +193,51 @@ fn service(server: &ObjectServer, token: &str) -> ActionsCache {
 fn create(service: &ActionsCache, key: &str, bytes: &[u8]) -> bool {
     let open = |at: u64| Ok(Box::new(&bytes[at as usize..]) as Box<dyn Read + '_>) as io::Result<_>;
     service.create(key, &EntryContent { size: bytes.len() as u64, open: &open }).unwrap()
+}
+
+/// S3 keeps the parts of an upload until it is completed or canceled.
+#[test]
+fn parts_of_an_upload_that_ends_early_are_removed() {
+    let canceled = |server: &ObjectServer| server.requests().iter().filter(|line| line.starts_with("DELETE")).count();
+    let server = ObjectServer::start();
+    let (bytes, uploads) = ([7; 1500], OpenUploads::default());
+    let login = || ObjectLogin { id: secret(KEY_ID), key: secret(SECRET), token: None };
+    let store = store_of(&server, "s3", &client_with(login(), &uploads));
+    let open = |at: u64| Ok(Box::new(&bytes[at as usize..]) as Box<dyn Read + '_>) as io::Result<_>;
+    let blob = UploadObject { key: "blob", digest: None, size: bytes.len() as u64, open: &open };
+    server.fault("PUT", "blob", Fault::Status(403), 1);
+    store.upload(&blob).unwrap_err();
+    assert_eq!(canceled(&server), 1);
+    server.fault("PUT", "blob", Fault::Stall(Duration::from_secs(1)), 1);
+    std::thread::scope(|scope| {
+        let uploading = scope.spawn(|| store.upload(&blob).is_ok());
+        while !server.state().log.iter().any(|line| line.starts_with("PUT")) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        uploads.cancel_all();
+        assert_eq!(canceled(&server), 1);
+        assert!(!uploading.join().unwrap());
+    });
+    assert!(store.read("blob", 99).is_err() && server.requests().is_empty(), "nothing is requested at the end");
+}
+
+/// Whichever request does not end.
+#[test]
+fn the_requests_to_github_are_limited_together() {
+    let server = ObjectServer::start();
+    let bytes = [7; 900];
+    assert!(create(&service(&server, &job_token()), "index#1", &bytes));
+    for (method, path) in [("POST", "GetCacheEntry"), ("GET", "/gha/")] {
+        server.fault(method, path, Fault::Stall(Duration::from_secs(20)), 9);
+        let start = std::time::Instant::now();
+        let limited = service(&server, &job_token()).within(Duration::from_secs(1));
+        let errors = [limited.newest("index#", 2000).unwrap_err().message(), {
+            let mut reader = limited.blob("index#1", 0, &BlobDigest::of(&bytes), 900);
+            reader.read_to_end(&mut Vec::new()).unwrap_err().to_string()
+        }];
+        assert!(start.elapsed().as_secs() < 4, "{method}: {:?}", start.elapsed());
+        assert!(errors[0].contains("within 1 s"), "{errors:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! small layers are uploaded together, in packs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Mutex;
@@ -48,7 +49,7 @@ pub struct GithubCache {
     pub login: Option<usize>,
     /// Name of the cache.
     pub scope: String,
-    /// Maximum duration of writing.
+    /// Maximum duration of reading the records, of downloading layers, and of writing.
     pub timeout: Duration,
 }
 
@@ -61,7 +62,7 @@ impl fmt::Display for GithubCache {
 impl GithubCache {
     /// Opens the cache. Connects to nothing.
     pub(crate) fn open(&self, client: &Client) -> Result<OpenGithubCache> {
-        let service = ActionsCache::open(client, &self.place, self.login)?;
+        let service = ActionsCache::open(client, &self.place, self.login)?.within(self.timeout);
         let mut scopes = service.scopes();
         // A token in another form may be one of another service.
         if scopes.is_empty() {
@@ -95,6 +96,9 @@ struct ActionsIndex {
     manifest: Box<RawValue>,
 }
 
+/// The number and the manifest of the newest index of a scope, if it has one.
+type FoundIndex = Option<(u64, Vec<u8>)>;
+
 /// A layer in a pack, and its position in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct LayerPosition(BlobDigest, u64);
@@ -118,31 +122,46 @@ pub(crate) struct OpenGithubCache {
 }
 
 impl OpenGithubCache {
-    /// Reads the records of all scopes. Returns `None` if there is no such cache.
+    /// Reads the records of all scopes, except for those that cannot be read. Returns `None` if
+    /// there is no such cache.
     pub fn read(&self, store: &Store, keys: &RecordKeys, budget: &RecordBudget) -> Result<Option<RemoteSteps>> {
         let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)?, budget };
-        let (mut found, mut has_unsigned) = (Vec::new(), false);
-        for (_, manifest) in self.indexes()? {
+        let read = |index: Result<FoundIndex>| {
+            let Some((_, manifest)) = index? else { return Ok(None) };
             check_type(&manifest)?;
-            let read = read_steps(&manifest, &documents.prefetched(&manifest)?, keys, budget)?;
-            has_unsigned |= read.has_unsigned;
-            found.push(read.steps);
+            read_steps(&manifest, &documents.prefetched(&manifest)?, keys, budget).map(Some)
+        };
+        let (mut found, mut all, mut failure) = (Vec::new(), RemoteSteps::default(), None);
+        for (scope, index) in self.scopes.iter().zip(self.indexes()) {
+            match read(index) {
+                Ok(Some(records)) => {
+                    all.has_unsigned |= records.has_unsigned;
+                    found.push(records.steps);
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    let scope = if scope.is_empty() { String::new() } else { format!("{scope}: ") };
+                    all.faults.push(scope + &e.message());
+                    failure = failure.or(Some(e));
+                }
+            }
         }
-        if found.is_empty() {
-            return Ok(None);
+        match failure {
+            Some(e) if found.is_empty() => Err(e),
+            _ if found.is_empty() => Ok(None),
+            _ => Ok(Some(RemoteSteps { steps: union(found).into_values().collect(), ..all })),
         }
-        let steps = union(found).into_values().collect();
-        Ok(Some(RemoteSteps { steps, has_unsigned, ..RemoteSteps::default() }))
     }
 
-    /// Reads the newest index of each scope. Returns their numbers and manifests.
-    fn indexes(&self) -> Result<Vec<(u64, Vec<u8>)>> {
-        let read = try_map(self.scopes.len(), &self.scopes, |scope| self.index(scope))?;
-        Ok(read.into_iter().flatten().collect())
+    /// Reads the newest index of each scope. Returns their numbers and manifests, in the order of
+    /// the scopes.
+    fn indexes(&self) -> Vec<Result<FoundIndex>> {
+        let read = |scope: &String| Ok::<_, Infallible>(self.index(scope));
+        try_map(self.scopes.len(), &self.scopes, read).unwrap_or_else(|never| match never {})
     }
 
     /// Reads the newest index of a scope, and notes its packs.
-    fn index(&self, scope: &str) -> Result<Option<(u64, Vec<u8>)>> {
+    fn index(&self, scope: &str) -> Result<FoundIndex> {
         let prefix = self.cache.index(scope);
         let found = self.service.newest(&prefix, MAX_INDEX)?;
         let Some((key, bytes)) = found else { return Ok(None) };
@@ -161,7 +180,8 @@ impl OpenGithubCache {
         // Others wait until the indexes are read.
         let mut knows_packs = locked(&self.knows_packs);
         if !*knows_packs {
-            self.indexes()?;
+            // Layers of an index that cannot be read are missing.
+            self.indexes();
             *knows_packs = true;
         }
         drop(knows_packs);

@@ -325,3 +325,41 @@ fn variables_of_a_job_are_used_and_withheld() {
     assert!(ran.stderr.contains("wrote the cache `gha:main`"), "{}", ran.stderr);
     assert!(!(ran.stderr + &ran.stdout).contains(TOKEN_END));
 }
+
+/// A branch reads the cache of the default branch as well as its own.
+#[test]
+fn a_damaged_index_of_one_scope_does_not_affect_the_others() {
+    let (server, one) = (ObjectServer::start(), Machine::new());
+    let place = job(&server);
+    let file = "FROM busybox\nRUN echo own > /own\n";
+    one.build(file, &["-t", "x", "--cache-to", &place]).ok();
+    {
+        let mut state = server.state();
+        let own = state.entries.keys().find(|key| key.contains("index")).unwrap().clone();
+        let name = own.rsplit_once('-').unwrap().0.to_string();
+        let main = &BlobDigest::of(b"refs/heads/main").to_string()["sha256:".len()..][..8];
+        let number = 1000;
+        state.entries.insert(format!("{name}-{main}#1"), (number, true));
+        let damaged = state.objects.values().next().unwrap().clone();
+        let damaged = server::Object { bytes: b"{\"manifest\":".to_vec(), ..damaged };
+        state.objects.insert(format!("gha/{number}"), damaged.clone());
+        state.objects.insert(number.to_string(), damaged);
+    }
+    let ran = Machine::new().build(file, &["-t", "x", "--cache-from", &place]).ok();
+    assert_eq!(ran.steps(), (0, 1), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("warning: --cache-from").count(), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("cannot read a part of the cache: refs/heads/main: "), "{}", ran.stderr);
+    let required = format!("{place},required");
+    one.build(file, &["-t", "x", "--cache-from", &required]).fails(1, &["refs/heads/main"]);
+}
+
+#[test]
+fn a_slow_cache_service_of_github_is_not_waited_for() {
+    let (server, machine) = (ObjectServer::start(), Machine::new());
+    let (place, file) = (format!("{},timeout=1s", job(&server)), "FROM busybox\nRUN true\n");
+    server.fault("POST", "/GetCacheEntry", Fault::Stall(std::time::Duration::from_secs(20)), 9);
+    let start = std::time::Instant::now();
+    let ran = machine.build(file, &["-t", "x", "--cache-from", &place]).ok();
+    assert!(start.elapsed().as_secs() < 10, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("warning: --cache-from").count(), 1, "{}", ran.stderr);
+}
