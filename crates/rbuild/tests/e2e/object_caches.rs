@@ -363,3 +363,28 @@ fn a_slow_cache_service_of_github_is_not_waited_for() {
     assert!(start.elapsed().as_secs() < 10, "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("warning: --cache-from").count(), 1, "{}", ran.stderr);
 }
+
+#[test]
+fn records_in_object_stores_are_signed_and_verified() {
+    const KEY: &str = include_str!("../../../rbuild-transport/src/cache/signature/test-key");
+    const PUBLIC: &str = include_str!("../../../rbuild-transport/src/cache/signature/test-key.pub");
+    let (server, one) = (ObjectServer::start(), Machine::new());
+    let (key, public) = (one.lab.path("key"), one.lab.path("key.pub"));
+    std::fs::write(&key, KEY).unwrap();
+    std::fs::write(&public, PUBLIC).unwrap();
+    let file = "FROM busybox\nRUN echo a > /a\n";
+    let [s3, azure, _] = places(&server);
+    for (number, place) in [s3, azure, job(&server)].into_iter().enumerate() {
+        let name = if place.starts_with("type=gha") { "scope" } else { "name" };
+        let verified = |name: &str| format!("{name},verify={}", public.display());
+        for (kind, signs, hits) in [("signed", true, 1), ("plain", false, 0)] {
+            let place = format!("{place},{name}={kind}{number}");
+            let sign = if signs { format!(",sign={}", key.display()) } else { String::new() };
+            one.build(file, &["-t", "x", "--cache-to", &format!("{place},mode=max{sign}")]).ok();
+            let ran = Machine::new().build(file, &["-t", "x", "--cache-from", &verified(&place)]).ok();
+            assert_eq!(ran.steps(), (1 - hits, hits), "{place}: {}", ran.stderr);
+            let text = "records without a valid signature are ignored";
+            assert_eq!(ran.stderr.matches(text).count(), 1 - hits, "{place}: {}", ran.stderr);
+        }
+    }
+}
