@@ -3,6 +3,7 @@
 mod download;
 #[allow(dead_code)]
 mod files;
+mod http_request;
 mod listing;
 #[allow(dead_code)]
 mod object_server;

@@ -12,10 +12,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-#[path = "http_request.rs"]
-mod http_request;
-
-use http_request::{HttpRequest, decode};
+use crate::http_request::{self, HttpRequest, decode};
 
 pub const KEY_ID: &str = "AKIDEXAMPLE";
 pub const SECRET: &str = "sEcRet/kEy+of=tests";

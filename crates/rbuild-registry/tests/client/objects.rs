@@ -200,7 +200,7 @@ fn create(service: &ActionsCache, key: &str, bytes: &[u8]) -> bool {
 fn parts_of_an_upload_that_ends_early_are_removed() {
     let canceled = |server: &ObjectServer| server.requests().iter().filter(|line| line.starts_with("DELETE")).count();
     let server = ObjectServer::start();
-    let (bytes, uploads) = ([7; 1500], OpenUploads::default());
+    let (bytes, uploads) = ([7u8; 1500], OpenUploads::default());
     let login = || ObjectLogin { id: secret(KEY_ID), key: secret(SECRET), token: None };
     let store = store_of(&server, "s3", &client_with(login(), &uploads));
     let open = |at: u64| Ok(Box::new(&bytes[at as usize..]) as Box<dyn Read + '_>) as io::Result<_>;
@@ -225,7 +225,7 @@ fn parts_of_an_upload_that_ends_early_are_removed() {
 #[test]
 fn the_requests_to_github_are_limited_together() {
     let server = ObjectServer::start();
-    let bytes = [7; 900];
+    let bytes = [7u8; 900];
     assert!(create(&service(&server, &job_token()), "index#1", &bytes));
     for (method, path) in [("POST", "GetCacheEntry"), ("GET", "/gha/")] {
         server.fault(method, path, Fault::Stall(Duration::from_secs(20)), 9);

@@ -32,6 +32,8 @@ mod foreign;
 mod forge;
 mod hostile;
 mod image_volumes;
+#[path = "../../../rbuild-registry/tests/client/http_request.rs"]
+mod http_request;
 mod images;
 mod implicit_dirs;
 mod insecure;

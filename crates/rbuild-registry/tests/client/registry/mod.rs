@@ -9,10 +9,8 @@ use std::time::Duration;
 use rbuild_image::BlobDigest;
 
 mod answers;
-#[path = "../http_request.rs"]
-mod http_request;
 
-use http_request::{HttpRequest, decode};
+use crate::http_request::{self, HttpRequest, decode};
 
 /// A misbehavior.
 #[derive(Debug, Clone, PartialEq, Eq)]
