@@ -133,6 +133,15 @@ impl BuildError {
         move |source| BuildError::Layer { context, source }
     }
 
+    /// Returns a conversion of errors of writing an archive. `context` is the archive.
+    pub(crate) fn writing(context: impl Into<String>) -> impl FnOnce(LayerError) -> BuildError {
+        let context = context.into();
+        move |e| match e.into_write_failure() {
+            Ok(source) => BuildError::Io { context: format!("cannot write {context}"), source },
+            Err(source) => BuildError::Layer { context, source },
+        }
+    }
+
     /// Returns a conversion of I/O errors. `context` is the object or the operation.
     pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError {
         let context = context.into();

@@ -49,7 +49,7 @@ impl fmt::Display for ErrorContext<'_> {
             ErrorContext::LayerComparison => f.write_str("comparing the layers"),
             ErrorContext::SecretSearch => f.write_str("searching for secrets"),
             ErrorContext::AgentSocket => f.write_str("the socket of the SSH agent"),
-            ErrorContext::OutputArchive => f.write_str("the output archive"),
+            ErrorContext::OutputArchive => f.write_str("cannot write the output archive"),
             ErrorContext::OutputTar => f.write_str("the output tar"),
             ErrorContext::CopiedTar => f.write_str("the tar"),
             ErrorContext::Output(path) => write!(f, "the output {}", quoted(path)),

@@ -11,6 +11,9 @@ use crate::entry::TarEntry;
 /// The result of an operation on layers.
 pub type Result<T> = std::result::Result<T, LayerError>;
 
+/// Operation of errors of the stream that receives an archive.
+pub(crate) const WRITING: &str = "cannot write the archive";
+
 /// An error in layer bytes, or in the tree that they are packed from or unpacked into.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -111,6 +114,18 @@ impl LayerError {
             LayerError::Owner { source, .. } | LayerError::Create { source, .. } => source.whole().errno(),
             LayerError::Io { source, .. } => source.raw_os_error(),
             _ => None,
+        }
+    }
+
+    /// Returns the error of the stream that an archive was written to, if that failed.
+    ///
+    /// # Errors
+    ///
+    /// Returns any other error as it is.
+    pub fn into_write_failure(self) -> std::result::Result<io::Error, LayerError> {
+        match self {
+            LayerError::Io { context, source } if context == WRITING => Ok(source),
+            other => Err(other),
         }
     }
 

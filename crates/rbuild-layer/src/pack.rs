@@ -17,7 +17,7 @@ use zstd::zstd_safe::CParameter;
 use crate::chunks::ChunkWriter;
 use crate::compress::Decoder;
 use crate::entry::{EntryKind, TarEntry};
-use crate::error::{LayerError, Result};
+use crate::error::{LayerError, Result, WRITING};
 use crate::external::ExternalFiles;
 use crate::gzip::ParallelGzip;
 use crate::hash_thread::ChunkHash;
@@ -213,8 +213,6 @@ pub struct TreePacker<'a> {
 const FEW: usize = 200;
 /// Number of batches the reading thread may be ahead.
 const AHEAD: usize = 8;
-
-const WRITING: &str = "writing the archive";
 
 impl<'a> TreePacker<'a> {
     /// Creates a packer that writes to `out` in large chunks.

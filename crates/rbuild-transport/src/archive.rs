@@ -39,7 +39,7 @@ struct ArchiveState<W: Write> {
 }
 
 fn failed(e: std::io::Error) -> TransportError {
-    TransportError::io("writing the archive")(e)
+    TransportError::io("cannot write the archive")(e)
 }
 
 impl<W: Write> ArchiveWriter<W> {

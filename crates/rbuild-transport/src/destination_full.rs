@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_attributed_to_its_place_once() {
-        let failed = |errno| TransportError::io("writing the archive")(std::io::Error::from_raw_os_error(errno));
+        let failed = |errno| TransportError::io("cannot write the archive")(std::io::Error::from_raw_os_error(errno));
         let full = failed(ENOSPC);
         assert_eq!(full.help(), Some(Remedy::Disk(DiskRemedy::FreeSpace)));
         let full = full.writing_to(Path::new("/out/a.tar")).writing_to(Path::new("/out"));

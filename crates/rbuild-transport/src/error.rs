@@ -327,7 +327,7 @@ mod tests {
         let io = |errno| io::Error::from_raw_os_error(errno);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/index.json"), io(errno));
         let url = rbuild_image::SourceUrl::parse("https://a.io/x").unwrap();
-        let full = TransportError::io("writing the archive")(io(28)).writing_to(Path::new("/out"));
+        let full = TransportError::io("cannot write the archive")(io(28)).writing_to(Path::new("/out"));
         let errors = [
             TransportError::Store(StoreError::NoImage("demo:1".into())),
             TransportError::Registry(blocked()),
@@ -336,7 +336,7 @@ mod tests {
             TransportError::Archive(ArchiveProblem::NoImage.into()),
             TransportError::OpenLayout { layout: "/out".into(), source: kernel(13).without_object() },
             TransportError::kernel("the layout `/out`")(kernel(13)),
-            TransportError::io("writing the archive")(io(5)),
+            TransportError::io("cannot write the archive")(io(5)),
             TransportError::document("r.io/a/b: the manifest")("missing field `config`"),
             TransportError::layout_index("it lists no manifests"),
             TransportError::Artifact { place: "r.io/a/b".into(), kind: "example/sbom".into() },

@@ -62,7 +62,7 @@ pub(crate) fn directory(
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn tar(to: &Destination, views: &[View<RootDir>], moved: &AtomicU64) -> Result<()> {
     write_destination(to, |out| {
-        let failed = || BuildError::layer(ErrorContext::OutputTar);
+        let failed = || BuildError::writing(ErrorContext::OutputTar);
         let mut out = MeteredWriter { out, moved };
         let mut tar = TreePacker::new(WhiteoutEncoding::Literal, &mut out);
         for view in views {

@@ -196,7 +196,7 @@ impl CopiedEntry<'_> {
             } else {
                 tar.pack_entry(&dir, &name, Times::AsIs)
             };
-            packed.and_then(|()| tar.finish()).map_err(BuildError::layer(ErrorContext::CopiedTar))
+            packed.and_then(|()| tar.finish()).map_err(BuildError::writing(ErrorContext::CopiedTar))
         })
     }
 
