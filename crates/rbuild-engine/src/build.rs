@@ -18,7 +18,7 @@ use crate::event::{BuildPhase, Event};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::{cache_steps, image, lent_image, stream};
-use crate::exports::{BuildReport, Export, ImageForm, Split};
+use crate::exports::{BuildReport, Export, ImageForm, Split, Squash};
 use crate::prepare::image_key::image_key;
 use crate::prepare::vertex_state::VertexState;
 use crate::prepare::{Prepared, PreparedBuild};
@@ -101,6 +101,15 @@ fn base_image(prepared: &Prepared) -> Option<ManifestDigest> {
         Step::Image { manifest, .. } => Some(*manifest),
         _ => None,
     })
+}
+
+/// Returns the places of the instructions that made the target's own layers, lowest first.
+fn layer_places(prepared: &Prepared) -> Vec<(usize, usize)> {
+    let graph = &prepared.graph;
+    let steps = graph.chain(graph.target).filter(|id| graph.vertices[*id].parent.is_some());
+    let mut places: Vec<(usize, usize)> = steps.map(|id| graph.vertices[id].span).map(|s| (s.start, s.end)).collect();
+    places.reverse();
+    places
 }
 
 /// Answers a build whose image is pushed without its layers. Returns `None` if it needs them after
@@ -248,7 +257,21 @@ impl<'a> Platforms<'a> {
         let (steps, duration) = (self.events.journal().counts(), self.events.journal().duration());
         let epoch = platforms.first().and_then(|prepared| prepared.graph.epoch);
         let base = platforms.first().and_then(base_image);
-        Ok(BuildReport { image: kept.image.or(direct), cached, steps, duration, epoch, base, written, ..kept })
+        let layer_places = match platforms {
+            [only] if request.squash == Squash::None => layer_places(only),
+            _ => Vec::new(),
+        };
+        Ok(BuildReport {
+            image: kept.image.or(direct),
+            cached,
+            steps,
+            duration,
+            epoch,
+            base,
+            written,
+            layer_places,
+            ..kept
+        })
     }
 
     /// Writes the archives and names the result; not if its base was left in a registry.

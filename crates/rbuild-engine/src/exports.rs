@@ -33,6 +33,10 @@ pub struct BuildReport {
     pub base: Option<ManifestDigest>,
     /// Upper bound of the times in the result (SOURCE_DATE_EPOCH), in seconds since the Unix epoch.
     pub epoch: Option<i64>,
+    /// Places in the Dockerfile of the instructions that made the image's own layers, lowest first:
+    /// offsets of the first byte, and of the byte after the last one. Empty for a squashed image,
+    /// several platforms, and a build that was answered from the cache.
+    pub layer_places: Vec<(usize, usize)>,
     /// Numbers of the entries that were written to each directory ([`Export::Files`]), in the order
     /// of the request.
     pub written: Vec<u64>,

@@ -1,9 +1,9 @@
 //! The lines about the result of a successful build.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rbuild_engine::{BuildReport, BuildRequest, Export};
-use rbuild_image::{Reference, human_size};
+use rbuild_image::{ManifestDigest, Reference, human_size};
 use rbuild_remedy::{counted, sentence};
 use rbuild_store::{Store, StoreError};
 
@@ -35,7 +35,8 @@ fn built(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Optio
     let image = finished.image.as_ref()?;
     if let Some(index) = &finished.index {
         let images = counted(finished.platforms.len() as u64, "image");
-        return Some(named(names_of(store, request, finished), &format!("{}, {images}", index.digest.short())));
+        let properties = format!("{}, {images}", index.digest.short());
+        return Some(named(&request.tags, || other_names(store, index.digest), &properties));
     }
     if !finished.lent.is_empty() {
         let place = "it is in the registry only: its layers were not downloaded";
@@ -46,7 +47,14 @@ fn built(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Optio
     }
     let size = store.images().image(&image.manifest).ok().and_then(|image| image_size(store, &image).ok());
     let size = size.map_or(String::new(), |size| format!(", {}", human_size(size)));
-    Some(named(names_of(store, request, finished), &format!("{}{size}", image.id.short())))
+    let properties = format!("{}{size}", image.id.short());
+    Some(named(&request.tags, || other_names(store, image.manifest), &properties))
+}
+
+/// Returns the names that a stored result had before.
+fn other_names(store: &Store, digest: ManifestDigest) -> Result<Vec<Reference>, StoreError> {
+    let entries = store.images().list()?.into_iter().filter(|entry| *entry.artifact.digest() == digest);
+    Ok(entries.filter_map(|entry| entry.name).collect())
 }
 
 fn wrote_files(count: u64, path: &Path) -> String {
@@ -60,8 +68,12 @@ fn wrote_archive(path: &Path) -> String {
 }
 
 fn shown(path: &Path) -> String {
+    let has_parent = path.components().any(|part| part == Component::ParentDir);
+    // After a symbolic link, only the file system knows what `..` is.
+    let clean = has_parent.then(|| path.canonicalize().ok()).flatten();
     // Components have no slash at the end.
-    plain(&path.components().collect::<PathBuf>().to_string_lossy()).into_owned()
+    let clean = clean.unwrap_or_else(|| path.components().collect::<PathBuf>());
+    plain(&clean.to_string_lossy()).into_owned()
 }
 
 /// Returns the time and the steps of a build, at the end of a sentence.
@@ -74,28 +86,16 @@ fn course(finished: &BuildReport) -> String {
     format!(" in {:.1}s: {steps}{cached}", finished.duration.as_secs_f64())
 }
 
-/// Returns the names of a stored result: those of the request, or else those that it had before.
-fn names_of(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Result<Vec<Reference>, StoreError> {
-    if !request.tags.is_empty() {
-        return Ok(request.tags.clone());
+/// Returns the text about a stored result with the names that the build gave it; without any, with
+/// those that `others` returns. The build has succeeded even if they cannot be read.
+fn named(names: &[Reference], others: impl FnOnce() -> Result<Vec<Reference>, StoreError>, properties: &str) -> String {
+    let list = |names: &[Reference]| names.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
+    if !names.is_empty() {
+        return format!("Built {} ({properties})", list(names));
     }
-    let digest = match finished {
-        BuildReport { index: Some(index), .. } => Some(index.digest),
-        BuildReport { image, .. } => image.map(|image| image.manifest),
-    };
-    let entries = store.images().list()?.into_iter().filter(|entry| Some(*entry.artifact.digest()) == digest);
-    Ok(entries.filter_map(|entry| entry.name).collect())
-}
-
-/// Returns the text about a stored result with its names. The build has succeeded even if they
-/// cannot be read.
-fn named(names: Result<Vec<Reference>, StoreError>, properties: &str) -> String {
-    match names {
-        Ok(names) if names.is_empty() => format!("Built an image without a name ({properties}; give one with -t)"),
-        Ok(names) => {
-            let names: Vec<String> = names.iter().map(Reference::familiar).collect();
-            format!("Built {} ({properties})", names.join(", "))
-        }
+    match others() {
+        Ok(others) if others.is_empty() => format!("Built an image without a name ({properties}; give one with -t)"),
+        Ok(others) => format!("Built an image without a new name ({properties}; it has the name {})", list(&others)),
         Err(e) => format!("Built an image ({properties}) whose names cannot be read ({})", sentence(&e)),
     }
 }
@@ -110,12 +110,16 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_read_do_not_fail_a_build() {
-        let list = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect();
-        assert_eq!(named(Ok(list(&["a:1", "b.io/c"])), "1, 2MB"), "Built a:1, b.io/c:latest (1, 2MB)");
-        assert_eq!(named(Ok(Vec::new()), "1"), "Built an image without a name (1; give one with -t)");
+        let list = |list: &[&str]| -> Vec<Reference> { list.iter().map(|name| name.parse().unwrap()).collect() };
+        let named_before = |names| named(&[], || Ok(list(names)), "1");
+        let given = named(&list(&["a:1", "b.io/c"]), || Ok(Vec::new()), "1, 2MB");
+        assert_eq!(given, "Built a:1, b.io/c:latest (1, 2MB)");
+        assert_eq!(named_before(&[]), "Built an image without a name (1; give one with -t)");
+        let want = "Built an image without a new name (1; it has the name a:1, b:latest)";
+        assert_eq!(named_before(&["a:1", "b"]), want);
         let e = StoreError::NoImage("x".into());
         let want = format!("Built an image (1) whose names cannot be read ({})", sentence(&e));
-        assert_eq!(named(Err(e), "1"), want);
+        assert_eq!(named(&[], || Err(e), "1"), want);
     }
 
     #[test]
@@ -128,6 +132,7 @@ mod tests {
         assert_eq!(course(&report(10, 4)), " in 13.4s: 10 steps, 4 cached");
         assert_eq!(course(&report(1, 0)), " in 13.4s: 1 step");
         assert_eq!(wrote_files(1, Path::new("/out/")), "Wrote 1 file to /out");
+        assert_eq!(wrote_files(2, Path::new("/dev/pts/../")), "Wrote 2 files to /dev");
         assert_eq!(wrote_archive(Path::new("/dev/null")), "Wrote /dev/null");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_engine::{
     BuildReport, BuildRequest, Difference, EntryChange, Export, FinishedImage, ImageForm, first_difference,
 };
@@ -14,6 +15,7 @@ use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::exit::{Failure, code};
 use crate::input::request::{BuildInput, InputReader};
 use crate::progress::Mode;
+use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::hints::{Hint, InputRemedy, VerbRemedy};
 use crate::ui::terminal;
 
@@ -127,9 +129,12 @@ impl VerifyBuilds {
     /// Builds both and compares them. Appends their reports to `made`.
     fn compare(&self, once: &BuildOnce<'_>, made: &mut Vec<BuildReport>) -> Result<Compared, Failure> {
         let store = once.store;
-        for (number, input) in [&self.first, &self.second].into_iter().enumerate() {
+        for (number, (title, input)) in [("first", &self.first), ("second", &self.second)].into_iter().enumerate() {
             if number > 0 {
                 std::thread::sleep(PAUSE);
+            }
+            if !matches!(once.mode, Mode::Quiet | Mode::RawJson) {
+                terminal::err(&format!("{title} build\n"));
             }
             match once.build(&input.request)? {
                 BuildOutcome::Made(finished) => made.push(finished),
@@ -147,9 +152,10 @@ impl VerifyBuilds {
         let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
             return Ok(Compared::Equal(a.id));
         };
-        let (text, help) = message(&difference);
+        let place = made.first().and_then(|report| place(&difference, &report.layer_places));
+        let (text, _) = message(&difference, place.is_some());
         record_failure(store, &self.second.request, &text);
-        terminal::error(&text, help.map(Hint::from).as_ref());
+        terminal::err(&error_text(&difference, place, once.source, terminal::colors()));
         Ok(Compared::Failed(code::FAILED))
     }
 }
@@ -179,8 +185,31 @@ pub fn refuse_standard_input(args: &BuildArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the error for a difference, with its help.
-fn message(difference: &Difference) -> (String, Option<VerbRemedy>) {
+/// Returns the place of the instruction that made the layer with a difference. `places` are those
+/// of the image's own layers, which are above the layers of its base.
+fn place(difference: &Difference, places: &[(usize, usize)]) -> Option<Span> {
+    let Difference::Layer { number, of, .. } = difference else { return None };
+    let (start, end) = *places.get(places.len().checked_sub(of - number + 1)?)?;
+    Some(Span::new(start, end))
+}
+
+/// Formats the error for a difference, with an excerpt of the Dockerfile if the instruction is
+/// known.
+fn error_text(difference: &Difference, place: Option<Span>, source: &SourceText<'_>, colors: bool) -> String {
+    let (text, help) = message(difference, place.is_some());
+    let help = help.map(Hint::from);
+    match place {
+        Some(span) => {
+            let error = Diagnostic { help: help.map(Help::from), ..Diagnostic::new(span, text) };
+            diagnostics::diagnostic(&error, source, colors)
+        }
+        None => terminal::error_text(&text, help.as_ref(), colors),
+    }
+}
+
+/// Returns the error for a difference, with its help. `is_shown` is true if the instruction is
+/// shown next to it.
+fn message(difference: &Difference, is_shown: bool) -> (String, Option<VerbRemedy>) {
     let configurations = "two builds produced different configurations";
     match difference {
         Difference::Manifest => ("two builds produced different manifests".into(), None),
@@ -191,8 +220,9 @@ fn message(difference: &Difference) -> (String, Option<VerbRemedy>) {
         }
         Difference::Layer { number, of, made_by, path, change } => {
             let made_by: String = made_by.chars().take(100).collect();
+            let made_by = if is_shown { String::new() } else { format!(", made by `{made_by}`") };
             let (change, help) = change_words(change);
-            let place = format!("/{path} in layer {number} of {of}, made by `{made_by}`");
+            let place = format!("/{path} in layer {number} of {of}{made_by}");
             (format!("two builds produced different files: {place}: {change}"), Some(help))
         }
     }
@@ -254,7 +284,7 @@ mod tests {
             (Difference::LayerCount(1, 2), "two builds produced images of 1 and 2 layers".into(), false),
         ];
         for (difference, words, clamps) in cases {
-            let (text, help) = message(&difference);
+            let (text, help) = message(&difference, false);
             assert_eq!((text, help == Some(VerbRemedy::ClampTimes)), (words, clamps));
         }
     }
@@ -274,10 +304,25 @@ mod tests {
             |name: &str| Difference::Configuration { field: FieldPath::of(name), values: ("1".into(), "2".into()) };
         let others = [Difference::Manifest, Difference::LayerCount(1, 2), field("created"), field("os")];
         let texts = changes.into_iter().map(layer).chain(others).map(|difference| {
-            let (text, help) = message(&difference);
+            let (text, help) = message(&difference, false);
             help.map_or(text.clone(), |help| format!("{text}\n  hint: {}", Hint::from(help)))
         });
-        assert_recorded!("verify", texts.collect::<Vec<_>>().join("\n"));
+        let source = SourceText::new("Dockerfile", "FROM base\nRUN date > /a\nCMD x\n");
+        let shown = error_text(&layer(EntryChange::Content(7)), Some(Span::new(10, 23)), &source, false);
+        assert_recorded!("verify", texts.collect::<Vec<_>>().join("\n") + "\n" + &shown);
+    }
+
+    #[test]
+    fn the_instruction_of_a_layer_is_found_above_those_of_the_base() {
+        let places = [(10, 23), (24, 30)];
+        for (number, of, expected) in
+            [(1, 2, Some(10)), (2, 2, Some(24)), (4, 4, Some(24)), (3, 4, Some(10)), (2, 4, None)]
+        {
+            let change = EntryChange::Padding;
+            let difference = Difference::Layer { number, of, made_by: String::new(), path: "a".into(), change };
+            assert_eq!(place(&difference, &places).map(|span| span.start), expected, "{number} of {of}");
+        }
+        assert_eq!(place(&Difference::Manifest, &places), None);
     }
 
     #[test]

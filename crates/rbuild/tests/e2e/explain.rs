@@ -300,8 +300,9 @@ fn verify_builds_twice_and_names_the_first_difference() {
     );
     lab.sh("$RB rmi x && rm x.tar").ok();
     let random = file.replace("touch /d/x", "head -c 100000 /dev/urandom > /d/x; rm -f /d/y");
-    verify(&random, "1000")
-        .fails(1, &["/d/x in layer 3 of 3, made by `RUN /bin/sh -c mkdir /d", "content differs from byte"]);
+    let place = " --> Dockerfile:7:1\n  |\n7 | RUN mkdir /d && head -c 100000";
+    let differs = verify(&random, "1000");
+    differs.fails(1, &["/d/x in layer 3 of 3: content differs from byte", place, "\nsecond build\n"]);
     // The second build has failed, as its difference shows.
     assert_eq!(lab.rbuild(["logs", "-n", "2", "--format", "{{.Status}}"]).ok().stdout, "failed\ndone\n");
     verify(&file.replace("touch /d/x", "date > /d/x"), "1000").fails(1, &["/d/x in layer 3 of 3"]);

@@ -515,6 +515,21 @@ fn a_streamed_image_is_reported_and_not_stored() {
 }
 
 #[test]
+fn a_reader_that_ends_early_is_reported_as_a_failed_write() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\n");
+    for (command, message) in [
+        ("build -q -o - .", "error: cannot write the output tar: broken pipe"),
+        ("build -q -o type=oci,dest=- .", "error: cannot write the image: broken pipe"),
+        ("cp busybox:/ -", "error: cannot write the tar: broken pipe"),
+        ("save busybox", "error: cannot write the "),
+    ] {
+        let ran = lab.sh(&format!("$RB {command} | head -c 1 > /dev/null"));
+        assert!(ran.stderr.contains(message), "{command}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn the_store_as_an_output_keeps_the_image_that_it_has() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN echo x > /x\n";
@@ -523,8 +538,9 @@ fn the_store_as_an_output_keeps_the_image_that_it_has() {
     let list = || lab.rbuild(["images", "-a", "--no-trunc", "--format", format]).ok().stdout;
     let images = list();
     for args in [&["-o", "type=docker", "-t", "app:1"][..], &["-o", "type=docker"], &["-o", "type=image"], &[]] {
-        let built = lab.build(file, args).ok();
-        assert!(built.stderr.contains("\nBuilt app:1 ("), "{args:?}: {}", built.stderr);
+        let built = lab.build(file, args).ok().stderr;
+        let has_name = if args.contains(&"-t") { "\nBuilt app:1 (" } else { "; it has the name app:1)" };
+        assert!(built.contains(has_name), "{args:?}: {built}");
         assert_eq!(list(), images, "{args:?}");
     }
 }
