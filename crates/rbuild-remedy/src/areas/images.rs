@@ -25,6 +25,8 @@ pub enum ServerRemedy {
     CheckObjectLogin,
     /// Use another tag, or have the image pushed again.
     PushAgain,
+    /// Use a tag of its own for a cache, instead of that of an image.
+    UseCacheTag,
     /// Push to a tag instead of a digest.
     PushToTag,
     /// Check the address of the registry.

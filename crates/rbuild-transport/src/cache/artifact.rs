@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use rbuild_image::{BlobDigest, MediaType, parse_manifest};
 use rbuild_layer::{Decoder, LAYER_FORMAT};
 use rbuild_registry::embeddable;
+use rbuild_remedy::ServerRemedy;
 use rbuild_store::{CacheKey, CachedStep};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -263,6 +264,10 @@ pub(crate) fn damaged_document(problem: &str) -> TransportError {
     TransportError::document("a document of the cache")(problem)
 }
 
+/// Media types of the configurations of images.
+const IMAGE_CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
 /// Checks that a manifest is that of a cache, so that the tag of something else is never read or
 /// replaced as one.
 ///
@@ -274,11 +279,15 @@ pub(crate) fn check_type(manifest: &[u8]) -> Result<()> {
     if document["artifactType"] == ARTIFACT {
         return Ok(());
     }
-    let kind = match document["config"]["mediaType"].as_str() {
-        Some(BUILDKIT_CONFIG) => "a cache of BuildKit, which is only read",
-        _ => "not a cache of rbuild",
+    let config = document["config"]["mediaType"].as_str();
+    let (kind, help) = match config {
+        Some(BUILDKIT_CONFIG) => ("a cache of BuildKit, which is only read", None),
+        Some(config) if IMAGE_CONFIGS.contains(&config) && document["artifactType"].is_null() => {
+            ("an image, not a cache", Some(ServerRemedy::UseCacheTag.into()))
+        }
+        _ => ("not a cache of rbuild", None),
     };
-    Err(TransportError::other(format!("it is {kind}")))
+    Err(TransportError::Other { message: format!("it is {kind}"), help })
 }
 
 fn too_large() -> TransportError {

@@ -151,7 +151,8 @@ fn nothing_about_a_cache_fails_a_build_unless_it_is_required() {
     // An image is not a cache.
     let image = lab.path("image");
     build(&["-o", &format!("type=oci,tar=false,dest={}", image.display())]).ok();
-    build(&["--cache-from", &from(&image, ",required")]).fails(1, &["it is not a cache of rbuild"]);
+    build(&["--cache-from", &from(&image, ",required")])
+        .fails(1, &["it is an image, not a cache", "hint: use another tag"]);
     // A layer that cannot be read is lost.
     let broken = lab.path("broken");
     build(&["-t", "made", "--cache-to", &to(&broken, "")]).ok();

@@ -298,10 +298,11 @@ fn a_registry_that_fails_is_no_obstacle_unless_the_cache_is_required() {
     let name = scene.name("app:1");
     build(&["-t", &name, "--push"]).ok();
     let image = scene.document("app", "1");
-    build(&["--cache-to", &format!("type=registry,ref={name},shards=1")]).fails(1, &["it is not a cache of rbuild"]);
+    let ran = build(&["--cache-to", &format!("type=registry,ref={name},shards=1")]);
+    ran.fails(1, &["it is an image, not a cache", "hint: use another tag for the cache"]);
     assert_eq!(scene.document("app", "1"), image);
     let ran = build(&["--cache-from", &name]).ok();
-    assert!(ran.stderr.contains("it is not a cache of rbuild"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the image has no cache") && !ran.stderr.contains("warning"), "{}", ran.stderr);
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_linux::quoted;
-use rbuild_remedy::{ReportedError, Warning};
+use rbuild_remedy::{Remedy, ReportedError, ServerRemedy, Warning};
 use rbuild_transport::{
     ImportedCache, ImportedCaches, LayerFetcher, RecordKeys, RemoteCache, RemoteSteps, SharedCache,
 };
 
-use crate::exit::Failure;
+use crate::exit::{Failure, reported};
 use crate::input::cache::fields::CacheFields;
 use crate::input::cache::targets::CacheTarget;
 use crate::ui::hints::{Hint, ValueRemedy};
@@ -43,7 +43,7 @@ struct CacheSource<'a> {
     /// The directory, if it does not exist.
     missing: Option<PathBuf>,
     /// Those in a directory.
-    opened: Vec<Result<Option<ImportedCache>, String>>,
+    opened: Vec<Result<Option<ImportedCache>, ReportedError>>,
     /// Those on other machines.
     shared: Vec<SharedCache>,
     /// Keys whose signatures are valid.
@@ -105,7 +105,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         } else {
             let src = fields.get("src").filter(|src| !src.is_empty());
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
-            let open = |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| e.message());
+            let open = |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| reported(&e, e.help()));
             let tags = fields.tags();
             missing = Some(PathBuf::from(src)).filter(|dir| matches!(dir.try_exists(), Ok(false)));
             opened = tags.iter().map(open).collect();
@@ -123,7 +123,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
     for CacheSource { text, place, is_required, missing, opened, shared, .. } in sources {
         let mut outcomes = opened;
         for cache in shared {
-            let answer = read.next().unwrap_or(Ok(None)).map_err(|e| e.message);
+            let answer = read.next().unwrap_or(Ok(None));
             if let Ok(Some(steps)) = &answer {
                 for cause in &steps.faults {
                     if is_required {
@@ -136,7 +136,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             }
             outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::shared(cache, steps))));
         }
-        let is_unsigned = |outcome: &Result<Option<ImportedCache>, String>| matches!(outcome, Ok(Some(cache)) if cache.has_unsigned());
+        let is_unsigned = |outcome: &Result<Option<ImportedCache>, ReportedError>| matches!(outcome, Ok(Some(cache)) if cache.has_unsigned());
         if outcomes.iter().any(is_unsigned) {
             let text = format!("--cache-from {text}: records without a valid signature are ignored");
             if is_required {
@@ -148,12 +148,18 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         for outcome in outcomes {
             match outcome {
                 Ok(cache) => found.extend(cache),
-                Err(cause) if is_required => {
-                    return Err(Failure::new(format!("--cache-from {text}: cannot read the cache: {cause}")));
+                Err(ReportedError { message, remedy, .. }) if is_required => {
+                    let failure = Failure::new(format!("--cache-from {text}: cannot read the cache: {message}"));
+                    return Err(remedy.map_or(failure.clone(), |remedy| failure.help(remedy)));
                 }
-                Err(cause) => {
-                    let words = format!("--cache-from {text}: cannot read the cache, so it is not used: {cause}");
-                    if causes.insert(cause) {
+                // A first build may name the image with which it pushes its cache.
+                Err(ReportedError { message, remedy: Some(Remedy::Server(ServerRemedy::UseCacheTag)), .. }) => {
+                    (reader.note)(&format!("--cache-from {text}: the image has no cache"));
+                    causes.insert(message);
+                }
+                Err(ReportedError { message, .. }) => {
+                    let words = format!("--cache-from {text}: cannot read the cache, so it is not used: {message}");
+                    if causes.insert(message) {
                         terminal::warning(Warning { text: words, help: None });
                     }
                 }

@@ -279,6 +279,7 @@ fn server_words(remedy: &ServerRemedy) -> String {
         ServerRemedy::CreateRepository => "check the name, or create the repository".into(),
         ServerRemedy::CreateBucket => "check the name and the region, or create the bucket".into(),
         ServerRemedy::CheckObjectLogin => "check the access key and its permissions".into(),
+        ServerRemedy::UseCacheTag => "use another tag for the cache, for example NAME:cache".into(),
         ServerRemedy::PushAgain => "use another tag, or have the image pushed again".into(),
         ServerRemedy::PushToTag => "push to a tag".into(),
         ServerRemedy::CheckRegistry => "check the address of the registry".into(),

@@ -163,7 +163,7 @@ fn hints_about_servers_are_as_recorded() {
     assert_words!(
         ServerRemedy {
             CheckNetwork, NameRegistry, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
-            CreateRepository, CreateBucket, CheckObjectLogin, PushAgain, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
+            CreateRepository, CreateBucket, CheckObjectLogin, PushAgain, UseCacheTag, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
             CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
             SetHome, CorrectRegistries, CorrectProxy, UseHost, WriteRegistry, LogInOrCorrectName
         },
@@ -185,6 +185,7 @@ fn hints_about_servers_are_as_recorded() {
             ServerRemedy::CreateBucket,
             ServerRemedy::CheckObjectLogin,
             ServerRemedy::PushAgain,
+            ServerRemedy::UseCacheTag,
             ServerRemedy::PushToTag,
             ServerRemedy::CheckRegistry,
             ServerRemedy::CheckAddress,
