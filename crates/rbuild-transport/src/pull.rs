@@ -34,7 +34,7 @@ pub struct PulledImage {
     pub manifest: ManifestDigest,
     /// Digest that the name resolved to in the registry: that of the manifest or an index.
     pub resolved: ManifestDigest,
-    /// True if anything was downloaded.
+    /// True if the store lacked any part of the image besides its manifest.
     pub is_new: bool,
     /// Platforms that the name no longer refers to.
     pub lost: Option<LostPlatforms>,
@@ -268,7 +268,7 @@ impl RemoteImage {
             None => staging,
         };
         let source = WithUrls { repository, urls: &documents.urls };
-        let id = documents.stage(&source, &staging, progress)?;
+        let (id, is_new) = documents.stage(&source, &staging, progress)?;
         let tag = if self.keeps_index(store)? { None } else { tag_of(name) };
         let lost = staging.publish("pull", &[manifest], &[(manifest, tag)])?.pop();
         store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
@@ -276,7 +276,7 @@ impl RemoteImage {
             self.give_name(store, manifest)?;
         }
         let warnings = documents.warnings.clone();
-        Ok(PulledImage { id, manifest, resolved: *resolved, is_new: true, lost, warnings })
+        Ok(PulledImage { id, manifest, resolved: *resolved, is_new, lost, warnings })
     }
 }
 
@@ -390,16 +390,17 @@ pub(crate) fn nested(mut entry: Descriptor, outer: Option<&Descriptor>) -> Descr
 
 impl ImageDocuments {
     /// Stages the documents, and the layers that the store lacks: several at once, the largest
-    /// first. Returns the ID of the image.
+    /// first. Returns the ID of the image, and true if the store lacked any of its content.
     fn stage(
         &self,
         source: &dyn BlobSource,
         staging: &Staging<'_>,
         progress: &TransferProgress<'_>,
-    ) -> Result<ImageId> {
+    ) -> Result<(ImageId, bool)> {
         staging.put_bytes(&self.manifest)?;
-        let id = staging.put_bytes(&self.config)?.0.of_config();
         let missing = missing_layers(staging, &self.layers)?;
+        let is_new = !missing.is_empty() || self.is_new_config(staging)?;
+        let id = staging.put_bytes(&self.config)?.0.of_config();
         for layer in self.layers.iter().filter(|layer| !missing.contains(layer)) {
             staging.report_stored(&layer.digest)?;
         }
@@ -410,7 +411,12 @@ impl ImageDocuments {
         }
         (progress.total)(total_size(&missing));
         copy_all(source, staging, &missing, progress)?;
-        Ok(id)
+        Ok((id, is_new))
+    }
+
+    /// Returns true if the store lacks the configuration.
+    pub(crate) fn is_new_config(&self, staging: &Staging<'_>) -> Result<bool> {
+        Ok(staging.verified_size(&BlobDigest::of(&self.config))?.is_none())
     }
 }
 

@@ -295,6 +295,10 @@ impl PlatformImages<'_> {
         let images = || self.images.iter().map(|(_, image)| image);
         let documents =
             images().flat_map(|image| [&image.manifest, &image.config].into_iter().chain(image.embedded.values()));
+        let mut is_new = false;
+        for image in images() {
+            is_new |= image.is_new_config(&staging)?;
+        }
         let attestations = self.attachments.iter().map(|attachment| &attachment.document.bytes);
         for document in documents.chain(&self.index).chain(attestations) {
             staging.put_bytes(document)?;
@@ -304,6 +308,7 @@ impl PlatformImages<'_> {
             layers.chain(self.attachments.iter().flat_map(|attachment| &attachment.blobs)).copied().collect();
         let urls = self.images.iter().flat_map(|(_, image)| image.urls.clone()).collect();
         let missing = missing_layers(&staging, &layers)?;
+        is_new |= !missing.is_empty();
         (progress.total)(total_size(&missing));
         copy_all(&WithUrls { repository, urls: &urls }, &staging, &missing, progress)?;
         let lost = staging.publish("pull", &[self.top], &[(self.top, tag_of(name))])?.pop();
@@ -313,7 +318,7 @@ impl PlatformImages<'_> {
         }
         let warnings = self.images.iter().flat_map(|(_, image)| image.warnings.clone());
         let warnings = warnings.chain(self.warning.clone()).collect();
-        Ok(PulledPlatforms { resolved: *resolved, is_new: true, lost, warnings })
+        Ok(PulledPlatforms { resolved: *resolved, is_new, lost, warnings })
     }
 }
 

@@ -196,6 +196,11 @@ impl Outgoing {
         Outgoing { early: Some(early), ..self }
     }
 
+    /// Returns the size of the manifest or index that names refer to, in bytes.
+    pub fn document_size(&self) -> usize {
+        self.top.bytes.len()
+    }
+
     /// Returns the number of bytes of all blobs.
     pub fn size(&self) -> u64 {
         total_size(&self.blobs)

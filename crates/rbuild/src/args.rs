@@ -230,6 +230,9 @@ pub struct ImportArgs {
     /// Platform of the image [default: that of this machine]
     #[arg(long)]
     pub platform: Option<String>,
+    /// Do not show the progress of a download
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 #[derive(Args)]

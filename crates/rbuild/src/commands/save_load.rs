@@ -43,11 +43,16 @@ fn shown(path: &str) -> String {
 }
 
 /// Opens a file, or downloads it if its path is a URL.
-fn open_or_download(store: &Store, path: &str) -> Result<File, Failure> {
+fn open_or_download(store: &Store, path: &str, quiet: bool) -> Result<File, Failure> {
     match url(path)? {
-        Some(url) => transfer::download_once(store, &url),
+        Some(url) => transfer::download_once(store, &url, quiet),
         None => open(Path::new(path)),
     }
+}
+
+/// Starts the bar of a transfer, which draws nothing with `--quiet`.
+fn bar(quiet: bool, doing: &str, total: Option<u64>) -> TransferBar {
+    if quiet { TransferBar::hidden() } else { TransferBar::start(doing, total) }
 }
 
 /// Parses a URL; `None` if the text is a path.
@@ -81,12 +86,12 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     let (source, total) = match args.file.as_str() {
         "-" => (Box::new(stdin::piped(StdinUse::Archive)?) as Box<dyn Read + Send>, None),
         path => {
-            let file = open_or_download(&store, path)?;
+            let file = open_or_download(&store, path, args.quiet)?;
             let total = size(&file);
             (Box::new(file) as Box<dyn Read + Send>, total)
         }
     };
-    let bar = TransferBar::start(&format!("importing {}", shown(&args.file)), total);
+    let bar = bar(args.quiet, &format!("importing {}", shown(&args.file)), total);
     let source = bar.reading(source);
     let change = |config: &mut ImageConfig| change_config(config, &args.change);
     let now = creation_time()?;
@@ -259,16 +264,16 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
-            let bar = TransferBar::start(&format!("loading {}", shown(&path.to_string_lossy())), None);
+            let bar = bar(args.quiet, &format!("loading {}", shown(&path.to_string_lossy())), None);
             rbuild_transport::load_directory(&store, path, &wanted, bar.moved())?
         }
         Some(path) if !is_stdio(path) => {
-            let file = open_or_download(&store, &path.to_string_lossy())?;
-            let bar = TransferBar::start(&format!("loading {}", shown(&path.to_string_lossy())), size(&file));
+            let file = open_or_download(&store, &path.to_string_lossy(), args.quiet)?;
+            let bar = bar(args.quiet, &format!("loading {}", shown(&path.to_string_lossy())), size(&file));
             rbuild_transport::load(&store, bar.reading(file), &wanted).map_err(|e| e.of_archive(path))?
         }
         _ => {
-            let bar = TransferBar::start("loading", None);
+            let bar = bar(args.quiet, "loading", None);
             rbuild_transport::load(&store, bar.reading(stdin::piped(StdinUse::Archive)?), &wanted)?
         }
     };

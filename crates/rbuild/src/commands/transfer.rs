@@ -113,8 +113,8 @@ pub fn download_one(
 }
 
 /// Downloads a file that is used once.
-pub fn download_once(store: &Store, url: &SourceUrl) -> Result<File, Failure> {
-    let display = TransferDisplay::new(false);
+pub fn download_once(store: &Store, url: &SourceUrl, quiet: bool) -> Result<File, Failure> {
+    let display = TransferDisplay::new(quiet);
     let client = registry::client_of(&RegistryFlags::default(), &[], false)?;
     Ok(shown(display, &format!("downloading {url}"), "downloaded", |progress| {
         rbuild_transport::download_once(store, &client, url, progress)
@@ -233,9 +233,9 @@ fn status(is_new: bool, digest: &str, name: &str) -> String {
     format!("Digest: {digest}\nStatus: {news} {name}\n")
 }
 
-/// Formats the result of a push like docker.
-fn sent(tag: &str, digest: &str, size: u64) -> String {
-    format!("{tag}: digest: {digest} size: {}\n", human_size(size))
+/// Formats the result of a push like docker: with the size of the manifest in bytes.
+fn sent(tag: &str, digest: &str, size: usize) -> String {
+    format!("{tag}: digest: {digest} size: {size}\n")
 }
 
 /// Returns the warning about the digest of a push that the store does not know.
@@ -391,7 +391,7 @@ impl NamePush<'_> {
         unlisted.iter().for_each(|unlisted| terminal::warning(unlisted_referrer(name, unlisted)));
         if self.display != TransferDisplay::Nothing {
             let tag = name.tag().unwrap_or("latest");
-            terminal::err(&sent(tag, &self.image.digest.to_string(), self.image.size()));
+            terminal::err(&sent(tag, &self.image.digest.to_string(), self.image.document_size()));
         }
         Ok(())
     }

@@ -28,6 +28,11 @@ impl TransferBar {
         TransferBar::with_counter(doing, total, Arc::default())
     }
 
+    /// Returns a bar that counts bytes and draws nothing.
+    pub fn hidden() -> TransferBar {
+        TransferBar { moved: Arc::default(), over: Arc::default(), drawing: None }
+    }
+
     /// Starts drawing the bytes that `moved` counts.
     pub fn with_counter(doing: &str, total: Option<u64>, moved: Arc<AtomicU64>) -> TransferBar {
         let over = Arc::new(AtomicBool::new(false));

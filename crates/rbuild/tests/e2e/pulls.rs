@@ -97,6 +97,19 @@ fn assert_nothing_is_left(scene: &Scene) {
 }
 
 #[test]
+fn a_pull_of_an_image_that_was_pushed_from_here_is_up_to_date() {
+    let (scene, base) = scene();
+    let app = scene.name("app:1");
+    scene.lab.write("one", "1");
+    scene.build(&format!("FROM {base}\nCOPY one /\n"), &["-t", &app, "--push", "."]).ok();
+    let pulled = scene.rbuild(&["pull", &app]).ok();
+    assert!(pulled.stderr.contains("Image is up to date"), "{}", pulled.stderr);
+    scene.forget(&app);
+    let pulled = scene.rbuild(&["pull", &app]).ok();
+    assert!(pulled.stderr.contains("Downloaded newer image"), "{}", pulled.stderr);
+}
+
+#[test]
 fn layers_are_unpacked_before_their_last_byte_has_arrived() {
     let (scene, name) = scene();
     hold(&scene, 1);
