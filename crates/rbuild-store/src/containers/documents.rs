@@ -5,7 +5,7 @@ use rbuild_linux::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::durability::Durability;
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::ids::ContainerId;
 use crate::modes;
 use crate::store::Store;
@@ -101,7 +101,17 @@ impl Containers<'_> {
     /// Fails if a document cannot be read.
     pub fn find_container(&self, wanted: &str) -> Result<Option<Container>> {
         let all = self.list()?;
-        let by_id = |c: &&Container| wanted.len() >= 4 && c.id.hex().starts_with(wanted);
-        Ok(all.iter().find(|c| c.name == wanted).or_else(|| all.iter().find(by_id)).cloned())
+        if let Some(named) = all.iter().find(|container| container.name == wanted) {
+            return Ok(Some(named.clone()));
+        }
+        let has_prefix = |container: &&Container| wanted.len() >= 4 && container.id.hex().starts_with(wanted);
+        match all.iter().filter(has_prefix).collect::<Vec<_>>()[..] {
+            [] => Ok(None),
+            [only] => Ok(Some(only.clone())),
+            ref several => {
+                let found: Vec<String> = several.iter().map(|container| container.id.short()).collect();
+                Err(StoreError::Ambiguous { name: wanted.to_string(), found: found.join(", ") })
+            }
+        }
     }
 }

@@ -136,7 +136,7 @@ pub struct BuildArgs {
     #[arg(long)]
     pub verify: bool,
     /// Write a page with the timeline of the build and the sizes of its layers
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", value_parser = value::html_file)]
     pub timings: Option<PathBuf>,
     /// Action when a command fails: fail, or shell to open one in its container [default: fail]
     #[arg(long, value_name = "ACTION")]

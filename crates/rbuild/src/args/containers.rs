@@ -9,7 +9,7 @@ use rbuild_plan::NetworkMode;
 use rbuild_store::RestartPolicy;
 
 use crate::args::registry::RegistryFlags;
-use crate::input::value::{self, GroupLimit, Lines, Nanoseconds, SignalNumber};
+use crate::input::value::{self, GroupLimit, Lines, Moment, Nanoseconds, SignalNumber};
 
 #[derive(Args)]
 #[command(disable_help_flag = true, override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND]...")]
@@ -316,6 +316,13 @@ pub struct LogsArgs {
     /// Show only this number of lines at the end of a container's output, or of builds in the list
     #[arg(short = 'n', long, value_name = "LINES", value_parser = value::lines)]
     pub tail: Option<Lines>,
+    /// Show only output after this time, or builds started after it: a duration before now (10s,
+    /// 1h30m) or a time (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME", value_parser = value::moment)]
+    pub since: Option<Moment>,
+    /// Show only output before this time, or builds started before it, in the forms of --since
+    #[arg(long, value_name = "TIME", value_parser = value::moment)]
+    pub until: Option<Moment>,
     /// Show the time of each line of a container's output
     #[arg(short, long)]
     pub timestamps: bool,

@@ -33,7 +33,11 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
             let remedy = taken_as_value(parser.find_subcommand(verb), words).unwrap_or_else(|| use_form(verb));
             Failure::usage(format!("`rbuild {shown}` requires {flag}")).help(remedy)
         }
-        ErrorKind::InvalidValue if value.is_empty() => Failure::usage(format!("{flag} requires a value")).help(see),
+        ErrorKind::InvalidValue if value.is_empty() => {
+            let form = args.first().and_then(|arg| flag_form(arg));
+            let failure = Failure::usage(format!("{flag} requires a value"));
+            failure.help(form.map_or(see, |form| UsageRemedy::PassOne { form }))
+        }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let setting = args.first().map_or(value.clone(), |arg| setting(arg, &value, words));
             match e.source().and_then(|source| source.downcast_ref::<BadValue>()) {
@@ -73,6 +77,13 @@ fn name(arg: &clap::Arg) -> String {
         (None, None, Some(names)) => names.join(" "),
         (None, None, None) => arg.get_id().to_string(),
     }
+}
+
+/// Returns a flag with the name of its value: `--timings FILE.html`.
+fn flag_form(arg: &clap::Arg) -> Option<String> {
+    let value = arg.get_value_names()?.first()?.to_string();
+    let between = if arg.is_require_equals_set() { "=" } else { " " };
+    Some(format!("{}{between}{value}", name(arg)))
 }
 
 fn unexpected(verb: &str, given: &str, misplaced: Option<&str>, words: &[OsString]) -> Failure {
@@ -159,7 +170,7 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: UsageRemedy) ->
     failure.help(match (misplaced, close) {
         (_, Some(close)) => hints::did_you_mean(close),
         (Some(verb), None) => UsageRemedy::PutFirst { verb: verb.into() }.into(),
-        (None, None) => match (hidden(verb, flag), verb_of(flag)) {
+        (None, None) => match (hidden(verb, flag), relative_with(verb, flag)) {
             (Some(close), _) => hints::did_you_mean(&close),
             (None, Some(verb)) => UsageRemedy::FlagOf { flag: flag.into(), verb }.into(),
             (None, None) => see.into(),
@@ -167,18 +178,28 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: UsageRemedy) ->
     })
 }
 
-/// Returns the verb that has a flag which was passed to another one.
-fn verb_of(flag: &str) -> Option<String> {
+/// Verbs that are easily confused, each with others whose flags may be passed to it.
+const RELATIVES: [(&str, &[&str]); 7] = [
+    ("build", &["run", "pull"]),
+    ("run", &["build", "exec", "logs"]),
+    ("create", &["run", "start"]),
+    ("start", &["run", "logs"]),
+    ("exec", &["run"]),
+    ("restart", &["run"]),
+    ("prune", &["image-prune", "builder-prune", "system-prune"]),
+];
+
+/// Returns the relative of a verb that has a flag which the verb lacks. A short flag has another
+/// meaning for each verb, so there is none.
+fn relative_with(verb: &str, flag: &str) -> Option<String> {
+    let name = flag.strip_prefix("--")?;
     let pages = clap_command::pages();
     let has = |verb: &str| {
-        let page = pages.find_subcommand(verb)?;
-        let shown = page.get_arguments().filter(|arg| !arg.is_hide_set());
-        let names = shown.flat_map(|arg| {
-            [arg.get_long().map(|long| format!("--{long}")), arg.get_short().map(|short| format!("-{short}"))]
-        });
-        names.flatten().any(|name| name == flag).then(|| verb.to_string())
+        let mut shown = pages.find_subcommand(verb)?.get_arguments().filter(|arg| !arg.is_hide_set());
+        shown.any(|arg| arg.get_long() == Some(name)).then(|| clap_command::written(verb).to_string())
     };
-    ["build", "run", "exec", "logs", "ps", "images"].into_iter().find_map(has)
+    let (_, relatives) = RELATIVES.iter().find(|(of, _)| *of == verb)?;
+    relatives.iter().find_map(|verb| has(verb))
 }
 
 /// Returns the most similar flag of the parser, including flags that the help page does not list.
@@ -247,7 +268,9 @@ mod tests {
             ("build --progress loud .", "--progress loud: unknown value", "use auto"),
             ("build --jobs -1", "--jobs -1: not a number of steps", "use 1 or more"),
             ("build --cache-limit -1", "--cache-limit -1: not a size", "use a number with a unit"),
-            ("build --jobs", "--jobs requires a value", "run `rbuild build --help`"),
+            ("build --jobs", "--jobs requires a value", "pass one: --jobs "),
+            ("build --timings", "--timings requires a value", "pass one: --timings FILE.html"),
+            ("build --timings a.json", "--timings a.json: the page is HTML", "use a name such as build.html"),
             ("tag", "`rbuild tag` requires IMAGE NAME", "use the form: rbuild tag"),
             ("load x.tar", "unexpected argument `x.tar`", "pass the file with -i x.tar"),
             ("run --nam x", "unknown flag `--nam` of `rbuild run`", "did you mean `--name`?"),
@@ -258,8 +281,15 @@ mod tests {
             ("run --name web", "`rbuild run` requires IMAGE", "pass a value before `web`, which --name took"),
             ("run -d", "`rbuild run` requires IMAGE", "use the form: rbuild run"),
             ("exec -u web", "`rbuild exec` requires CONTAINER COMMAND", "pass a value before `web`, which -u took"),
-            ("build -p 80:80 .", "unknown flag `-p` of `rbuild build`", "use -p with `rbuild run`"),
-            ("stop --follow a", "unknown flag `--follow` of `rbuild stop`", "use --follow with `rbuild logs`"),
+            ("build -p 80:80 .", "unknown flag `-p` of `rbuild build`", "run `rbuild build --help`"),
+            (
+                "build --publish 80:80 .",
+                "unknown flag `--publish` of `rbuild build`",
+                "use --publish with `rbuild run`",
+            ),
+            ("start --follow a", "unknown flag `--follow` of `rbuild start`", "use --follow with `rbuild logs`"),
+            ("stop --follow a", "unknown flag `--follow` of `rbuild stop`", "run `rbuild stop --help`"),
+            ("rmi -q a", "unknown flag `-q` of `rbuild rmi`", "run `rbuild rmi --help`"),
             (
                 "build --build-arg A=1 B=2 .",
                 "unexpected argument `.`",

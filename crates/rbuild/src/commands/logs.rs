@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use rbuild_dockerfile::Help;
 use rbuild_engine::Warning;
 use rbuild_remedy::Remedy;
-use rbuild_store::{BuildLog, StepLog, Store};
+use rbuild_store::{BuildLog, StepLog, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::LogsArgs;
@@ -25,7 +25,7 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     if let (Some(container), Some(wanted)) = (container, &args.name)
         && !all.iter().any(|build| build.id.as_str() == wanted)
     {
-        if find(&all, wanted).is_some() {
+        if !matches!(find(&all, wanted), Ok(None)) {
             terminal::warning(ambiguous(wanted));
         }
         if args.format.is_some() {
@@ -39,11 +39,16 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
             return Err(failure.help(UsageRemedy::NameContainer));
         }
         let most = args.tail.and_then(|lines| lines.0).unwrap_or(usize::MAX);
-        let rows: Vec<Value> = all.iter().take(most).map(row_of_build).collect();
+        let rows: Vec<Value> =
+            all.iter().filter(|build| is_within(build, &args)).take(most).map(row_of_build).collect();
         print_rows(args.format.as_deref().unwrap_or(BUILDS), BUILDS, &rows)?;
         return Ok(code::OK);
     };
-    let Some(build) = find(&all, wanted) else {
+    if args.since.is_some() || args.until.is_some() {
+        let problem = "--since and --until apply to containers and to the list of builds, but not to the output of one";
+        return Err(Failure::usage(problem).help(VerbRemedy::SelectStep));
+    }
+    let Some(build) = find(&all, wanted)? else {
         return Err(Failure::new(format!("no container or build `{wanted}` has a log")).help(VerbRemedy::ListLogs));
     };
     let steps = steps(build, args.step.as_deref())?;
@@ -91,9 +96,33 @@ fn row_of_step(store: &Store, build: &BuildLog, step: &StepLog) -> Result<Value,
     }))
 }
 
-/// Returns the build with that ID or prefix of an ID, or the last one.
-fn find<'a>(all: &'a [BuildLog], wanted: &str) -> Option<&'a BuildLog> {
-    if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.as_str().starts_with(wanted)) }
+/// Returns true if a build was started in the time of `--since` and `--until`.
+fn is_within(build: &BuildLog, args: &LogsArgs) -> bool {
+    let started = i128::from(build.started) * 1_000_000_000;
+    args.since.is_none_or(|since| started >= since.0) && args.until.is_none_or(|until| started <= until.0)
+}
+
+/// Returns the build with that ID or prefix of an ID, or the last one; `None` if there is none.
+///
+/// # Errors
+///
+/// Fails if several builds have the prefix.
+fn find<'a>(all: &'a [BuildLog], wanted: &str) -> Result<Option<&'a BuildLog>, Failure> {
+    if wanted == "latest" {
+        return Ok(all.first());
+    }
+    if let Some(exact) = all.iter().find(|build| build.id.as_str() == wanted) {
+        return Ok(Some(exact));
+    }
+    match all.iter().filter(|build| build.id.as_str().starts_with(wanted)).collect::<Vec<_>>()[..] {
+        [] => Ok(None),
+        [only] => Ok(Some(only)),
+        ref several => {
+            let found: Vec<&str> = several.iter().map(|build| build.id.as_str()).collect();
+            let name = wanted.to_string();
+            Err(StoreError::Ambiguous { name, found: found.join(", ") }.into())
+        }
+    }
 }
 
 /// Warns that a name belongs to a container and to a build.
@@ -183,6 +212,11 @@ mod tests {
         let text = [&["base 1/2", "base 2/2"][..], &[]]
             .map(|labels| steps(&build(labels), Some("3/2")).expect_err("no such step").text());
         let ambiguous = terminal::warning_text(&ambiguous("abc"), false);
-        rbuild_testkit::assert_recorded!("logs", text.concat() + &ambiguous);
+        let several = ["6b0d1", "6b0d2", "6b0d22"].map(|id| BuildLog { id: id.parse().unwrap(), ..build(&[]) });
+        let found = |wanted| find(&several, wanted).unwrap().map(|build| build.id.as_str());
+        let [newest, exact, prefix, none] = ["latest", "6b0d2", "6b0d1", "7"].map(found);
+        assert_eq!((newest, exact, prefix, none), (Some("6b0d1"), Some("6b0d2"), Some("6b0d1"), None));
+        let several = find(&several, "6b0d").unwrap_err().text();
+        rbuild_testkit::assert_recorded!("logs", text.concat() + &ambiguous + &several);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use rbuild_engine::PullPolicy;
 use rbuild_image::{Reference, ReferenceError};
@@ -289,6 +290,18 @@ pub fn until(filter: &str, span: &str) -> Result<i64, Failure> {
     Ok(Timestamp::now().sec - span.as_secs())
 }
 
+/// Parses the path of a page. A name with another ending would not be that of its content.
+pub fn html_file(text: &str) -> Result<PathBuf, BadValue> {
+    let path = PathBuf::from(text);
+    let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
+    match end.as_deref() {
+        Some("json" | "txt" | "csv" | "md" | "xml" | "yaml" | "yml" | "svg" | "pdf") => {
+            Err(BadValue { problem: "the page is HTML".into(), hint: ValueRemedy::HtmlName.into() })
+        }
+        _ => Ok(path),
+    }
+}
+
 /// A number of lines; `None` for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lines(pub Option<usize>);
@@ -300,6 +313,32 @@ pub fn lines(text: &str) -> Result<Lines, BadValue> {
         "all" => Ok(Lines(None)),
         text => text.parse::<i64>().map(|lines| Lines(usize::try_from(lines).ok())).map_err(bad),
     }
+}
+
+/// A time in nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub i128);
+
+/// Returns the current time.
+pub fn now() -> Moment {
+    let now = Timestamp::now();
+    Moment(i128::from(now.sec) * 1_000_000_000 + i128::from(now.nsec))
+}
+
+/// Parses a time, as docker does: a duration before now, a time with or without a time zone, a
+/// date, or seconds since the Unix epoch.
+pub fn moment(text: &str) -> Result<Moment, BadValue> {
+    moment_at(text, now().0)
+        .ok_or_else(|| BadValue { problem: "not a duration or a time".into(), hint: ValueRemedy::MomentForm.into() })
+}
+
+fn moment_at(text: &str, now: i128) -> Option<Moment> {
+    let local = |time: jiff::civil::DateTime| time.to_zoned(jiff::tz::TimeZone::system()).ok();
+    let seconds = || text.parse::<u32>().ok().map(|seconds| i128::from(seconds) * 1_000_000_000);
+    let duration = || text.parse::<jiff::SignedDuration>().ok().map(|span| now - span.as_nanos());
+    let time = || text.parse::<jiff::Timestamp>().ok().map(|time| time.as_nanosecond());
+    let civil = || Some(local(text.parse().ok()?)?.timestamp().as_nanosecond());
+    seconds().or_else(duration).or_else(time).or_else(civil).map(Moment)
 }
 
 /// The type of an object that `inspect` shows.
@@ -322,6 +361,24 @@ pub fn json_only(text: &str) -> Result<String, BadValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_have_the_forms_of_docker() {
+        let second = 1_000_000_000;
+        let now = 1000 * second;
+        for (text, expected) in [
+            ("10s", Some(990 * second)),
+            ("1m30s", Some(910 * second)),
+            ("1970-01-01T00:00:05Z", Some(5 * second)),
+            ("1970-01-01T01:00:05.5+01:00", Some(5 * second + second / 2)),
+            ("7", Some(7 * second)),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(moment_at(text, now).map(|moment| moment.0), expected, "{text}");
+        }
+        assert!(moment_at("1999-12-31", now).is_some() && moment_at("1999-12-31T10:00:00", now).is_some());
+    }
 
     #[test]
     fn durations_have_days() {

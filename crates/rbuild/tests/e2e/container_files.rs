@@ -28,6 +28,12 @@ fn hidden_replaced_and_short_lived_files_are_listed_as_they_are() {
         busy.kill().unwrap();
         busy.wait().unwrap();
         host.line("commit -a somebody a kept").ok();
+        host.line("create --name new made").ok();
+        host.line("diff new").fails(1, &["container `new` has not been started", "rbuild start new"]);
+        host.line("run --name over busybox true").ok();
+        for verb in ["diff over", "commit over image"] {
+            host.line(verb).fails(1, &["the files of container `over` were removed at its end"]);
+        }
         let shown = "{{.Author}} {{.Config.StopSignal}} {{json .Config.ExposedPorts}}";
         assert_eq!(host.state("kept", shown), r#"somebody SIGUSR1 {"80/tcp":{},"81/tcp":{}}"#);
     }

@@ -289,6 +289,14 @@ fn output_is_followed_until_the_end() {
     host.start("--name a", "for i in 1 2 3; do echo $i; sleep 0.2; done");
     assert_eq!(host.line("logs -f a").ok().stdout, "1\n2\n3\n");
     assert_eq!(host.line("logs -n 2 a").ok().stdout, "2\n3\n");
+    assert_eq!(host.line("logs --since 1h a").ok().stdout, "1\n2\n3\n");
+    assert_eq!(host.line("logs --until 1h a").ok().stdout, "");
+    let times = host.line("logs -t a").ok().stdout;
+    let second = times.lines().nth(1).unwrap().split(' ').next().unwrap();
+    assert_eq!(host.line(&format!("logs --since {second} a")).ok().stdout, "2\n3\n");
+    assert_eq!(host.line(&format!("logs -f --until {second} -n 1 a")).ok().stdout, "2\n");
+    assert_eq!(host.line("logs --until 1h").ok().stdout.lines().count(), 1);
+    host.line("logs --since soon a").fails(2, &["--since soon: not a duration or a time"]);
     host.start("--name b", FOREVER);
     let mut follow = host.0.command(["logs", "-f", "b"]);
     let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();

@@ -9,7 +9,7 @@ use rbuild_linux::Timestamp;
 use rbuild_linux::process::{signal_name, signal_number};
 use rbuild_plan::ContainerMount;
 use rbuild_sandbox::{Builder, enter};
-use rbuild_store::{Container, Image, RunSettings, Store};
+use rbuild_store::{Container, ContainerState, Image, RunSettings, Store};
 use serde_json::json;
 
 use crate::args::{CommitArgs, DiffArgs};
@@ -37,8 +37,12 @@ impl Changed {
         let container = lookup::find(store, wanted)?;
         let id = &container.id;
         let state = store.containers().state(id)?;
+        if matches!(state, ContainerState::Created) {
+            let failure = Failure::new(format!("container `{wanted}` has not been started, so it has no files yet"));
+            return Err(failure.help(VerbRemedy::StartContainer { name: wanted.into() }));
+        }
         if !state.is_running() {
-            let failure = Failure::new(format!("container `{wanted}` has no changed files: it is not running"));
+            let failure = Failure::new(format!("the files of container `{wanted}` were removed at its end"));
             return Err(failure.help(VerbRemedy::CopyWhileRunning));
         }
         let Some(upper) = store.containers().changes(id)? else {

@@ -7,6 +7,7 @@ use rbuild_store::{Container, OutputFrame, OutputReader, OutputStream, Store};
 
 use crate::args::LogsArgs;
 use crate::exit::{Failure, code};
+use crate::input::value::{Moment, now};
 
 /// Interval between two checks for new output.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -19,16 +20,21 @@ pub fn show(store: Store, container: &Container, args: &LogsArgs) -> Result<u8, 
     // Others must not wait for this command, which may follow the output for long.
     store.release_lock()?;
     let mut printer = Printer { timestamps: args.timestamps, at_start: [true; 2] };
+    let selected = TimeRange { since: args.since, until: args.until };
     let shown: Result<(), OutputError> = (|| {
         if let Some(lines) = args.tail.and_then(|tail| tail.0) {
-            let frames = last_lines(all_frames(&mut output)?, lines);
+            let mut frames = all_frames(&mut output)?;
+            frames.retain(|frame| selected.has(frame));
+            let frames = last_lines(frames, lines);
             frames.iter().try_for_each(|frame| printer.print(frame)).map_err(OutputError::Write)?;
         }
         loop {
             // What was written before the end is read after the check.
-            let is_over = !args.follow || !watch.is_running();
+            let is_over = !args.follow || !watch.is_running() || selected.is_past();
             while let Some(frame) = output.next_frame().map_err(OutputError::Read)? {
-                printer.print(&frame).map_err(OutputError::Write)?;
+                if selected.has(&frame) {
+                    printer.print(&frame).map_err(OutputError::Write)?;
+                }
             }
             if is_over {
                 return Ok(());
@@ -43,6 +49,24 @@ pub fn show(store: Store, container: &Container, args: &LogsArgs) -> Result<u8, 
         Err(OutputError::Read(e)) => {
             Err(Failure::caused(format!("cannot read the output of container `{}`", container.name), &e))
         }
+    }
+}
+
+/// The time of the output that is shown.
+struct TimeRange {
+    since: Option<Moment>,
+    until: Option<Moment>,
+}
+
+impl TimeRange {
+    fn has(&self, frame: &OutputFrame) -> bool {
+        let time = i128::from(frame.time);
+        self.since.is_none_or(|since| time >= since.0) && self.until.is_none_or(|until| time <= until.0)
+    }
+
+    /// Returns true if no later output is selected.
+    fn is_past(&self) -> bool {
+        self.until.is_some_and(|until| now() > until)
     }
 }
 
@@ -130,6 +154,19 @@ impl Printer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn output_is_selected_by_its_time() {
+        let frame = |time| OutputFrame { time, stream: OutputStream::Stdout, bytes: Vec::new() };
+        let selected = |since: Option<i128>, until: Option<i128>| {
+            let selection = TimeRange { since: since.map(Moment), until: until.map(Moment) };
+            [1, 2, 3].map(|time| selection.has(&frame(time)))
+        };
+        assert_eq!(selected(None, None), [true; 3]);
+        assert_eq!(selected(Some(2), None), [false, true, true]);
+        assert_eq!(selected(Some(2), Some(2)), [false, true, false]);
+        assert!(TimeRange { since: None, until: Some(Moment(1)) }.is_past());
+    }
 
     #[test]
     fn the_last_lines_are_those_at_the_end() {

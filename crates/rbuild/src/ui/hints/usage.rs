@@ -21,6 +21,8 @@ pub enum UsageRemedy {
     PutExecFlagsFirst,
     /// Write the value of a flag after an equals sign.
     AttachValue { flag: String, value: String },
+    /// Pass the value of a flag.
+    PassOne { form: String },
     /// Pass a value for a flag, before the word that was taken as its value.
     PassValue { flag: String, word: String },
     /// Pass a flag to the command that has it.
@@ -61,6 +63,7 @@ impl UsageRemedy {
             UsageRemedy::PutFlagsFirst => "write the flags of `rbuild run` before the image".into(),
             UsageRemedy::PutExecFlagsFirst => "write the flags of `rbuild exec` before the container".into(),
             UsageRemedy::AttachValue { flag, value } => format!("write {flag}={value}").into(),
+            UsageRemedy::PassOne { form } => format!("pass one: {form}").into(),
             UsageRemedy::PassValue { flag, word } => {
                 format!("pass a value before `{word}`, which {flag} took as its own").into()
             }

@@ -83,6 +83,10 @@ pub enum ValueRemedy {
     SignalForm,
     /// Use a number of lines, or all.
     LinesForm,
+    /// Use the form of a duration or a time.
+    MomentForm,
+    /// Use a name with the ending of a page.
+    HtmlName,
     /// Use the form of a size.
     SizeForm,
     /// Use the form of a cache that is read.
@@ -218,6 +222,10 @@ impl ValueRemedy {
             }
             ValueRemedy::OtherPort { publish } => format!("publish another port: -p {publish}").into(),
             ValueRemedy::SignalForm => "use a name or a number, such as TERM or 15".into(),
+            ValueRemedy::HtmlName => "use a name such as build.html".into(),
+            ValueRemedy::MomentForm => {
+                "use a duration such as 10s or 1h30m, or a time such as 2026-01-31T12:00:00Z".into()
+            }
             ValueRemedy::LinesForm => "use a number, or all".into(),
             ValueRemedy::SizeForm => "use a number with a unit, such as 64m or 10g".into(),
             ValueRemedy::CacheSourceForm => "use a form such as type=local,src=DIR".into(),

@@ -11,6 +11,8 @@ pub enum VerbRemedy {
     Continue { process: u32 },
     /// Start a container before files are copied into it, or mount them.
     StartFirst { name: String },
+    /// Start a container.
+    StartContainer { name: String },
     /// Copy files into an image by a build.
     UseCopy,
     /// Write the path of a file in an image.
@@ -41,6 +43,8 @@ pub enum VerbRemedy {
     ConfigureHelper,
     /// List builds, or containers.
     ListLogs,
+    /// Select a step of a build.
+    SelectStep,
     /// Pass the complete ID of a build.
     PassBuildId,
     /// List containers.
@@ -121,6 +125,7 @@ impl VerbRemedy {
                 format!("start it first with `rbuild start {name}`, or mount the files with -v when it is created")
                     .into()
             }
+            VerbRemedy::StartContainer { name } => format!("start it with `rbuild start {name}`").into(),
             VerbRemedy::UseCopy => "use COPY in a Dockerfile".into(),
             VerbRemedy::WritePath { image, path } => format!("write {image}:/{path}").into(),
             VerbRemedy::AnswerYes => "answer y, or pass -f to remove without a question".into(),
@@ -143,6 +148,7 @@ impl VerbRemedy {
             VerbRemedy::ListLogs => {
                 "run `rbuild logs` to list recent builds, or `rbuild ps -a` to list the containers".into()
             }
+            VerbRemedy::SelectStep => "omit them, or select a step: rbuild logs BUILD STEP".into(),
             VerbRemedy::PassBuildId => "pass the complete ID of the build to see its output".into(),
             VerbRemedy::ListRunning => "run `rbuild ps` to list the running containers".into(),
             VerbRemedy::Unpause { name } => format!("run `rbuild unpause {name}` to continue it").into(),
