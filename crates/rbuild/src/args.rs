@@ -122,6 +122,11 @@ pub enum Verb {
     /// Remove images
     Rmi(RmiArgs),
     /// Remove dangling images and unused build cache
+    ///
+    /// Without --all, this removes images without a name that no other image needs, results of
+    /// steps that no build can find anymore, and what interrupted builds left. What the next build
+    /// can use stays: --all removes that as well, or --filter and --keep-storage the part that was
+    /// not used lately. Images with a name, containers and volumes always stay.
     Prune(PruneArgs),
     /// Write the build cache to a directory or an archive
     #[command(name = "cache-export")]
@@ -130,8 +135,17 @@ pub enum Verb {
     #[command(name = "cache-import")]
     CacheImport(CacheImportArgs),
     /// Remove unused build cache; keep all images
+    ///
+    /// Without --all, this removes results of steps that no build can find anymore, and what
+    /// interrupted builds left. What the next build can use stays: --all removes that as well, or
+    /// --filter and --keep-storage the part that was not used lately.
     #[command(name = "builder-prune", hide = true)]
     BuilderPrune(PruneArgs),
+    /// Remove containers that are not running, dangling images and unused build cache
+    ///
+    /// With --all, this removes every image that no container uses, and the whole build cache.
+    #[command(name = "system-prune", hide = true)]
+    SystemPrune(SystemPruneArgs),
     /// Remove dangling images; with --all, every image that no container uses
     #[command(name = "image-prune", hide = true)]
     ImagePrune(ImagePruneArgs),
@@ -165,6 +179,10 @@ pub enum Verb {
     /// Show the output of a container or of a build, or list recent builds
     Logs(LogsArgs),
     /// Show disk usage of the store
+    ///
+    /// RECLAIMABLE is what `rbuild system prune --all` frees, and for volumes what
+    /// `rbuild volume prune --all` frees. `rbuild prune --all` frees that of blobs, trees, cache
+    /// mounts and build logs. Without --all, what the next build can use stays.
     Df(DfArgs),
     /// Check the integrity of the store
     Fsck(FsckArgs),
@@ -378,9 +396,27 @@ pub struct PruneArgs {
     pub verbose: bool,
     #[arg(long, hide = true)]
     pub volumes: bool,
-    /// `system prune`: containers that are not running as well and, with `--all`, unused images.
+}
+
+#[derive(Args)]
+pub struct SystemPruneArgs {
+    /// Include images with a name that no container uses, and the whole build cache with its cache
+    /// mounts and the logs of builds
+    #[arg(short, long)]
+    pub all: bool,
+    /// Remove only containers and images created before this time, and build cache unused since:
+    /// until=24h
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Keep the most recently used build cache, up to this size
+    #[arg(long, value_name = "SIZE")]
+    pub keep_storage: Option<String>,
+    /// Do not ask for confirmation; rbuild that was not called as `docker` asks only on a terminal,
+    /// and only with --all
+    #[arg(short, long)]
+    pub force: bool,
     #[arg(long, hide = true)]
-    pub system: bool,
+    pub volumes: bool,
 }
 
 #[derive(Args)]

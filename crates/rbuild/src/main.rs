@@ -142,7 +142,7 @@ fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
     let fills_store = matches!(verb, Verb::Import(_) | Verb::Load(_) | Verb::Pull(_) | Verb::CacheImport(_));
     let settings = if names_store && !fills_store { settings.expecting_store() } else { settings };
     if as_docker || confirm::loses_images(&verb) {
-        confirm::removal(&verb)?;
+        confirm::removal(&verb, &settings)?;
     }
     run_verb(verb, &settings)
 }
@@ -182,6 +182,7 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::CacheExport(args) => cache::export(settings, args),
         Verb::CacheImport(args) => cache::import(settings, args),
         Verb::BuilderPrune(args) => removing::prune(settings, args, DanglingImages::Keep),
+        Verb::SystemPrune(args) => removing::system_prune(settings, args),
         Verb::ImagePrune(args) => removing::image_prune(settings, args),
         Verb::Containers(args) => containers::list::list(settings, args),
         Verb::ContainerPrune(_) => containers::remove::prune(settings),

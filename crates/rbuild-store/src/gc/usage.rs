@@ -59,7 +59,18 @@ impl DiskUsage<'_> {
         ])
     }
 
-    /// Returns the usage of images, and their blobs.
+    /// Returns the size of the build cache that a removal of all of it frees, in bytes: the
+    /// reclaimable part of blobs, trees, cache mounts and build logs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn reclaimable_cache(&self) -> Result<u64> {
+        let is_cache = |kind: &str| !matches!(kind, "Images" | "Containers" | "Volumes");
+        Ok(self.by_kind()?.iter().filter(|(kind, _)| is_cache(kind)).map(|(_, usage)| usage.reclaimable).sum())
+    }
+
+    /// Returns the usage of images, and the blobs of these and of containers' images.
     fn usage_of_images(&self) -> Result<(Usage, HashSet<BlobDigest>)> {
         let held: HashSet<ManifestDigest> = self.store.containers().list()?.iter().map(|c| c.image).collect();
         let entries = self.store.images().list()?;
@@ -73,7 +84,8 @@ impl DiskUsage<'_> {
         let count = entries.len() as u64;
         let usage =
             Usage { count, active: entries.iter().filter(is_active).count() as u64, bytes, reclaimable: bytes - used };
-        Ok((usage, all))
+        let of_containers = held.iter().flat_map(|image| self.blobs_of(image));
+        Ok((usage, all.into_iter().chain(of_containers).collect()))
     }
 
     /// Returns the blobs of an image; none if it is damaged.

@@ -51,7 +51,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
 /// Verbs that unpack archives, and verbs that enter a builder process. Only their help pages show
 /// the flags for that.
 const UNPACK: [&str; 5] = ["build", "import", "load", "pull", "cache-import"];
-const ENTER: [&str; 15] = [
+const ENTER: [&str; 16] = [
     "build",
     "run",
     "start",
@@ -59,6 +59,7 @@ const ENTER: [&str; 15] = [
     "cp",
     "prune",
     "builder-prune",
+    "system-prune",
     "volume-rm",
     "volume-prune",
     "diff",
@@ -94,7 +95,10 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("cp", "  rbuild cp app:/usr/bin/app .\n  rbuild cp app:/etc - | tar -t"),
     ("cache-export", "  rbuild cache export cache\n  rbuild cache export --mounts all cache.tar"),
     ("cache-import", "  rbuild cache import cache"),
-    ("prune", "  rbuild prune --filter until=24h\n  rbuild prune --keep-storage 10g"),
+    (
+        "prune",
+        "  rbuild prune --filter until=24h    what was not used for a day\n  rbuild prune --keep-storage 10g    what was used least recently\n  rbuild prune --all                 the whole build cache",
+    ),
     (
         "completion",
         "  rbuild completion bash > ~/.local/share/bash-completion/completions/rbuild\n  rbuild completion fish > ~/.config/fish/completions/rbuild.fish\n  rbuild completion zsh > ~/.zfunc/_rbuild     with fpath+=~/.zfunc before compinit",
@@ -185,6 +189,11 @@ pub fn pages() -> Command {
         )
 }
 
+/// Returns the verbs on the help page of the program.
+pub fn listed_verbs() -> impl Iterator<Item = &'static str> {
+    VERBS.iter().flat_map(|(_, names)| names.iter().copied())
+}
+
 /// Returns the list of verbs, in groups.
 fn verbs(command: &Command) -> String {
     let mut text = String::new();
@@ -217,6 +226,7 @@ pub fn written(verb: &str) -> &str {
         "builder-prune" => "builder prune",
         "image-prune" => "image prune",
         "container-prune" => "container prune",
+        "system-prune" => "system prune",
         "volume-ls" => "volume ls",
         "volume-create" => "volume create",
         "volume-rm" => "volume rm",

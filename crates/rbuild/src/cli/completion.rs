@@ -17,7 +17,7 @@ use clap_complete::env::{EnvCompleter, Fish, Zsh};
 use crate::args::Cli;
 use crate::cli::completion::line::{escaped, split};
 use crate::cli::completion::values::with_values;
-use crate::cli::verbs;
+use crate::cli::{clap_command, topics, verbs};
 use crate::exit::code;
 
 /// Variable with the name of the shell that requests candidates.
@@ -102,9 +102,38 @@ fn command(words: &[OsString]) -> Command {
         Command::new(group).about("Commands of docker").subcommands(verbs.collect::<Vec<_>>())
     });
     let grouped: Vec<Command> = grouped.collect();
-    let command = with_values(command.subcommands(grouped), words);
+    let help = help_of(&command);
+    let command = without_internal_names(command).disable_help_subcommand(true);
+    let command = with_values(command.subcommands(grouped).subcommand(help), words);
     let current = words.get(index(words)).map(|word| word.to_string_lossy()).unwrap_or_default();
     if current.starts_with('-') { command } else { without_flags(command) }
+}
+
+/// Returns the command `help` with the names of commands, groups and topics.
+fn help_of(command: &Command) -> Command {
+    let word = |name: &'static str, verb: &str| {
+        let about = command.find_subcommand(verb).and_then(Command::get_about).cloned();
+        Command::new(name).about(about.unwrap_or_default())
+    };
+    let verbs = clap_command::listed_verbs().filter(|verb| !is_internal(verb)).map(|verb| word(verb, verb));
+    let groups = verbs::groups().map(|(group, words)| {
+        let words: Vec<Command> = words.map(|(name, verb)| word(name, verb)).collect();
+        Command::new(group).about("Commands of docker").subcommands(words)
+    });
+    let topics = topics::names().map(|name| Command::new(name).about("Page of the reference"));
+    let help = Command::new("help").about("Show a help page").disable_help_subcommand(true);
+    help.subcommands(verbs.chain(groups).chain(topics).collect::<Vec<_>>())
+}
+
+/// Hides verbs that users write as two words: `cache export`.
+fn without_internal_names(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_string()).collect();
+    let internal = names.iter().filter(|name| is_internal(name));
+    internal.fold(command, |command, name| command.mut_subcommand(name, |verb| verb.hide(true)))
+}
+
+fn is_internal(verb: &str) -> bool {
+    clap_command::written(verb) != verb
 }
 
 /// Returns the index of the word at the cursor. Zsh passes all words, and the index in a variable.
@@ -142,6 +171,8 @@ mod tests {
     fn verbs_flags_and_values_are_completed() {
         for (line, expected) in [
             ("rbuild bui", &["build", "builder"][..]),
+            ("rbuild help comp", &["completion", "compatibility"]),
+            ("rbuild help cache e", &["export"]),
             ("A=1 rbuild image hist", &["history"]),
             ("rbuild --no-cache-f", &["--no-cache-filter"]),
             ("rbuild build --no-cache-f", &["--no-cache-filter"]),
@@ -159,6 +190,15 @@ mod tests {
             assert!(found.iter().all(|text| text.starts_with(kept) || line.contains("-o ")), "{line}: {found:?}");
             let expected: Vec<&str> = expected.iter().map(|text| text.trim_start_matches("type=")).collect();
             assert!(expected.iter().all(|text| found.iter().any(|found| found == text)), "{line}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_users_do_not_write_are_not_offered() {
+        for line in ["rbuild ", "rbuild help "] {
+            let found = candidates(line);
+            assert!(found.iter().any(|name| name == "cache"), "{line}: {found:?}");
+            assert!(!found.iter().any(|name| name.contains('-') && !name.starts_with('-')), "{line}: {found:?}");
         }
     }
 

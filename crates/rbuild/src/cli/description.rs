@@ -37,14 +37,18 @@ pub fn answer(command: &str, words: &[OsString]) -> Result<String, Failure> {
     template::rows(format, &Value::Null, &[fields]).map_err(bad_format)
 }
 
-/// Returns the fields of `docker version`. There is no server.
+/// Returns the fields of `docker version`. There is no server: this program has its fields, so that
+/// scripts do not wait for one.
 fn version() -> Value {
-    json!({"Client": {"Version": VERSION, "Os": "linux", "Arch": architecture()}})
+    let program = json!({"Version": VERSION, "Os": "linux", "Arch": architecture()});
+    json!({"Client": program, "Server": program})
 }
 
-/// Returns those fields of `docker info` that do not describe a daemon.
+/// Returns those fields of `docker info` that do not describe a daemon, and the version, which
+/// scripts that wait for a daemon read.
 fn info() -> Value {
     json!({
+        "ServerVersion": VERSION,
         "ClientInfo": {"Version": VERSION, "Os": "linux", "Arch": architecture()},
         "OSType": "linux",
         "Architecture": std::env::consts::ARCH,
@@ -70,12 +74,11 @@ mod tests {
         assert_eq!(answered("version --help").unwrap(), "Usage: rbuild version [--format FORMAT]\n");
         let json: Value = serde_json::from_str(&answered("version --format json").unwrap()).unwrap();
         assert_eq!(json["Client"]["Os"], "linux");
-        let failures = [
-            "version --format {{.Server.Version}}",
-            "info --format {{.ServerVersion}}",
-            "info --format",
-            "version --client",
-        ];
+        for line in ["version --format {{.Server.Version}}", "info -f {{.ServerVersion}}"] {
+            assert_eq!(answered(line).unwrap(), format!("{VERSION}\n"));
+        }
+        let failures =
+            ["version --format {{.Server.Name}}", "info --format {{.Swarm}}", "info --format", "version --client"];
         let failures = failures.map(|line| answered(line).unwrap_err().text());
         rbuild_testkit::assert_recorded!("version-and-info", failures.concat());
     }

@@ -15,6 +15,20 @@ pub fn page(topic: &str) -> Option<&'static str> {
     TOPICS.iter().find(|(name, _)| *name == topic).map(|(_, page)| *page)
 }
 
+/// Returns the only topic whose name begins with a text.
+pub fn with_prefix(text: &str) -> Option<&'static str> {
+    let mut found = names().filter(|name| name.starts_with(text));
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// Returns the list of topics, each with the heading of its page.
+pub fn list() -> String {
+    let line = |(name, page): &(&str, &str)| {
+        format!("  {name:15}{}\n", page.lines().next().unwrap_or_default().trim_start_matches("# "))
+    };
+    format!("Usage: rbuild help TOPIC\n\nTopics:\n{}", TOPICS.iter().map(line).collect::<String>())
+}
+
 /// Returns the names of all topics.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TOPICS.iter().map(|(name, _)| *name)

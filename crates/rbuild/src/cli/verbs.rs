@@ -8,7 +8,8 @@ use crate::cli::{description, substitutes, topics};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
-const VERBS: [&str; 53] = [
+const VERBS: [&str; 54] = [
+    "system-prune",
     "export",
     "pause",
     "rename",
@@ -180,7 +181,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 7] = [
         "system",
         &[
             ("df", GroupWord::Verb("df")),
-            ("prune", GroupWord::VerbWith("prune", "--system")),
+            ("prune", GroupWord::Verb("system-prune")),
             ("info", GroupWord::Nothing(INFO, "run `rbuild doctor` to check this machine")),
         ],
     ),
@@ -243,7 +244,11 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         }
         "help" if let Some(page) = topics::page(&second) => {
             no_more_words(&argv[..], at + 2)?;
-            return Ok(CommandLine::Answer { text: page.into(), note: String::new() });
+            return Ok(CommandLine::page(page.into()));
+        }
+        "help" if ["topic", "topics"].contains(&second.as_str()) => {
+            no_more_words(&argv[..], at + 2)?;
+            return Ok(CommandLine::page(topics::list()));
         }
         "help" if substitutes::names().any(|name| name == second || name == word(2) && second == "buildx") => {
             let name = if second == "buildx" { word(2) } else { second };
@@ -251,7 +256,8 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
             return page.map(CommandLine::page);
         }
         "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => {
-            return Err(match rbuild_dockerfile::closest(&second, topics::names()) {
+            let beginning = topics::with_prefix(&second).filter(|_| second.len() >= 3);
+            return Err(match beginning.or_else(|| rbuild_dockerfile::closest(&second, topics::names())) {
                 Some(close) => Failure::usage(format!("no help page for `{second}`"))
                     .help(hints::did_you_mean(&format!("rbuild help {close}"))),
                 None => unknown(&second),
@@ -311,6 +317,8 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
             }
             GroupWord::Nothing(text, note) => return Ok(CommandLine::Answer { text: text.into(), note: note.into() }),
         },
+        // As in docker. With a value, it is a flag of `build`.
+        "-v" if argv.len() == at + 1 => "--version",
         flag if flag.starts_with('-') && unsupported::global_flag(flag).is_some() => {
             return Err(unsupported_flag(flag));
         }
@@ -328,7 +336,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
 fn no_more_words(argv: &[OsString], from: usize) -> Result<(), Failure> {
     match argv.get(from) {
         Some(word) => Err(Failure::usage(format!("unexpected argument `{}`", word.to_string_lossy()))
-            .help(UsageRemedy::UseForm { form: "rbuild help [COMMAND]".into() })),
+            .help(UsageRemedy::UseForm { form: "rbuild help [COMMAND|TOPIC]".into() })),
         None => Ok(()),
     }
 }
@@ -489,7 +497,7 @@ mod tests {
             ("rbuild buildx du", "rbuild df"),
             ("rbuild builder prune -af", "rbuild builder-prune -af"),
             ("rbuild buildx prune -f", "rbuild builder-prune -f"),
-            ("rbuild system prune -af", "rbuild prune --system -af"),
+            ("rbuild system prune -af", "rbuild system-prune -af"),
             ("rbuild buildx version", "rbuild --version"),
             ("rbuild buildx create --use", "rbuild\n"),
             ("rbuild --help", "help "),
@@ -504,6 +512,8 @@ mod tests {
             ("rbuild help version", "Usage: rbuild version [--format FORMAT]\n"),
             ("rbuild ./save", "rbuild build ./save"),
             ("rbuild --version", "rbuild --version"),
+            ("rbuild -v", "rbuild --version"),
+            ("rbuild -v a:/b", "rbuild build -v a:/b"),
         ] {
             assert_eq!(run(typed, false).unwrap(), want);
         }
@@ -528,8 +538,8 @@ mod tests {
                 "`buildx biuld` is not a command of rbuild",
                 "did you mean `rbuild buildx build`?",
             ),
-            ("rbuild help buildx build x", "unexpected argument `x`", "use the form: rbuild help [COMMAND]"),
-            ("rbuild help save x", "unexpected argument `x`", "use the form: rbuild help [COMMAND]"),
+            ("rbuild help buildx build x", "unexpected argument `x`", "use the form: rbuild help [COMMAND|TOPIC]"),
+            ("rbuild help save x", "unexpected argument `x`", "use the form: rbuild help [COMMAND|TOPIC]"),
         ] {
             let failure = run(typed, false).unwrap_err();
             assert_eq!((failure.message.as_str(), failure.help.unwrap().to_string().as_str()), (message, help));
@@ -545,6 +555,20 @@ mod tests {
             format!("$ {line}\n{}", failure.text())
         });
         rbuild_testkit::assert_recorded!("unsupported-global-flags", failures.collect::<String>());
+    }
+
+    #[test]
+    fn topics_are_listed_and_found_by_their_beginning() {
+        let list = run("rbuild help topics", false).unwrap();
+        assert!(list.contains("\n  compatibility  Compatibility with"), "{list}");
+        for (word, topic) in [("compat", "compatibility"), ("env", "environment"), ("ouptuts", "outputs")] {
+            let failure = run(&format!("rbuild help {word}"), false).unwrap_err();
+            let help = failure.help.unwrap().to_string();
+            assert_eq!(
+                (failure.message, help),
+                (format!("no help page for `{word}`"), format!("did you mean `rbuild help {topic}`?"))
+            );
+        }
     }
 
     #[test]

@@ -90,7 +90,12 @@ fn unknown(wanted: &str) -> Failure {
     }
     let names: Vec<&str> = rules().chain(errors()).collect();
     let failure = Failure::usage(format!("no rule or error is called `{wanted}`"));
-    failure.help(match rbuild_dockerfile::closest(wanted, names) {
+    let begins = |name: &&&str| name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted));
+    let beginning = match names.iter().filter(begins).collect::<Vec<_>>()[..] {
+        [only] if wanted.len() >= 3 => Some(*only),
+        _ => None,
+    };
+    failure.help(match beginning.or_else(|| rbuild_dockerfile::closest(wanted, names.iter().copied())) {
         Some(close) => hints::did_you_mean(close),
         None => VerbRemedy::ListExplanations.into(),
     })
@@ -111,6 +116,13 @@ fn list() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_beginning_suggests_the_whole_name() {
+        for (word, name) in [("Stagename", "StageNameCasing"), ("undefinedv", "UndefinedVar")] {
+            assert_eq!(unknown(word).help.unwrap().to_string(), format!("did you mean `{name}`?"));
+        }
+    }
 
     #[test]
     fn every_rule_has_a_page() {

@@ -6,10 +6,12 @@ use rbuild_engine::Warning;
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
-use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, NamedImage, Store, StoreError, Usage};
+use rbuild_store::{
+    Budget, CheckFailure, Checked, Container, DanglingImages, Freed, Image, NamedImage, Store, StoreError, Usage,
+};
 use serde_json::json;
 
-use crate::args::{ContainersArgs, DfArgs, FsckArgs, ImagePruneArgs, ImagesArgs, PruneArgs, RmiArgs};
+use crate::args::{ContainersArgs, DfArgs, FsckArgs, ImagePruneArgs, ImagesArgs, PruneArgs, RmiArgs, SystemPruneArgs};
 use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::list;
 use crate::commands::images::{self, bad_format, seconds};
@@ -59,8 +61,7 @@ const DELETED_IMAGES: &str = "Deleted Images";
 pub fn remove_stopped(store: &Store, before: Option<i64>) -> Result<(String, u64), Failure> {
     let (mut text, mut freed) = (String::new(), 0);
     for container in store.containers().list()? {
-        let is_recent = before.is_some_and(|time| container.created.is_none_or(|created| created >= time));
-        if is_recent {
+        if is_recent(&container, before) {
             continue;
         }
         let Some(bytes) = store.container_changes()?.remove(&container.id)? else { continue };
@@ -70,44 +71,108 @@ pub fn remove_stopped(store: &Store, before: Option<i64>) -> Result<(String, u64
     Ok((text, freed))
 }
 
+/// Returns true if a container was created later than a time in seconds since the Unix epoch.
+fn is_recent(container: &Container, time: Option<i64>) -> bool {
+    time.is_some_and(|time| container.created.is_none_or(|created| created >= time))
+}
+
+/// Returns the containers that [`remove_stopped`] keeps.
+fn remaining(store: &Store, before: Option<i64>) -> Result<Vec<Container>, Failure> {
+    let mut kept = Vec::new();
+    for container in store.containers().list()? {
+        if is_recent(&container, before) || store.containers().state(&container.id)?.is_running() {
+            kept.push(container);
+        }
+    }
+    Ok(kept)
+}
+
 /// Removes images that no container uses: dangling ones, or all with `--all`. Keeps the build
 /// cache.
 pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
     remove_abandoned(settings, &store)?;
-    let text = remove_images(&store, args.all, &filters)?;
+    let removed = remove_images(&store, args.all, &filters)?;
     let freed = store.gc().sweep_blobs()?;
-    terminal::out(&removed_text(DELETED_IMAGES, &text, freed.bytes));
+    terminal::out(&removed_text(DELETED_IMAGES, &removed.text, freed.bytes));
     Ok(code::OK)
 }
 
-/// Removes images as above. Returns their names and IDs, one on each line.
-fn remove_images(store: &Store, all: bool, filters: &[PruneFilter]) -> Result<String, Failure> {
-    let held: Vec<ManifestDigest> = store.containers().list()?.into_iter().map(|c| c.image).collect();
-    let pulled = store.images().pulled_by_name()?;
-    let mut gone = Vec::new();
-    let mut text = String::new();
-    for entry in store.images().list()? {
-        if (!all && !entry.is_dangling(&pulled)) || entry.artifact.images().iter().any(|image| held.contains(image)) {
-            continue;
-        }
-        // The creation time and the labels of a damaged image are unknown, so it matches only if
-        // there are no filters.
-        let image = store.images().image(&entry.manifest).ok();
-        let passes = |f: &PruneFilter| image.as_ref().is_some_and(|image| f.passes(image));
-        if filters.iter().all(passes) {
-            text += &entry.name.as_ref().map_or(String::new(), |n| format!("untagged: {}\n", n.familiar()));
-            gone.push(entry);
-        }
-    }
+/// Images that were removed.
+#[derive(Default)]
+struct RemovedImages {
+    /// Their names and IDs, one on each line.
+    text: String,
+    /// Number of images.
+    count: u64,
+}
+
+/// Removes images as above.
+fn remove_images(store: &Store, all: bool, filters: &[PruneFilter]) -> Result<RemovedImages, Failure> {
+    let gone = unused_images(store, &store.containers().list()?, all, filters)?;
+    let names = gone.iter().filter_map(|entry| entry.name.as_ref());
+    let mut text: String = names.map(|name| format!("untagged: {}\n", name.familiar())).collect();
     let removed = image_ids(store, &gone);
     store.images().forget(&gone)?;
     let left = image_ids(store, &store.images().list()?);
     let mut told = HashSet::new();
     let deleted = removed.iter().filter(|id| !left.contains(id) && told.insert(*id));
     deleted.for_each(|id| text += &format!("deleted: {id}\n"));
-    Ok(text)
+    Ok(RemovedImages { text, count: told.len() as u64 })
+}
+
+/// Returns the images that none of these containers uses and that pass the filters: dangling ones,
+/// or all.
+fn unused_images(
+    store: &Store,
+    containers: &[Container],
+    all: bool,
+    filters: &[PruneFilter],
+) -> Result<Vec<NamedImage>, Failure> {
+    let held: Vec<ManifestDigest> = containers.iter().map(|container| container.image).collect();
+    let pulled = store.images().pulled_by_name()?;
+    let mut unused = store.images().list()?;
+    unused.retain(|entry| {
+        let is_held = entry.artifact.images().iter().any(|image| held.contains(image));
+        // The creation time and the labels of a damaged image are unknown, so it matches only if
+        // there are no filters.
+        let image = store.images().image(&entry.manifest).ok();
+        let passes = |f: &PruneFilter| image.as_ref().is_some_and(|image| f.passes(image));
+        !is_held && (all || entry.is_dangling(&pulled)) && filters.iter().all(passes)
+    });
+    Ok(unused)
+}
+
+/// A removal of all images that no container uses.
+pub enum ImageRemoval<'a> {
+    /// That of `image prune -a`.
+    Images(&'a ImagePruneArgs),
+    /// That of `system prune -a`, which removes containers first.
+    ContainersAndImages(&'a SystemPruneArgs),
+}
+
+/// Returns the names of the images that are removed; the short ID for an image without a name.
+///
+/// # Errors
+///
+/// Fails if a filter is invalid or the store cannot be read.
+pub fn removed_images(settings: &Settings, removal: &ImageRemoval<'_>) -> Result<Vec<String>, Failure> {
+    let store = settings.open()?;
+    let images = match removal {
+        ImageRemoval::Images(args) => {
+            let filters = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<Vec<_>, _>>()?;
+            unused_images(&store, &store.containers().list()?, true, &filters)?
+        }
+        ImageRemoval::ContainersAndImages(args) => {
+            let before = budget(&args.filter, None)?.and_then(|budget| budget.used_since);
+            let filters: Vec<PruneFilter> = before.map(PruneFilter::Until).into_iter().collect();
+            unused_images(&store, &remaining(&store, before)?, true, &filters)?
+        }
+    };
+    let id =
+        |entry: &NamedImage| store.images().image(&entry.manifest).map_or(entry.manifest.short(), |i| i.id.short());
+    Ok(images.iter().map(|entry| entry.name.as_ref().map_or_else(|| id(entry), |name| name.familiar())).collect())
 }
 
 /// Returns the IDs of the images of all platforms of entries. An image that cannot be read is
@@ -162,39 +227,56 @@ impl PruneFilter {
     }
 }
 
-/// Removes cache entries in a builder process, because files owned by sub-IDs can be removed only
-/// by root of their user namespace.
-///
-/// Without a budget, `dangling` determines whether dangling images are removed; with a budget, they
-/// are kept.
+/// Removes build cache, and with `dangling` dangling images.
 pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let budget = budget(&args)?;
+    let budget = budget(&args.filter, args.keep_storage.as_deref())?;
     remove_abandoned(settings, &store)?;
-    let mut of_containers = 0;
-    if args.system {
-        let before = budget.and_then(|budget| budget.used_since);
-        let (containers, bytes) = remove_stopped(&store, before)?;
-        of_containers = bytes;
-        let mut text = removed_list(DELETED, &containers);
-        if args.all {
-            let filters: Vec<PruneFilter> = before.map(PruneFilter::Until).into_iter().collect();
-            text += &removed_list(DELETED_IMAGES, &remove_images(&store, true, &filters)?);
-        }
-        terminal::out(&text);
-    }
-    let ended = enter(&store_config(&store), settings.isolation, |builder| {
+    prune_cache(settings, &store, CachePrune { all: args.all, budget, dangling }, Freed::default())
+}
+
+/// Removes containers that are not running, images and build cache.
+pub fn system_prune(settings: &Settings, args: SystemPruneArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
+    let budget = budget(&args.filter, args.keep_storage.as_deref())?;
+    remove_abandoned(settings, &store)?;
+    let before = budget.and_then(|budget| budget.used_since);
+    let (containers, bytes) = remove_stopped(&store, before)?;
+    let filters: Vec<PruneFilter> = before.map(PruneFilter::Until).into_iter().collect();
+    let images = if args.all { remove_images(&store, true, &filters)? } else { RemovedImages::default() };
+    terminal::out(&(removed_list(DELETED, &containers) + &removed_list(DELETED_IMAGES, &images.text)));
+    let removed = Freed { bytes, images: images.count, ..Freed::default() };
+    prune_cache(settings, &store, CachePrune { all: args.all, budget, dangling: DanglingImages::Remove }, removed)
+}
+
+/// A removal of build cache.
+#[derive(Clone, Copy)]
+struct CachePrune<'a> {
+    /// Includes what the next build can use.
+    all: bool,
+    budget: Option<Budget<'a>>,
+    /// Treatment of dangling images without a budget; with one, they are kept.
+    dangling: DanglingImages,
+}
+
+/// Removes cache entries in a builder process, because files owned by sub-IDs can be removed only
+/// by root of their user namespace. Reports them together with what was `removed` before.
+fn prune_cache(settings: &Settings, store: &Store, prune: CachePrune<'_>, removed: Freed) -> Result<u8, Failure> {
+    let CachePrune { all, budget, dangling } = prune;
+    let ended = enter(&store_config(store), settings.isolation, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
-            let store = store_in_builder(&builder, &store)?;
+            let store = store_in_builder(&builder, store)?;
             let freed = match budget {
                 Some(budget) => store.gc().collect(budget)?,
-                None => store.gc().prune(args.all, dangling)?,
+                None => store.gc().prune(all, dangling)?,
             };
-            Ok(Freed { bytes: freed.bytes + of_containers, ..freed })
+            let left = if all || budget.is_some() { 0 } else { store.disk_usage().reclaimable_cache()? };
+            Ok((Freed { bytes: freed.bytes + removed.bytes, images: freed.images + removed.images, ..freed }, left))
         });
         match pruned {
-            Ok(freed) => {
+            Ok((freed, left)) => {
                 terminal::out(&freed_text(&freed));
+                left_text(freed.bytes, left).iter().for_each(|text| terminal::note(text));
                 i32::from(code::OK)
             }
             Err(failure) => i32::from(failure.report()),
@@ -203,10 +285,25 @@ pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> 
     Ok(exit_code(ended.code, ended.stopped))
 }
 
+/// Size of the remaining build cache in bytes from which a removal suggests others.
+const MUCH: u64 = 10 << 20;
+
+/// Returns the note about the build cache of `left` bytes that remains, if it is much more than
+/// what was freed.
+fn left_text(freed: u64, left: u64) -> Option<String> {
+    (left >= MUCH && left / 4 > freed).then(|| {
+        format!(
+            "{} of build cache remains, because the next build can use it; -a removes it, and --filter until=24h \
+             the part that was not used for a day",
+            human_size(left)
+        )
+    })
+}
+
 /// Returns the budget of `--filter` and `--keep-storage`; `None` if neither is set.
-fn budget(args: &PruneArgs) -> Result<Option<Budget<'_>>, Failure> {
+fn budget<'a>(filters: &'a [String], keep_storage: Option<&str>) -> Result<Option<Budget<'a>>, Failure> {
     let mut budget = Budget::default();
-    for filter in &args.filter {
+    for filter in filters {
         match filter.split_once('=') {
             Some(("until", text)) => budget.used_since = Some(value::until(filter, text)?),
             Some(("origin", cache)) => budget.origin = Some(cache),
@@ -216,7 +313,7 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget<'_>>, Failure> {
             }
         }
     }
-    budget.bytes = args.keep_storage.as_deref().map(|s| crate::input::flags::size("--keep-storage", s)).transpose()?;
+    budget.bytes = keep_storage.map(|s| crate::input::flags::size("--keep-storage", s)).transpose()?;
     Ok((budget != Budget::default()).then_some(budget))
 }
 
@@ -330,6 +427,8 @@ mod tests {
         let one = Freed { images: 1, records: 1, trees: 1, blobs: 1, mounts: 1, unremovable: 1, bytes: 1 };
         let many = Freed { images: 0, records: 2, trees: 3, blobs: 4, mounts: 5, unremovable: 2, bytes: 1 << 30 };
         let pruned = [Freed::default(), one, many].map(|freed| freed_text(&freed));
+        assert_eq!([(0, MUCH - 1), (MUCH, 2 * MUCH)].map(|(freed, left)| left_text(freed, left)), [None, None]);
+        let left = left_text(1, 452_000_000).expect("much remains");
         let removed = [removed_text(DELETED_IMAGES, "", 0), removed_text(DELETED_IMAGES, "deleted: x\n", 1500)];
         let sound = || Checked { blobs: 1, bytes: 5000, images: 2, records: 3, ..Checked::default() };
         let damage = || vec![StoreDamage::MissingIndex.into(), StoreDamage::MissingDir("records").into()];
@@ -352,7 +451,7 @@ mod tests {
                 format!("repair={repair}: {}{}", checked_text(&found, repair), problem.unwrap_or_default())
             })
         });
-        let text = [pruned.join("\n"), removed.join("\n"), checked.concat().concat()];
+        let text = [pruned.join("\n"), left + "\n", removed.join("\n"), checked.concat().concat()];
         assert_recorded!("removing", text.join("\n"));
     }
 }

@@ -56,6 +56,19 @@ fn image_prune_lists_each_image_once_by_its_id() {
 }
 
 #[test]
+fn system_prune_counts_the_images_that_it_removes() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN echo x > /x\n", &["-t", "a", "-t", "b"]).ok();
+    lab.rbuild(["create", "--name", "c", "busybox"]).ok();
+    let kept = lab.rbuild(["system", "prune", "-f"]).ok().stdout;
+    assert!(kept.starts_with("Deleted Containers:\n") && kept.contains("\nRemoved 0 images, "), "{kept}");
+    let all = lab.rbuild(["system", "prune", "-a", "-f"]).ok().stdout;
+    assert!(all.starts_with("Deleted Images:\nuntagged: ") && all.contains("\nRemoved 2 images, "), "{all}");
+    assert_eq!(images(&lab), [""; 0]);
+    lab.rbuild(["system", "prune", "--filter", "x=y"]).fails(2, &["unknown filter"]);
+}
+
+#[test]
 fn a_named_image_outlives_an_unnamed_one_with_its_id() {
     let lab = Lab::new();
     let dockerfile = "FROM busybox\nRUN echo x > /x\n";

@@ -59,19 +59,22 @@ struct Flag<'a> {
     short: Option<&'a str>,
     /// The name with dashes, and a value.
     text: &'a str,
+    /// The meaning here, if it differs from that of the other programs.
+    meaning: Option<&'a str>,
 }
 
 impl Flag<'_> {
     fn all() -> Vec<Flag<'static>> {
         let lines = include_str!("compatibility/flags.txt").lines().filter(|line| !line.starts_with('#'));
         let flag = |line: &'static str| {
-            let mut words = line.split_whitespace();
+            let (flag, meaning) = line.split_once(" | ").map_or((line, None), |(flag, meaning)| (flag, Some(meaning)));
+            let mut words = flag.split_whitespace();
             let (Some(verb), Some(programs), Some(short), Some(text)) =
                 (words.next(), words.next(), words.next(), words.next())
             else {
                 panic!("`{line}` is incomplete")
             };
-            Flag { verb, programs, short: Some(short).filter(|short| *short != "-"), text }
+            Flag { verb, programs, short: Some(short).filter(|short| *short != "-"), text, meaning }
         };
         lines.map(flag).collect()
     }
@@ -80,11 +83,14 @@ impl Flag<'_> {
         self.text.split('=').next().unwrap_or_default()
     }
 
-    fn effect(&self, lab: &Lab) -> Effect {
+    fn effect(&self, lab: &Lab) -> String {
         // The image has no program, so that no container is started.
         let rest = if self.verb == "build" { "." } else { "demo nosuch" };
         let answer = lab.run(&words(&format!("rbuild {} {} {rest}", self.verb, self.text)));
-        Effect::of_answer(self.name(), &answer)
+        match (Effect::of_answer(self.name(), &answer), self.meaning) {
+            (Effect::Works, Some(meaning)) => format!("works with another meaning: {meaning}"),
+            (effect, _) => effect.text().to_string(),
+        }
     }
 
     fn shown(&self) -> String {
@@ -94,12 +100,12 @@ impl Flag<'_> {
 }
 
 /// Returns a table. Each row has a name, the letters of the programs, and an effect.
-fn table(heading: &str, programs: &[(char, &str)], rows: &[(String, String, Effect)]) -> String {
+fn table(heading: &str, programs: &[(char, &str)], rows: &[(String, String, String)]) -> String {
     let names = programs.iter().map(|(_, name)| format!(" {name} |")).collect::<String>();
     let mut text = format!("| {heading} |{names} rbuild |\n|---|{}---|\n", "---|".repeat(programs.len()));
     for (name, has, effect) in rows {
         let marks = programs.iter().map(|(letter, _)| if has.contains(*letter) { " x |" } else { " |" });
-        text += &format!("| {name} |{} {} |\n", marks.collect::<String>(), effect.text());
+        text += &format!("| {name} |{} {} |\n", marks.collect::<String>(), effect);
     }
     text
 }
@@ -109,14 +115,14 @@ fn page() -> String {
     lab.write_bytes("Dockerfile", b"FROM base AS last\nCMD [\"true\"]\n");
     lab.write_bytes("auth.json", b"{}\n");
     let flags = Flag::all();
-    let of_verb = |verb: &str| -> Vec<(String, String, Effect)> {
+    let of_verb = |verb: &str| -> Vec<(String, String, String)> {
         let of = flags.iter().filter(|flag| flag.verb == verb);
         of.map(|flag| (flag.shown(), flag.programs.to_string(), flag.effect(&lab))).collect()
     };
     let build = table("flag", &[('d', "docker"), ('x', "buildx"), ('p', "podman")], &of_verb("build"));
     let run = table("flag", &[('d', "docker"), ('p', "podman")], &of_verb("run"));
     let lines = include_str!("compatibility/commands.txt").lines().filter(|line| !line.starts_with('#'));
-    let commands: Vec<(String, String, Effect)> = lines
+    let commands: Vec<(String, String, String)> = lines
         .filter_map(|line| line.split_once(' '))
         .map(|(programs, command)| {
             // The help of a command of a missing group is the page of the group.
@@ -126,7 +132,7 @@ fn page() -> String {
                 Effect::Works if answer.starts_with("exit ") => Effect::Unknown,
                 effect => effect,
             };
-            (format!("`{command}`"), programs.to_string(), effect)
+            (format!("`{command}`"), programs.to_string(), effect.text().to_string())
         })
         .collect();
     let commands = table("command", &[('d', "docker"), ('p', "podman")], &commands);

@@ -105,7 +105,8 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         } else {
             let src = fields.get("src").filter(|src| !src.is_empty());
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
-            let open = |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| reported(&e, e.help()));
+            let open =
+                |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| reported(&e, e.help()));
             let tags = fields.tags();
             missing = Some(PathBuf::from(src)).filter(|dir| matches!(dir.try_exists(), Ok(false)));
             opened = tags.iter().map(open).collect();

@@ -211,7 +211,7 @@ const RUN_OUTPUT: [Unsupported; 2] = [
 ];
 
 /// Flags of other verbs, with the verb.
-const OTHER: [(&str, &[&str], &str, &str); 11] = [
+const OTHER: [(&str, &[&str], &str, &str); 12] = [
     ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
     ("import", &["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH"),
     ("save", &["--compress", "-m", "--multi-image-archive"], "one archive holds all the images", "remove the flag"),
@@ -235,7 +235,13 @@ const OTHER: [(&str, &[&str], &str, &str); 11] = [
         "change it with a Dockerfile: FROM the image, and the instructions",
     ),
     ("exec", &["--privileged"], "privileges are fixed", "remove the flag"),
-    ("logs", &["--since", "--until", "--details"], "output is selected by lines", "pass --tail LINES"),
+    ("logs", &["--details"], "the output of containers has no attributes", "remove the flag"),
+    (
+        "inspect",
+        &["-s", "--size"],
+        "the files of containers are not measured",
+        "run `rbuild images` for the size of an image, or `rbuild diff CONTAINER` for changed files",
+    ),
     ("ps", &["-s", "--size"], "the files of containers are not measured", "remove the flag"),
     ("cp", &["--overwrite"], "a directory never replaces a file", "remove the destination first"),
 ];
@@ -258,7 +264,7 @@ const GLOBAL: [Unsupported; 5] = [
 ];
 
 /// Commands of docker and podman.
-const COMMANDS: [Unsupported; 15] = [
+const COMMANDS: [Unsupported; 25] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["attach"],
@@ -293,28 +299,37 @@ const COMMANDS: [Unsupported; 15] = [
     (&["imagetools", "manifest"], "rbuild does not edit manifests", "use skopeo or crane"),
     (&["network"], "rbuild has no networks", "use --network host, isolated or none"),
     (&["unshare"], "rbuild enters its namespaces itself", "run `rbuild doctor` to check this machine"),
+    (&["context"], "rbuild has no daemons to choose from", "pass --root DIR to use another store"),
     (
-        &[
-            "context",
-            "swarm",
-            "stack",
-            "service",
-            "node",
-            "plugin",
-            "secret",
-            "trust",
-            "machine",
-            "pod",
-            "kube",
-            "play",
-            "generate",
-            "scout",
-            "model",
-            "checkpoint",
-        ],
-        "rbuild only builds images and runs them",
-        "run `rbuild --help` to list the commands",
+        &["machine"],
+        "containers run on this machine, without a virtual one",
+        "run `rbuild doctor` to check this machine",
     ),
+    (
+        &["swarm", "stack", "service", "node"],
+        "rbuild runs containers on this machine only",
+        "push the image with `rbuild push`, and run it with Kubernetes or Nomad",
+    ),
+    (
+        &["pod"],
+        "containers are independent of each other",
+        "start each with `rbuild run -d`: without -p, they reach each other at localhost",
+    ),
+    (
+        &["kube", "play", "generate"],
+        "rbuild does not read or write Kubernetes files",
+        "run the containers with `rbuild run -d`, or use podman kube",
+    ),
+    (&["plugin"], "rbuild has no plugins", "mount directories of this machine: rbuild run -v DIR:PATH IMAGE"),
+    (
+        &["secret"],
+        "secrets are passed to each build",
+        "use RUN --mount=type=secret, and pass --secret id=NAME,src=FILE",
+    ),
+    (&["trust"], "images are not signed", "use cosign, and show signatures with `rbuild inspect --referrers NAME`"),
+    (&["scout"], "images are not analyzed", "use trivy or grype on the archive of `rbuild save -o FILE IMAGE`"),
+    (&["model"], "rbuild has no models", "run the server of a model as a container: rbuild run -d IMAGE"),
+    (&["checkpoint"], "containers cannot be stored and continued", "use podman container checkpoint"),
 ];
 
 /// Returns the flags that a verb lacks.
@@ -327,7 +342,7 @@ fn of_verb(verb: &str) -> impl Iterator<Item = Unsupported> {
     };
     let of_run: [&[Unsupported]; 3] = [&RUN_OUTPUT, &RUN_RESOURCES, &RUN_OTHERS];
     let of_run = of_run.into_iter().filter(move |_| is_run).flatten();
-    let verb = if verb == "builder-prune" { "prune" } else { verb }.to_string();
+    let verb = if matches!(verb, "builder-prune" | "system-prune") { "prune" } else { verb }.to_string();
     let other =
         OTHER.iter().filter(move |(of, ..)| *of == verb).map(|(_, flags, reason, hint)| (*flags, *reason, *hint));
     table.iter().chain(of_run).copied().chain(other)
