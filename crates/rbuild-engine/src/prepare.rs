@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_image::{Hasher, ManifestDigest, Platform};
-use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, VertexId, plan};
+use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, StepPart, VertexId, plan};
 use rbuild_source::HashCache;
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Store};
 use rbuild_transport::{ImportedCaches, LentLayer};
@@ -231,6 +231,32 @@ impl Prepared {
     /// the caches that the build writes may have the result.
     pub fn first_missing(&self) -> Option<CacheKey> {
         self.missing
+    }
+
+    /// Returns the digest of all steps of the build, with the files that are known before anything
+    /// runs. Builds with the same digest do the same.
+    pub fn definition(&self) -> CacheKey {
+        let mut hasher = Hasher::new();
+        for (vertex, prepared) in self.graph.vertices.iter().zip(&self.vertices) {
+            hasher.field("step");
+            let mut put = |part: StepPart<'_>| {
+                hasher.field(part.name()).field(&*part.value());
+            };
+            vertex.step.parts(&mut put);
+            if let Step::Copy(copy) = &vertex.step {
+                copy.source_parts(&mut put);
+            }
+            if let Step::Image { manifest, .. } = &vertex.step {
+                hasher.field(manifest.to_string());
+            }
+            for input in vertex.inputs() {
+                hasher.field("input").field(input.position().to_string());
+            }
+            for selection in &prepared.selected_files {
+                hasher.field("files").field(selection.content.digest.bytes());
+            }
+        }
+        hasher.finish()
     }
 
     /// Returns true if the image is made without its layers, or else has to be prepared again.

@@ -50,9 +50,12 @@ pub struct ClaimRequest<'a> {
     pub cache: &'a RemoteCache,
     /// Key of the first step that is missing.
     pub key: CacheKey,
+    /// Digest of the whole build.
+    pub build: CacheKey,
     /// Name of the machine and its build.
     pub by: &'a str,
-    /// True if a registry that is slow gets no claims.
+    /// True if claims were not requested: a registry that is slow gets none, and the machine waits
+    /// only for a build that does the same.
     pub is_prompt: bool,
     /// Longest time that the machine waits for another one.
     pub patience: Duration,
@@ -65,8 +68,8 @@ pub enum ClaimOutcome {
     Taken,
     /// Another machine had the claim and has ended.
     Ended,
-    /// A machine builds another step, whose claim has the same place, the registry is slow, or this
-    /// machine has waited for too long.
+    /// A machine builds another step, whose claim has the same place, or does another build, the
+    /// registry is slow, or this machine has waited for too long.
     Unavailable,
 }
 
@@ -74,6 +77,9 @@ pub enum ClaimOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Claim {
     key: CacheKey,
+    /// Digest of the whole build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    build: Option<CacheKey>,
     by: String,
     /// Time of the last renewal in seconds since 1970.
     at: i64,
@@ -104,7 +110,8 @@ enum ClaimState {
     Own,
     /// Another machine builds the same step.
     Held(String),
-    /// A machine builds another step, whose claim has the same place.
+    /// A machine builds another step, whose claim has the same place, or this step in a build that
+    /// this one does not wait for.
     Other,
 }
 
@@ -114,7 +121,9 @@ fn state(found: Option<&Claim>, request: &ClaimRequest<'_>, now: i64, unchanged:
         None => ClaimState::Free,
         Some(claim) if claim.is_released || claim.is_abandoned(now, unchanged) => ClaimState::Free,
         Some(claim) if claim.by == request.by => ClaimState::Own,
-        Some(claim) if claim.key == request.key => ClaimState::Held(claim.by.clone()),
+        Some(claim) if claim.key == request.key && (!request.is_prompt || claim.build == Some(request.build)) => {
+            ClaimState::Held(claim.by.clone())
+        }
         Some(_) => ClaimState::Other,
     }
 }
@@ -280,7 +289,8 @@ impl ClaimPlace {
     }
 
     fn write(&self, request: &ClaimRequest<'_>, every: u64, is_released: bool) -> Result<()> {
-        let claim = Claim { key: request.key, by: request.by.into(), at: Timestamp::now().sec, every, is_released };
+        let (key, build, at) = (request.key, Some(request.build), Timestamp::now().sec);
+        let claim = Claim { key, build, by: request.by.into(), at, every, is_released };
         let failed = || TransportError::document("the claim");
         let text = serde_json::to_string(&claim).map_err(failed())?;
         // An index needs no blobs.
@@ -310,8 +320,16 @@ mod tests {
         let cache = RemoteCache::new("a.io/b:c".parse().unwrap(), 16);
         let (own, other) = (CacheKey::of(b"own"), CacheKey::of(b"other"));
         let patience = Duration::from_secs(60);
-        let request = ClaimRequest { cache: &cache, key: own, by: "me", is_prompt: true, patience };
-        let claim = |key: CacheKey, by: &str, at, every| Claim { key, by: by.into(), at, every, is_released: false };
+        let build = CacheKey::of(b"build");
+        let request = ClaimRequest { cache: &cache, key: own, build, by: "me", is_prompt: true, patience };
+        let claim = |key: CacheKey, by: &str, at, every| Claim {
+            key,
+            build: Some(build),
+            by: by.into(),
+            at,
+            every,
+            is_released: false,
+        };
         let seconds = Duration::from_secs;
         let held = || ClaimState::Held("you".into());
         for (found, unchanged, want) in [
@@ -332,9 +350,15 @@ mod tests {
             (Some(claim(own, "you", i64::MAX, u64::MAX)), seconds(1), ClaimState::Free),
             (Some(claim(own, "you", i64::MIN, 0)), seconds(1), ClaimState::Free),
             (Some(claim(other, "you", 1000, 4)), seconds(1), ClaimState::Other),
+            (Some(Claim { build: None, ..claim(own, "you", 1000, 4) }), seconds(1), ClaimState::Other),
+            (Some(Claim { build: Some(other), ..claim(own, "you", 1000, 4) }), seconds(1), ClaimState::Other),
         ] {
             assert_eq!(state(found.as_ref(), &request, 1000, unchanged), want, "{found:?}");
         }
+        // With claims that were requested, a machine waits for any build of the step.
+        let requested = ClaimRequest { is_prompt: false, ..request };
+        let found = Claim { build: Some(other), ..claim(own, "you", 1000, 4) };
+        assert_eq!(state(Some(&found), &requested, 1000, seconds(1)), held());
     }
 
     #[test]

@@ -165,7 +165,9 @@ fn claimed(
     cache_to: &[CacheTarget],
 ) -> Result<Option<ClaimedCache>, Failure> {
     let is_requested = args.cache_claim == Some(true);
-    if args.cache_claim == Some(false) || args.verify || request.parameters.no_cache != NoCache::None {
+    // A shell after an error may be open for hours.
+    let is_suspended = args.verify || request.shell_on_error || request.parameters.no_cache != NoCache::None;
+    if args.cache_claim == Some(false) || is_suspended {
         return Ok(None);
     }
     let written = cache_to.iter().filter(|target| target.export.mode == CacheMode::Max);

@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rbuild_engine::Prepared;
+use rbuild_image::Hasher;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{AwaitedLine, StopSignals};
@@ -33,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// The same if claims were requested.
 const LONG_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
+/// Number of seconds after which a failed renewal is repeated.
+const REPETITION: u64 = 2;
+
 /// Tells the process of a claim to release it.
 const RELEASE: &[u8; 1] = b"r";
 /// Tells it to leave the claim as it is.
@@ -48,15 +52,39 @@ pub struct ClaimedCache {
 }
 
 impl ClaimedCache {
-    fn request<'a>(&'a self, key: CacheKey, by: &'a str) -> ClaimRequest<'a> {
-        let patience = if self.is_requested { LONG_PATIENCE } else { PATIENCE };
-        ClaimRequest { cache: &self.cache, key, by, is_prompt: !self.is_requested, patience }
+    fn patience(&self) -> Duration {
+        if self.is_requested { LONG_PATIENCE } else { PATIENCE }
+    }
+
+    fn request<'a>(&'a self, step: ClaimedStep, by: &'a str) -> ClaimRequest<'a> {
+        let ClaimedStep { key, build } = step;
+        ClaimRequest { cache: &self.cache, key, build, by, is_prompt: !self.is_requested, patience: self.patience() }
     }
 
     /// Returns a client. If claims were not requested, it sends each request once.
     fn client(&self, flags: &RegistryFlags) -> Result<Client, Failure> {
         let once = RetryPolicy { connect: TIMEOUT, idle: TIMEOUT, whole: TIMEOUT, tries: 1, ..RetryPolicy::default() };
         registry::client_within(flags, if self.is_requested { RetryPolicy::default() } else { once })
+    }
+}
+
+/// A step that is claimed.
+#[derive(Debug, Clone, Copy)]
+struct ClaimedStep {
+    key: CacheKey,
+    /// Digest of the whole build.
+    build: CacheKey,
+}
+
+impl ClaimedStep {
+    /// Returns the first step of a build that is missing.
+    fn of(platforms: &[Prepared]) -> Option<ClaimedStep> {
+        let key = platforms.iter().find_map(Prepared::first_missing)?;
+        let mut hasher = Hasher::new();
+        for platform in platforms {
+            hasher.field(platform.definition().bytes());
+        }
+        Some(ClaimedStep { key, build: hasher.finish() })
     }
 }
 
@@ -96,13 +124,12 @@ impl<'a> StepClaims<'a> {
     ///
     /// Fails if a signal interrupts the build while it waits.
     pub fn has_waited(&self, platforms: &[Prepared], close: impl FnOnce()) -> Result<bool, Failure> {
-        let (Some(claimed), Some(key)) = (&self.claimed, platforms.iter().find_map(Prepared::first_missing)) else {
+        let Some(claimed) = self.claimed.as_ref().filter(|_| !self.is_over.get() && self.held.borrow().is_none())
+        else {
             return Ok(false);
         };
-        if self.is_over.get() || self.held.borrow().is_some() {
-            return Ok(false);
-        }
-        let outcome = match HeldClaim::begin(self, claimed, key, close) {
+        let Some(step) = ClaimedStep::of(platforms) else { return Ok(false) };
+        let outcome = match HeldClaim::begin(self, claimed, step, close) {
             Ok(claim) => self.wait(claimed, claim)?,
             Err(_) => ClaimOutcome::Unavailable,
         };
@@ -114,7 +141,6 @@ impl<'a> StepClaims<'a> {
     fn wait(&self, claimed: &ClaimedCache, mut claim: HeldClaim) -> Result<ClaimOutcome, Failure> {
         let Ok(signals) = StopSignals::block() else { return Ok(ClaimOutcome::Unavailable) };
         let after = |time| Some(Instant::now() + time);
-        let mut is_waiting = false;
         let mut deadline = if claimed.is_requested { None } else { after(DELAY) };
         loop {
             let line = match &mut claim.answers {
@@ -124,12 +150,13 @@ impl<'a> StepClaims<'a> {
             let answer = match line {
                 Ok(AwaitedLine::Line(text)) => serde_json::from_slice(&text).ok(),
                 Ok(AwaitedLine::Signal) => {
-                    drop(claim);
+                    claim.end(true);
                     return Err(interrupted());
                 }
-                // The process may still make the claim, without this build waiting for it.
-                Ok(AwaitedLine::Late) if !is_waiting => {
+                // If the process makes the claim now, it releases it at once.
+                Ok(AwaitedLine::Late) if claim.stage == ClaimStage::Asked => {
                     claim.answers = None;
+                    claim.tell(RELEASE);
                     *self.held.borrow_mut() = Some(claim);
                     return Ok(ClaimOutcome::Unavailable);
                 }
@@ -137,14 +164,14 @@ impl<'a> StepClaims<'a> {
             };
             match answer {
                 Some(ClaimAnswer::Waiting(by)) => {
-                    is_waiting = true;
-                    deadline = after(claimed.request(claim.key, &by).patience + TIMEOUT);
+                    claim.stage = ClaimStage::Waiting;
+                    deadline = after(claimed.patience() + TIMEOUT);
                     let machine = by.split(' ').next().unwrap_or_default();
                     let name = claimed.cache.name().familiar();
                     (self.note)(&format!("waiting for steps that `{machine}` builds for the cache `{name}`"));
                 }
                 Some(ClaimAnswer::Outcome(ClaimOutcome::Taken)) => {
-                    claim.is_taken = true;
+                    claim.stage = ClaimStage::Taken;
                     *self.held.borrow_mut() = Some(claim);
                     return Ok(ClaimOutcome::Taken);
                 }
@@ -161,7 +188,7 @@ impl<'a> StepClaims<'a> {
 
     /// Returns the cache in whose repository this build has written a claim.
     pub fn written_to(&self) -> Option<&RemoteCache> {
-        let is_taken = self.held.borrow().as_ref().is_some_and(|held| held.is_taken);
+        let is_taken = self.held.borrow().as_ref().is_some_and(|held| held.stage == ClaimStage::Taken);
         self.claimed.as_ref().filter(|_| is_taken).map(|claimed| &claimed.cache)
     }
 
@@ -195,6 +222,16 @@ enum ClaimAnswer {
     Outcome(ClaimOutcome),
 }
 
+/// The state of a claim, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClaimStage {
+    /// It may be in the registry.
+    Asked,
+    /// Another machine has it.
+    Waiting,
+    Taken,
+}
+
 /// The process that makes a claim and renews it until it is sent a byte.
 struct HeldClaim {
     pid: u32,
@@ -202,7 +239,7 @@ struct HeldClaim {
     pipe: Option<PipeWriter>,
     /// `None` if the build does not wait for the outcome.
     answers: Option<PipeReader>,
-    is_taken: bool,
+    stage: ClaimStage,
 }
 
 impl HeldClaim {
@@ -210,7 +247,7 @@ impl HeldClaim {
     fn begin(
         claims: &StepClaims<'_>,
         claimed: &ClaimedCache,
-        key: CacheKey,
+        step: ClaimedStep,
         close: impl FnOnce(),
     ) -> std::io::Result<HeldClaim> {
         let (ended, pipe) = std::io::pipe()?;
@@ -223,25 +260,34 @@ impl HeldClaim {
                 // The launcher ends this process.
                 let _ = process::block_ending_signals();
                 if process::die_with(&launcher).is_ok() {
-                    hold(claims, claimed, &claimed.request(key, &claims.by), ClaimPipes { ended, answer_writer });
+                    hold(claims, claimed, &claimed.request(step, &claims.by), ClaimPipes { ended, answer_writer });
                 }
                 std::process::exit(i32::from(code::OK))
             }
             Cloned::Parent { child } => {
                 drop((ended, answer_writer));
-                Ok(HeldClaim { pid: child, key, pipe: Some(pipe), answers: Some(answers), is_taken: false })
+                let (pipe, answers, stage) = (Some(pipe), Some(answers), ClaimStage::Asked);
+                Ok(HeldClaim { pid: child, key: step.key, pipe, answers, stage })
             }
         }
     }
 
     /// Ends the process, which has a limited time to release the claim.
     fn end(mut self, releases: bool) {
+        if self.stage == ClaimStage::Waiting {
+            return;
+        }
+        self.tell(if releases { RELEASE } else { KEEP });
+        if let Ok(process) = process::pidfd(self.pid) {
+            process::ends_within(&process, END);
+        }
+    }
+
+    /// Sends the last byte, unless another one was sent before.
+    fn tell(&mut self, byte: &[u8; 1]) {
         if let Some(mut pipe) = self.pipe.take() {
             // Without its process, the claim expires.
-            let _ = pipe.write_all(if releases { RELEASE } else { KEEP });
-        }
-        if let Ok(process) = process::pidfd(self.pid) {
-            process::ends_within(&process, if self.is_taken { END } else { DELAY });
+            let _ = pipe.write_all(byte);
         }
     }
 }
@@ -288,12 +334,18 @@ fn renew_until(mut ended: PipeReader, client: &Client, request: &ClaimRequest<'_
         let _ = ended.read(&mut byte);
         let _ = sender.send(byte != *KEEP);
     });
-    let mut every = FIRST_RENEWAL;
+    let (mut every, mut wait) = (FIRST_RENEWAL, FIRST_RENEWAL);
     let releases = loop {
-        match receiver.recv_timeout(Duration::from_secs(every)) {
+        match receiver.recv_timeout(Duration::from_secs(wait)) {
             Err(RecvTimeoutError::Timeout) => {
-                every = (every * 2).min(LAST_RENEWAL);
-                let _ = renew_claim(client, request, every);
+                let next = (every * 2).min(LAST_RENEWAL);
+                match renew_claim(client, request, next) {
+                    Ok(true) => (every, wait) = (next, next),
+                    // Another machine has it.
+                    Ok(false) => break false,
+                    // The claim expires unless it is renewed in time.
+                    Err(_) => wait = REPETITION,
+                }
             }
             ended => break ended.unwrap_or(true),
         }
