@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
@@ -217,6 +217,13 @@ impl StopRequest {
     /// Returns the request by a signal that was received just now.
     pub fn now(signal: Signal) -> StopRequest {
         StopRequest { signal, at: Instant::now() }
+    }
+
+    /// Ends this process by the signal, which it has blocked, so that a shell script that has started
+    /// it ends, too. Returns only if the signal is ignored.
+    pub fn end_process(self) {
+        let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(self.signal)), None);
+        let _ = raise(self.signal);
     }
 
     /// Returns true if `next` belongs to this request. Service managers may send SIGHUP after

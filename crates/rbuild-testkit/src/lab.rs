@@ -164,11 +164,11 @@ impl Lab {
         command
     }
 
-    /// Returns a command as [`Lab::command`] does, which receives SIGHUP even if nohup(1) started
-    /// the tests.
+    /// Returns a command as [`Lab::command`] does, which receives signals even if the tests ignore
+    /// them: nohup(1) ignores SIGHUP, and bash ignores SIGINT in the background.
     pub fn signaled_command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new("env");
-        command.arg("--default-signal=HUP").arg(rbuild_path()).args(args);
+        command.args(["--default-signal=HUP", "--default-signal=INT"]).arg(rbuild_path()).args(args);
         self.at_home(&mut command);
         command
     }

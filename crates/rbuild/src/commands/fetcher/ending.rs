@@ -1,9 +1,9 @@
 //! The end of transfers at a signal: open uploads are canceled first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rbuild_linux::StopSignals;
+use rbuild_linux::{StopRequest, StopSignals};
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Exit};
 
@@ -13,6 +13,9 @@ use crate::ui::transfer_bar;
 
 /// Time that a fetcher has to cancel its uploads before it is killed. It needs less.
 const FETCHER_GRACE: Duration = Duration::from_millis(1750);
+
+/// Longest time that the end waits until its message is written.
+const MESSAGE: Duration = Duration::from_millis(500);
 
 /// True once a signal has requested the end of this process.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
@@ -27,13 +30,20 @@ impl EndAtSignal {
         let signals = StopSignals::block_heeded()?;
         start(move || {
             let Ok(first) = signals.wait() else { return };
-            end_with(|| {
-                transfer_bar::erase();
-                std::process::exit(i32::from(Failure::interrupted().report()));
+            end_with(move || {
+                // Nobody may read what is written.
+                let written = start(|| {
+                    transfer_bar::erase();
+                    Failure::interrupted().report();
+                });
+                let end = Instant::now() + MESSAGE;
+                while written.as_ref().is_ok_and(|thread| !thread.is_finished()) && Instant::now() < end {
+                    std::thread::sleep(MESSAGE / 100);
+                }
+                exit_by(first);
             });
             while signals.wait().is_ok_and(|next| first.is_repeated_by(next)) {}
-            transfer_bar::erase();
-            std::process::exit(i32::from(Failure::interrupted().report()));
+            exit_by(first);
         })?;
         Ok(EndAtSignal(()))
     }
@@ -49,6 +59,12 @@ impl EndAtSignal {
         })?;
         Ok(EndAtSignal(()))
     }
+}
+
+/// Ends this process by the signal that requested it.
+fn exit_by(request: StopRequest) -> ! {
+    request.end_process();
+    std::process::exit(i32::from(crate::exit::interrupted()))
 }
 
 /// Cancels the uploads on another thread, and ends the process with `exit`.
