@@ -11,13 +11,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rbuild_linux::parallel::{locked, lower_priority, start};
-use rbuild_linux::{RootDir, Timestamp, described};
+use rbuild_linux::{DirEntry, RootDir, Timestamp, described};
 
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
+use crate::gc::measure::tree_bytes;
 use crate::modes;
 use crate::old_downloads;
 use crate::store::Store;
+
+/// End of the names of locks, which begin with the name of the workspace.
+const LOCK_SUFFIX: &str = ".lock";
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -142,9 +146,7 @@ impl Drop for Workspace {
             let _ = thread.join();
         }
         let _ = self.tmp.remove_all(&self.name);
-        let mut lock = self.name.clone();
-        lock.push(".lock");
-        let _ = self.tmp.remove_file(&lock);
+        let _ = self.tmp.remove_file(&lock_of(&self.name));
     }
 }
 
@@ -154,7 +156,7 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let now = Timestamp::now();
         let name = format!("{:x}-{:x}{:08x}-{serial}", std::process::id(), now.sec, now.nsec);
-        let lock = store.open_lock(&format!("tmp/{name}.lock"))?;
+        let lock = store.open_lock(&format!("tmp/{name}{LOCK_SUFFIX}"))?;
         let failed = |e| rbuild_linux::Error::new("flock", described("a temporary directory of the store"), e);
         lock.lock().map_err(failed)?;
         // A concurrent sweep may have locked the new file first, taken it for that of a dead
@@ -165,30 +167,62 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
     }
 }
 
-/// Removes the work of dead processes, which is recognized by unlocked lock files. Returns true if
-/// there was any.
+/// Removes the work of dead processes. Returns true if there was any.
 pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
-    let mut found = false;
-    for entry in tmp.entries()? {
-        let Some(name) = entry.name.to_str().and_then(|n| n.strip_suffix(".lock")) else {
-            // The lock is created before the directory and removed after it. A directory without a
-            // lock was left by a power failure.
-            if !tmp.exists(format!("{}.lock", entry.name.to_string_lossy()))? {
-                let _ = tmp.remove_all(&entry.name);
-            }
-            continue;
-        };
-        let Ok(lock) = File::open(store.path().join("tmp").join(&entry.name)) else { continue };
-        if lock.try_lock().is_ok() {
-            found = true;
-            // Files owned by sub-IDs can only be removed inside the user namespace; the next
-            // builder does it.
-            if tmp.remove_all(OsStr::new(name)).is_ok() {
-                let _ = tmp.remove_file(&entry.name);
-            }
+    // The lock is created before the directory and removed after it. A directory without a lock was
+    // left by a power failure.
+    for entry in tmp.entries()?.iter().filter(|entry| !is_lock(&entry.name)) {
+        if !tmp.exists(lock_of(&entry.name))? {
+            let _ = tmp.remove_all(&entry.name);
         }
     }
-    Ok(found)
+    let dead = dead_work(store, tmp)?;
+    for DeadWork { name, _lock } in &dead {
+        // Files owned by sub-IDs can only be removed inside the user namespace; the next builder
+        // does it.
+        if tmp.remove_all(name).is_ok() {
+            let _ = tmp.remove_file(&lock_of(name));
+        }
+    }
+    Ok(!dead.is_empty())
+}
+
+/// Returns the disk usage of the work of dead processes, in bytes.
+///
+/// # Errors
+///
+/// Fails if the directory of workspaces cannot be read.
+pub(crate) fn dead_bytes(store: &Store) -> Result<u64> {
+    let tmp = store.dir("tmp")?;
+    let of = |work: &DeadWork| tmp.sub(&work.name).map_or(0, |dir| tree_bytes(&dir));
+    Ok(dead_work(store, &tmp)?.iter().map(of).sum())
+}
+
+/// The workspace of a dead process.
+struct DeadWork {
+    name: OsString,
+    _lock: File,
+}
+
+/// Returns the workspaces of dead processes, which are recognized by unlocked lock files.
+fn dead_work(store: &Store, tmp: &RootDir) -> Result<Vec<DeadWork>> {
+    let dead = |entry: &DirEntry| {
+        let name = entry.name.to_str()?.strip_suffix(LOCK_SUFFIX)?;
+        let lock = File::open(store.path().join("tmp").join(&entry.name)).ok()?;
+        lock.try_lock().ok()?;
+        Some(DeadWork { name: name.into(), _lock: lock })
+    };
+    Ok(tmp.entries()?.iter().filter_map(dead).collect())
+}
+
+fn is_lock(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.ends_with(LOCK_SUFFIX))
+}
+
+fn lock_of(name: &OsStr) -> OsString {
+    let mut lock = name.to_os_string();
+    lock.push(LOCK_SUFFIX);
+    lock
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::gc::freed::Freed;
 use crate::gc::measure::tree_bytes;
 use crate::store::Store;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, dead_bytes};
 
 /// Entries to delete, and the amount of content that was removed.
 pub(crate) struct Trash<'s> {
@@ -45,10 +45,13 @@ struct MovedEntry {
 }
 
 impl<'s> Trash<'s> {
-    /// Returns an empty trash. Also removes what killed processes left. The caller does not hold
-    /// the exclusive lock yet.
+    /// Returns an empty trash. Also removes what killed processes left, and counts its size. The
+    /// caller does not hold the exclusive lock yet.
     pub fn new(store: &'s Store) -> Trash<'s> {
-        Trash { store, work: Workspace::open(store).ok(), moved: Vec::new(), freed: Freed::default() }
+        let left = dead_bytes(store).unwrap_or_default();
+        let work = Workspace::open(store).ok();
+        let bytes = if work.is_some() { left.saturating_sub(dead_bytes(store).unwrap_or_default()) } else { 0 };
+        Trash { store, work, moved: Vec::new(), freed: Freed { bytes, ..Freed::default() } }
     }
 
     /// Removes an entry from the store. The caller holds the lock that protects it.
@@ -178,8 +181,11 @@ mod tests {
         std::fs::write(place.join("tmp/dead.lock"), b"").unwrap();
         drop(trash);
         assert_eq!(left(&place), 2);
-        drop(Workspace::open(&store).unwrap());
-        assert_eq!(left(&place), 0);
+        let trees = || store.disk_usage().by_kind().unwrap().into_iter().find(|(kind, _)| *kind == "Trees").unwrap().1;
+        assert!(trees().bytes > 9000 && trees().reclaimable == trees().bytes, "{:?}", trees());
+        let freed = Trash::new(&store).empty().unwrap();
+        assert!(freed.bytes > 9000 && freed.trees == 0, "{freed:?}");
+        assert_eq!((left(&place), trees().bytes), (0, 0));
     }
 
     #[test]

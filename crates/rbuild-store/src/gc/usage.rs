@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::gc::measure::tree_bytes;
 use crate::partial_blobs;
 use crate::store::Store;
+use crate::workspace::dead_bytes;
 
 /// Number and disk usage of one kind of content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,8 +46,10 @@ impl DiskUsage<'_> {
         let pinned = self.store.containers().pinned_trees()?;
         let in_trees = self.store.dir("trees")?;
         let pinned_bytes = |name: &String| in_trees.sub(name).map_or(0, |dir| tree_bytes(&dir));
-        let (trees, used) = (trees?, pinned.iter().map(pinned_bytes).sum());
-        let trees = Usage { active: pinned.len() as u64, reclaimable: trees.bytes.saturating_sub(used), ..trees };
+        let (trees, used): (Usage, u64) = (trees?, pinned.iter().map(pinned_bytes).sum());
+        // What killed processes were working on, or deleting, consists mostly of trees.
+        let bytes = trees.bytes + dead_bytes(self.store)?;
+        let trees = Usage { active: pinned.len() as u64, bytes, reclaimable: bytes.saturating_sub(used), ..trees };
         let all = |usage: Usage| Usage { reclaimable: usage.bytes, ..usage };
         Ok([
             ("Images", images),
