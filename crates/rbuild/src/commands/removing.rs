@@ -239,6 +239,15 @@ pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> 
 pub fn system_prune(settings: &Settings, args: SystemPruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args.filter, args.keep_storage.as_deref())?;
+    if budget.is_some_and(|budget| budget.origin.is_some()) {
+        // Containers and images have no origin.
+        let failure = Failure::usage("`rbuild system prune` has no filter `origin`");
+        return Err(failure.help(VerbRemedy::PruneOrigin));
+    }
+    if args.volumes {
+        let text = "--volumes has no effect: volumes are kept".into();
+        terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::PruneVolumes).into()) });
+    }
     remove_abandoned(settings, &store)?;
     let before = budget.and_then(|budget| budget.used_since);
     let (containers, bytes) = remove_stopped(&store, before)?;

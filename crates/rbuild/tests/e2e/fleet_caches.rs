@@ -201,6 +201,7 @@ fn imported_steps_have_an_origin() {
     assert_eq!(built(&[]).steps(), (4, 0));
     assert!(inspected(&two)[0]["Origins"].is_null());
     two.lab.rbuild(["prune", "--filter", "source=x"]).fails(2, &["unknown filter", "origin="]);
+    two.lab.rbuild(["system", "prune", "-af", "--filter", "origin=x"]).fails(2, &["has no filter `origin`"]);
     two.lab.rbuild(["fsck"]).ok();
 }
 

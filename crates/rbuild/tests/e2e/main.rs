@@ -31,9 +31,9 @@ mod fleet_caches;
 mod foreign;
 mod forge;
 mod hostile;
-mod image_volumes;
 #[path = "../../../rbuild-registry/tests/client/http_request.rs"]
 mod http_request;
+mod image_volumes;
 mod images;
 mod implicit_dirs;
 mod insecure;

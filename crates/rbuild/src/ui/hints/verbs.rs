@@ -31,6 +31,10 @@ pub enum VerbRemedy {
     TemplateForm,
     /// Remove a login from its file.
     RemoveLogin,
+    /// Remove the volumes that no container mounts.
+    PruneVolumes,
+    /// Remove the imported steps of a cache without anything else.
+    PruneOrigin,
     /// Remove the login that is used in place of a new one.
     RemoveOtherLogin,
     /// Pass user and password without a prompt.
@@ -138,6 +142,8 @@ impl VerbRemedy {
             VerbRemedy::ListFields => "use `--format json` to see all fields".into(),
             VerbRemedy::TemplateForm => "use a Go template such as '{{.ID}}', or `json`".into(),
             VerbRemedy::RemoveLogin => "remove that login by hand".into(),
+            VerbRemedy::PruneVolumes => "run `rbuild volume prune`".into(),
+            VerbRemedy::PruneOrigin => "run `rbuild prune --filter origin=CACHE`".into(),
             VerbRemedy::RemoveOtherLogin => {
                 "remove that login with `rbuild logout`, or store the new one there with --authfile FILE".into()
             }
