@@ -5,4 +5,5 @@ pub(crate) mod arriving;
 pub(crate) mod changes;
 pub(crate) mod detached;
 pub(crate) mod inside;
+mod network_files;
 pub(crate) mod run;

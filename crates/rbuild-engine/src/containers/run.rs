@@ -18,6 +18,7 @@ use rbuild_store::{
 };
 
 use crate::builder_paths::BindPoint;
+use crate::containers::network_files;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set};
@@ -158,7 +159,7 @@ fn request(
     Place { files, upper, view }: Place,
     image: &Image,
     invocation: &Invocation,
-    mounts: Vec<MountRequest>,
+    mut mounts: Vec<MountRequest>,
     builder: &Builder,
 ) -> Result<RunRequest> {
     let config = &image.config.config;
@@ -168,6 +169,9 @@ fn request(
     if !view.exists(&cwd).map_err(fail())? {
         upper.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
     }
+    let hosts = hosts_file(&settings.hostname, &settings.hosts);
+    let of_network = [("/etc/hosts", &hosts[..]), ("/etc/resolv.conf", &invocation.resolv_conf)];
+    mounts.extend(network_files::on_top(&mounts, &view, &of_network));
     let who = identity(&view, settings, builder)?;
     let command = CommandRequest {
         mode: builder.isolation.runner_mode(),
@@ -197,7 +201,7 @@ fn request(
         network: NetworkMode::of_name(&settings.network).unwrap_or(NetworkMode::Host),
         shm_size: settings.shm_size.unwrap_or(DEFAULT_SHM),
         announced: true,
-        hosts: hosts_file(&settings.hostname, &settings.hosts),
+        hosts,
         resolv_conf: invocation.resolv_conf.clone(),
     })
 }

@@ -129,3 +129,35 @@ fn volumes_of_the_image_can_be_written_where_its_files_cannot() {
     host.0.build("FROM busybox\nVOLUME /\n", &["-q", "-t", "root"]).ok();
     host.line("run --rm root ls /bin/sh").ok();
 }
+
+/// As in docker, a volume at `/etc` does not hide the host names of the container.
+#[test]
+fn volumes_do_not_cover_the_files_of_the_network() {
+    let host = Host::new();
+    host.0.build("FROM busybox\nRUN mkdir -p /etc && echo x > /etc/own\nVOLUME /etc\n", &["-q", "-t", "app"]).ok();
+    let script = "cat /etc/own; grep -c '10.1.2.3.*other' /etc/hosts; grep -c '9.9.9.9' /etc/resolv.conf; ls /etc";
+    let network = ["--add-host", "other:10.1.2.3", "--dns", "9.9.9.9"];
+    let run = |flags: &[&str], image: &str| {
+        let all = [&["run", "--rm"], &network[..], flags, &[image, "sh", "-c", script]].concat();
+        host.rbuild(all).ok().stdout
+    };
+    assert!(run(&[], "app").starts_with("x\n1\n1\n"));
+    assert!(run(&["--tmpfs", "/etc"], "busybox").starts_with("1\n1\n"));
+    // Nothing is created in a directory of the machine.
+    host.0.write("dir/hosts", "mine\n");
+    host.0.write("dir/own", "x\n");
+    let dir = host.0.ctx().join("dir");
+    let bind = format!("{}:/etc:ro", dir.display());
+    let shown = run(&["-v", &bind], "busybox");
+    assert!(shown.starts_with("x\n1\n") && shown.ends_with("hosts\nown\n"), "{shown}");
+    assert_eq!(std::fs::read_to_string(dir.join("hosts")).unwrap(), "mine\n");
+    if is_bare() {
+        return;
+    }
+    for _ in 0..2 {
+        assert!(run(&["-v", "kept:/etc"], "app").starts_with("x\n1\n1\n"));
+    }
+    // One of the command line takes the place of such a file.
+    let own = format!("{}/hosts:/etc/hosts", dir.display());
+    assert_eq!(host.rbuild(["run", "--rm", "-v", &own, "app", "cat", "/etc/hosts"]).ok().stdout, "mine\n");
+}
