@@ -32,13 +32,15 @@ pub enum StartAttempt {
     Missing,
 }
 
-/// The result of a change that gives a container its name.
+/// The result of a change that removes abandoned containers before, because one of them might have
+/// the name that another one gets.
 #[derive(Debug)]
+#[must_use = "the anonymous volumes of the removed containers are left to the caller"]
 pub struct NameChange<T> {
     /// The result.
-    pub result: T,
-    /// Settings of the abandoned containers that were removed before, because one of them might
-    /// have had the name. Their anonymous volumes are left to the caller.
+    pub result: Result<T>,
+    /// Settings of the abandoned containers that were removed, also if the change failed. Their
+    /// anonymous volumes are left to the caller.
     pub abandoned: Vec<RunSettings>,
 }
 
@@ -61,11 +63,13 @@ impl<'s> ContainerChanges<'s> {
     ///
     /// Fails with [`StoreError::NameTaken`] if the name is in use, or if a document cannot be
     /// written.
-    pub fn create(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<NameChange<Container>> {
-        let named = self.named(new, false)?;
-        self.containers.write_settings(new, &named.result.id, settings)?;
-        self.containers.write_document(&named.result, new.durability)?;
-        Ok(named)
+    pub fn create(&self, new: &NewContainer<'_>, settings: &RunSettings) -> NameChange<Container> {
+        self.naming(new.name, None, || {
+            let container = document(new, false);
+            self.containers.write_settings(new, &container.id, settings)?;
+            self.containers.write_document(&container, new.durability)?;
+            Ok(container)
+        })
     }
 
     /// Creates a container that is started at once by the caller, its supervisor.
@@ -73,38 +77,14 @@ impl<'s> ContainerChanges<'s> {
     /// # Errors
     ///
     /// Fails as [`ContainerChanges::create`] does.
-    pub fn create_running(&self, new: &NewContainer<'_>, settings: &RunSettings) -> Result<NameChange<RunLock>> {
-        let NameChange { result: container, abandoned } = self.named(new, true)?;
-        self.containers.write_settings(new, &container.id, settings)?;
-        let lock = self.containers.new_lock(&container.id)?;
-        self.containers.write_document(&container, new.durability)?;
-        Ok(NameChange { result: lock, abandoned })
-    }
-
-    /// Returns the document of a new container whose name is free.
-    fn named(&self, new: &NewContainer<'_>, created_by_start: bool) -> Result<NameChange<Container>> {
-        let NewContainer { name: given, image, image_name, created, command, salt: _, durability: _ } = *new;
-        let id = new.id();
-        let mut abandoned = Vec::new();
-        if let Some(name) = given {
-            abandoned = self.remove_abandoned()?;
-            if self.containers.list()?.iter().any(|c| c.name == name) {
-                return Err(StoreError::NameTaken(name.to_string()));
-            }
-        }
-        let Timestamp { sec, nsec } = created;
-        let container = Container {
-            id,
-            // A generated name is as unique as the ID.
-            name: given.map_or_else(|| format!("rbuild_{}", id.short()), str::to_string),
-            image: *image,
-            image_name: Some(image_name.to_string()),
-            created: Some(sec),
-            created_nanos: nsec,
-            command: Some(command.to_vec()),
-            created_by_start,
-        };
-        Ok(NameChange { result: container, abandoned })
+    pub fn create_running(&self, new: &NewContainer<'_>, settings: &RunSettings) -> NameChange<RunLock> {
+        self.naming(new.name, None, || {
+            let container = document(new, true);
+            self.containers.write_settings(new, &container.id, settings)?;
+            let lock = self.containers.new_lock(&container.id)?;
+            self.containers.write_document(&container, new.durability)?;
+            Ok(lock)
+        })
     }
 
     /// Gives a container another name. The result is false if it does not exist.
@@ -113,15 +93,32 @@ impl<'s> ContainerChanges<'s> {
     ///
     /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
     /// written.
-    pub fn rename(&self, id: &ContainerId, name: &str) -> Result<NameChange<bool>> {
-        let abandoned = self.remove_abandoned()?;
-        let Some(container) = self.containers.document(id)? else { return Ok(NameChange { result: false, abandoned }) };
-        if self.containers.list()?.iter().any(|other| other.name == name && other.id != *id) {
-            return Err(StoreError::NameTaken(name.to_string()));
-        }
-        let renamed = Container { name: name.to_string(), ..container };
-        self.containers.write_document(&renamed, Durability::PowerFailure)?;
-        Ok(NameChange { result: true, abandoned })
+    pub fn rename(&self, id: &ContainerId, name: &str) -> NameChange<bool> {
+        self.naming(Some(name), Some(id), || {
+            let Some(container) = self.containers.document(id)? else { return Ok(false) };
+            let renamed = Container { name: name.to_string(), ..container };
+            self.containers.write_document(&renamed, Durability::PowerFailure)?;
+            Ok(true)
+        })
+    }
+
+    /// Makes a change that gives a name to a container, unless another one than `own` has it. A
+    /// generated name is as unique as the ID.
+    fn naming<T>(
+        &self,
+        name: Option<&str>,
+        own: Option<&ContainerId>,
+        change: impl FnOnce() -> Result<T>,
+    ) -> NameChange<T> {
+        let Some(name) = name else { return NameChange { result: change(), abandoned: Vec::new() } };
+        let NameChange { result, abandoned } = self.remove_abandoned();
+        let result = result.and_then(|()| {
+            if self.containers.list()?.iter().any(|other| other.name == name && Some(&other.id) != own) {
+                return Err(StoreError::NameTaken(name.to_string()));
+            }
+            change()
+        });
+        NameChange { result, abandoned }
     }
 
     /// Starts a container that was created before, or whose start was interrupted. The caller
@@ -178,20 +175,22 @@ impl<'s> ContainerChanges<'s> {
     }
 
     /// Removes the containers that their supervisors would have removed, but were killed before.
-    /// Returns their settings: their anonymous volumes are left to the caller.
     ///
     /// # Errors
     ///
     /// Fails if a state cannot be read, or if files cannot be removed.
-    pub fn remove_abandoned(&self) -> Result<Vec<RunSettings>> {
-        let mut removed = Vec::new();
-        for container in self.containers.list()? {
-            if self.is_abandoned(&container)? {
-                removed.extend(self.containers.settings(&container.id)?);
-                self.remove_files(&container.id)?;
+    pub fn remove_abandoned(&self) -> NameChange<()> {
+        let mut abandoned = Vec::new();
+        let result = self.containers.list().and_then(|all| {
+            for container in all {
+                if self.is_abandoned(&container)? {
+                    abandoned.extend(self.containers.settings(&container.id)?);
+                    self.remove_files(&container.id)?;
+                }
             }
-        }
-        Ok(removed)
+            Ok(())
+        });
+        NameChange { result, abandoned }
     }
 
     /// Returns true for a container that was to be removed at its end, and for one that was created
@@ -210,5 +209,22 @@ impl<'s> ContainerChanges<'s> {
     fn remove_files(&self, id: &ContainerId) -> Result<u64> {
         self.containers.store.remove_note(DOCUMENTS, OsStr::new(&format!("{}.json", id.hex())))?;
         self.containers.remove_run(id)
+    }
+}
+
+/// Returns the document of a new container.
+fn document(new: &NewContainer<'_>, created_by_start: bool) -> Container {
+    let NewContainer { name, image, image_name, created, command, salt: _, durability: _ } = *new;
+    let id = new.id();
+    let Timestamp { sec, nsec } = created;
+    Container {
+        id,
+        name: name.map_or_else(|| format!("rbuild_{}", id.short()), str::to_string),
+        image: *image,
+        image_name: Some(image_name.to_string()),
+        created: Some(sec),
+        created_nanos: nsec,
+        command: Some(command.to_vec()),
+        created_by_start,
     }
 }

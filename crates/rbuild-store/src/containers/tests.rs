@@ -26,7 +26,7 @@ fn new(name: &str) -> NewContainer<'_> {
 
 pub(super) fn create_running(store: &Store, name: &str, settings: &RunSettings) -> (ContainerId, RunLock) {
     let new = new(name);
-    (new.id(), changes(store).create_running(&new, settings).unwrap().result)
+    (new.id(), changes(store).create_running(&new, settings).result.unwrap())
 }
 
 pub(super) fn started() -> Started {
@@ -52,10 +52,10 @@ fn names(store: &Store) -> Vec<String> {
 fn a_container_gets_a_name_that_no_other_has() {
     let place = Scratch::new();
     let store = Store::open(&place).unwrap();
-    let one = changes(&store).create(&new("one"), &settings()).unwrap().result.id;
-    changes(&store).create(&new("two"), &settings()).unwrap();
-    assert!(matches!(changes(&store).rename(&one, "two"), Err(StoreError::NameTaken(_))));
-    let rename = |name: &str| changes(&store).rename(&one, name).unwrap().result;
+    let one = changes(&store).create(&new("one"), &settings()).result.unwrap().id;
+    changes(&store).create(&new("two"), &settings()).result.unwrap();
+    assert!(matches!(changes(&store).rename(&one, "two").result, Err(StoreError::NameTaken(_))));
+    let rename = |name: &str| changes(&store).rename(&one, name).result.unwrap();
     assert!(rename("three") && rename("three"));
     assert_eq!(names(&store), ["three", "two"]);
     changes(&store).remove(&one).unwrap();
@@ -80,9 +80,9 @@ fn a_pause_is_that_of_one_start() {
 fn a_container_is_started_or_removed_but_not_both() {
     let place = Scratch::new();
     let store = Store::open(&place).unwrap();
-    let made = changes(&store).create(&new("made"), &settings()).unwrap().result.id;
+    let made = changes(&store).create(&new("made"), &settings()).result.unwrap().id;
     let state = || store.containers().state(&made).unwrap();
-    assert!(matches!(changes(&store).create(&new("made"), &settings()), Err(StoreError::NameTaken(_))));
+    assert!(matches!(changes(&store).create(&new("made"), &settings()).result, Err(StoreError::NameTaken(_))));
     let start = || changes(&store).start(&made).unwrap();
     let StartAttempt::Begun(lock) = start() else { panic!("it is only created") };
     // A command that has looked at the state before the start removes nothing.
@@ -129,7 +129,7 @@ fn a_container_whose_supervisor_was_killed_stays_unless_it_was_to_be_removed() {
             let (id, lock) = if created_by_start {
                 create_running(&store, "it", &settings)
             } else {
-                let id = changes(&store).create(&new("it"), &settings).unwrap().result.id;
+                let id = changes(&store).create(&new("it"), &settings).result.unwrap().id;
                 let StartAttempt::Begun(lock) = changes(&store).start(&id).unwrap() else { panic!("it is created") };
                 (id, lock)
             };
@@ -140,10 +140,10 @@ fn a_container_whose_supervisor_was_killed_stays_unless_it_was_to_be_removed() {
                 lock.record_end(&end()).unwrap();
             }
             // It still runs.
-            changes(&store).remove_abandoned().unwrap();
+            changes(&store).remove_abandoned().result.unwrap();
             assert_eq!(names(&store), ["it"]);
             drop(lock);
-            changes(&store).remove_abandoned().unwrap();
+            changes(&store).remove_abandoned().result.unwrap();
             let found = match store.containers().state(&id).unwrap() {
                 _ if names(&store).is_empty() => "gone",
                 ContainerState::Created => "created",
@@ -165,7 +165,31 @@ fn the_name_of_an_abandoned_container_is_free() {
     let (first, lock) = create_running(&store, "it", &settings());
     drop(lock);
     let again = NewContainer { salt: "another", ..new("it") };
-    let made = changes(&store).create(&again, &settings()).unwrap();
+    let made = changes(&store).create(&again, &settings());
+    assert!(made.result.is_ok());
     assert_eq!(made.abandoned, [settings()]);
     assert_eq!((names(&store).len(), store.containers().document(&first).unwrap()), (1, None));
+}
+
+/// Their volumes are removed by the caller, which must know them even then.
+#[test]
+fn a_change_that_fails_reports_the_abandoned_containers_that_it_has_removed() {
+    type Change = fn(&Store, &ContainerId) -> (bool, Vec<RunSettings>);
+    fn of<T>(change: NameChange<T>) -> (bool, Vec<RunSettings>) {
+        (matches!(change.result, Err(StoreError::NameTaken(_))), change.abandoned)
+    }
+    let changes_of_names: [Change; 3] = [
+        |store, _| of(changes(store).create(&NewContainer { salt: "another", ..new("taken") }, &settings())),
+        |store, _| of(changes(store).create_running(&NewContainer { salt: "another", ..new("taken") }, &settings())),
+        |store, other| of(changes(store).rename(other, "taken")),
+    ];
+    for change in changes_of_names {
+        let place = Scratch::new();
+        let store = Store::open(&place).unwrap();
+        changes(&store).create(&new("taken"), &settings()).result.unwrap();
+        let other = changes(&store).create(&new("other"), &settings()).result.unwrap().id;
+        drop(create_running(&store, "killed", &settings()));
+        assert_eq!(change(&store, &other), (true, vec![settings()]));
+        assert_eq!(names(&store), ["other", "taken"]);
+    }
 }

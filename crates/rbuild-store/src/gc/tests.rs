@@ -384,7 +384,7 @@ fn fill_images(scene: &Scene) -> Vec<Row> {
     let durability = Durability::Crash;
     let new =
         NewContainer { name: None, image: &image, image_name: "held", created, command: &[], salt: "salt", durability };
-    store.container_changes().unwrap().create(&new, &RunSettings::default()).unwrap();
+    store.container_changes().unwrap().create(&new, &RunSettings::default()).result.unwrap();
     let (live_tree, dead_tree) = (scene.layer("named"), scene.layer("dangling"));
     let [live_note, dead_note] = [&named_layer, &dangling_layer].map(|layer| {
         let diff_id = BlobDigest::of(b"content").of_plain_layer();

@@ -19,7 +19,7 @@ use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_sandbox::{Builder, Cancel, CommandOutcome, SandboxError, Watched, enter_watching};
 use rbuild_store::{ContainerId, RunLock, Store};
 
-use crate::commands::containers::abandoned::{remove_abandoned, without_volumes};
+use crate::commands::containers::abandoned::remove_abandoned;
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::health::Checker;
 use crate::commands::containers::launch::{Launch, send_start, started};
@@ -51,9 +51,7 @@ pub fn start(settings: &Settings, store: Store, launch: &Launch<'_>) -> Result<C
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     // A container exists with its supervisor, or not at all.
     let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
-    let Some(begun) = launch.begin(&store)? else { return Ok(id) };
-    // Before there is another child process, which a builder might take for one of its own.
-    let lock = without_volumes(settings, &store, begun);
+    let Some(lock) = launch.begin(settings, &store)? else { return Ok(id) };
     let supervisor = match process::fork() {
         Ok(Cloned::Child) => {
             drop(ours);

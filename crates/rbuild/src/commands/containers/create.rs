@@ -21,8 +21,8 @@ pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let new = new_container(flags, &image, &[], &salt);
     let run = of_flags(flags, &image, &new.id())?;
     let command = command_of(&image, &run);
-    let created = store.container_changes()?.create(&NewContainer { command: &command, ..new }, &run)?;
-    let container = without_volumes(settings, &store, created);
+    let created = store.container_changes()?.create(&NewContainer { command: &command, ..new }, &run);
+    let container = without_volumes(settings, &store, created)?;
     id_file.map_or(Ok(()), |file| file.write(&container.id))?;
     terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)

@@ -10,7 +10,6 @@ use rbuild_sandbox::{
 };
 use rbuild_store::{ContainerId, Store};
 
-use crate::commands::containers::abandoned::without_volumes;
 use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::health::Checker;
 use crate::commands::containers::launch::{Launch, received_start, send_start};
@@ -42,8 +41,7 @@ pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>) -> Result<Op
     let protection = StopProtection::begin().map_err(|e| Failure::caused("cannot start the container", &e))?;
     // A container in the foreground exists with this process.
     let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
-    let Some(begun) = launch.begin(store)? else { return Ok(None) };
-    let lock = without_volumes(settings, store, begun);
+    let Some(lock) = launch.begin(settings, store)? else { return Ok(None) };
     let mut is_started = false;
     let mut read = || {
         is_started |= record_start(store, &id, &ours);

@@ -10,9 +10,10 @@ use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
 use rbuild_plan::{GroupLimits, NetworkMode};
 use rbuild_sandbox::{BuilderConfig, GRACE, Input};
 use rbuild_store::{
-    Container, ContainerId, Ended, Image, NameChange, NewContainer, RunLock, RunSettings, StartAttempt, Started, Store,
+    Container, ContainerId, Ended, Image, NewContainer, RunLock, RunSettings, StartAttempt, Started, Store,
 };
 
+use crate::commands::containers::abandoned::without_volumes;
 use crate::commands::containers::command::STOP_TIME;
 use crate::commands::containers::id_file::IdFile;
 use crate::commands::containers::{limits, lookup};
@@ -78,10 +79,10 @@ impl<'a> Launch<'a> {
 
     /// Begins the start as [`ContainerOrigin::begin`] does, and writes the ID. Without a start, the
     /// container has no control group.
-    pub fn begin(&self, store: &Store) -> Result<Option<NameChange<RunLock>>, Failure> {
-        let begun = self.origin.begin(store, &self.invocation.settings).and_then(|begun| {
-            if let (Some(begun), Some(file)) = (&begun, &self.id_file) {
-                file.write(&self.origin.id()).inspect_err(|_| self.clean_up(store, &begun.result, false))?;
+    pub fn begin(&self, settings: &Settings, store: &Store) -> Result<Option<RunLock>, Failure> {
+        let begun = self.origin.begin(settings, store, &self.invocation.settings).and_then(|begun| {
+            if let (Some(lock), Some(file)) = (&begun, &self.id_file) {
+                file.write(&self.origin.id()).inspect_err(|_| self.clean_up(store, lock, false))?;
             }
             Ok(begun)
         });
@@ -164,12 +165,16 @@ impl ContainerOrigin<'_> {
     /// # Errors
     ///
     /// Fails if the name is in use, or if the container has ended or was removed.
-    fn begin(&self, store: &Store, settings: &RunSettings) -> Result<Option<NameChange<RunLock>>, Failure> {
+    fn begin(&self, settings: &Settings, store: &Store, run: &RunSettings) -> Result<Option<RunLock>, Failure> {
         let changes = store.container_changes()?;
         match self {
-            ContainerOrigin::New(new) => Ok(Some(changes.create_running(new, settings)?)),
+            ContainerOrigin::New(new) => {
+                let created = changes.create_running(new, run);
+                drop(changes);
+                without_volumes(settings, store, created).map(Some)
+            }
             ContainerOrigin::Created(container) => match changes.start(&container.id)? {
-                StartAttempt::Begun(lock) => Ok(Some(NameChange { result: lock, abandoned: Vec::new() })),
+                StartAttempt::Begun(lock) => Ok(Some(lock)),
                 StartAttempt::Running => Ok(None),
                 StartAttempt::Ended => Err(started_before(&container.name)),
                 StartAttempt::Missing => Err(lookup::missing(store, &container.name)),

@@ -15,8 +15,8 @@ pub fn rename(settings: &Settings, args: RenameArgs) -> Result<u8, Failure> {
         let failure = Failure::usage(format!("`{}` is not a valid name for a container", args.name));
         return Err(failure.help(VerbRemedy::ContainerName));
     }
-    let renamed = store.container_changes()?.rename(&container.id, &args.name)?;
-    if !without_volumes(settings, &store, renamed) {
+    let renamed = store.container_changes()?.rename(&container.id, &args.name);
+    if !without_volumes(settings, &store, renamed)? {
         return Err(lookup::missing(&store, &args.container));
     }
     Ok(code::OK)
