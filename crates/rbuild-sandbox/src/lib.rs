@@ -32,6 +32,7 @@ pub use protocol::{
     RunnerMode,
 };
 pub use runner::chroot::restored_files;
+pub use runner::mount_checks::is_of_every_container;
 pub use runner::mount_points::remove_mount_points;
 pub use runner::terminal::Restore;
 pub use runner::zygote::{ZYGOTE, Zygote, zygote_main};

@@ -73,6 +73,11 @@ impl MountProblem {
 }
 
 impl MountError {
+    /// Returns the path in the container, as requested.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Returns the action that makes the mount possible.
     pub fn remedy(&self) -> Remedy {
         match &self.problem {

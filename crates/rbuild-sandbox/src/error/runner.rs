@@ -161,6 +161,14 @@ impl RunnerError {
         }
     }
 
+    /// Returns the target of the mount that cannot be made, if that is the problem.
+    pub fn mount_target(&self) -> Option<&Path> {
+        match &self.problem {
+            RunnerProblem::Mount(e) => Some(e.target()),
+            _ => None,
+        }
+    }
+
     /// Returns true if the image has no such program.
     pub fn is_no_program(&self) -> bool {
         matches!(self.problem, RunnerProblem::NoProgram { .. })

@@ -74,6 +74,13 @@ pub(crate) fn resolve_mount_point(
     Ok(Some(real))
 }
 
+/// Returns true for paths, absolute and without `..`, at which every container has mounts of its own,
+/// so that no volume can be there.
+pub fn is_of_every_container(target: &Path) -> bool {
+    let own = ["/proc", "/sys", "/dev/pts", "/dev/mqueue", "/etc/hosts", "/etc/resolv.conf"];
+    own.iter().any(|place| target.starts_with(place)) || device_entry(target).is_some()
+}
+
 /// Fails if the entry at `target`, which is `real` without links, cannot be mounted on.
 pub(crate) fn check_mount_point(
     files: &RootDir,

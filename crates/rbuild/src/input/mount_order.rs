@@ -1,7 +1,10 @@
 //! Order of the mounts of a container.
 
+use std::path::Path;
+
 use rbuild_paths::in_root;
 use rbuild_plan::ContainerMount;
+use rbuild_sandbox::is_of_every_container;
 
 use crate::exit::Failure;
 use crate::input::mounts::image_volume;
@@ -33,7 +36,8 @@ fn in_order(mounts: Vec<ContainerMount>) -> Result<Vec<ContainerMount>, Failure>
 
 /// Returns mounts in the order of their depth, with an anonymous volume for each path of
 /// `declared`, the VOLUME paths of an image, that is not the target of one of them. As in docker,
-/// such a path may be relative to `/`; `/` itself cannot be a volume. `container` is the ID of the
+/// such a path may be relative to `/`. `/` itself cannot be a volume, nor can the paths of the mounts
+/// that every container has. `container` is the ID of the
 /// container.
 ///
 /// # Errors
@@ -46,7 +50,8 @@ pub fn with_image_volumes<'a>(
 ) -> Result<Vec<ContainerMount>, Failure> {
     for path in declared {
         let target = in_root(path);
-        if !target.is_empty() && mounts.iter().all(|mount| in_root(mount.target()) != target) {
+        let is_possible = !target.is_empty() && !is_of_every_container(&Path::new("/").join(target.join("/")));
+        if is_possible && mounts.iter().all(|mount| in_root(mount.target()) != target) {
             mounts.push(image_volume(format!("/{}", target.join("/")), container));
         }
     }
@@ -90,6 +95,8 @@ mod tests {
             ContainerMount::Tmpfs(TmpfsMount { target: target.into(), options, read_only: false })
         };
         let declared = ["/", "/a", "/a/b", "/a/b/", "/c/../d/", "rel"].map(String::from);
+        let own = ["/proc", "dev/", "/sys/fs", "/dev/null", "/etc/hosts", "/proc/../sys/"].map(String::from);
+        assert_eq!(with_image_volumes(Vec::new(), own.iter(), "id").unwrap(), []);
         let mounts = with_image_volumes(vec![tmpfs("/d"), tmpfs("/a/b/c")], declared.iter(), "id").unwrap();
         let found: Vec<(&str, bool)> = mounts.iter().map(|mount| (mount.target(), mount.is_of_image())).collect();
         assert_eq!(found, [("/d", false), ("/a", true), ("/rel", true), ("/a/b", true), ("/a/b/c", false)]);

@@ -20,7 +20,7 @@ use rbuild_sandbox::{Builder, Cancel, CommandOutcome, SandboxError, Watched, ent
 use rbuild_store::{ContainerId, RunLock, Store};
 
 use crate::commands::containers::abandoned::remove_abandoned;
-use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
+use crate::commands::containers::command::{STOP_TIME, container_not_started, on_signal};
 use crate::commands::containers::health::Checker;
 use crate::commands::containers::launch::{Launch, send_start, started};
 use crate::commands::containers::restarts::{Restarts, record_restart};
@@ -28,7 +28,6 @@ use crate::commands::in_builder::{killed, store_in};
 use crate::commands::volumes;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::hints::UsageRemedy;
 
 /// Messages of the supervisor and its builder: the command is started, with a descriptor of its
 /// process, and followed by the name of the isolation mode on a line; or nothing is started,
@@ -206,9 +205,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &La
     let failure = match outcome {
         Ok(CommandOutcome::Exited(code)) => return code,
         Ok(CommandOutcome::Signaled(signal)) => return 128 + signal,
-        Ok(CommandOutcome::NotStarted(error)) => {
-            not_started(&error, &invocation.settings.args, UsageRemedy::PutFlagsFirst)
-        }
+        Ok(CommandOutcome::NotStarted(error)) => container_not_started(&error, &invocation.settings),
         Err(e) => e.into(),
     };
     if !is_started {

@@ -2,12 +2,13 @@
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rbuild_linux::{Signal, quoted, request_end};
 use rbuild_remedy::{CommandRemedy, sentence};
 use rbuild_sandbox::{Cancel, Input, RunnerError};
+use rbuild_store::RunSettings;
 
 use crate::exit::Failure;
 use crate::input::flags;
@@ -81,6 +82,19 @@ pub fn not_started(error: &RunnerError, given: &[String], flags_first: UsageReme
     let code = if error.is_no_program() { NOT_FOUND } else { CANNOT_RUN };
     Failure { code, message: format!("cannot start the command: {}", sentence(error)), help }
 }
+
+/// Returns the failure for the command of a container that was not started.
+pub fn container_not_started(error: &RunnerError, run: &RunSettings) -> Failure {
+    let failure = not_started(error, &run.args, UsageRemedy::PutFlagsFirst);
+    let mut declared = run.mounts.iter().filter(|mount| mount.is_of_image());
+    match error.mount_target().and_then(|target| declared.find(|mount| Path::new(mount.target()) == target)) {
+        Some(_) => Failure { message: format!("{}; {OF_IMAGE}", failure.message), ..failure },
+        None => failure,
+    }
+}
+
+/// The origin of a mount that no flag requests.
+const OF_IMAGE: &str = "a VOLUME instruction of the image requests the mount";
 
 /// Returns the input of a command in the background.
 pub fn detached_input(tty: bool, interactive: bool) -> Input {

@@ -10,7 +10,7 @@ use rbuild_sandbox::{
 };
 use rbuild_store::{ContainerId, Store};
 
-use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
+use crate::commands::containers::command::{STOP_TIME, container_not_started, on_signal};
 use crate::commands::containers::health::Checker;
 use crate::commands::containers::launch::{Launch, received_start, send_start};
 use crate::commands::containers::limits;
@@ -18,7 +18,7 @@ use crate::commands::in_builder::{exit_code, store_in};
 use crate::commands::volumes;
 use crate::exit::{Failure, interrupted};
 use crate::input::settings::Settings;
-use crate::ui::hints::{Hint, UsageRemedy};
+use crate::ui::hints::Hint;
 use crate::ui::terminal;
 
 /// The note while a command that has received a signal has not ended.
@@ -119,7 +119,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, launch: &La
             128 + signal
         }
         Ok(CommandOutcome::NotStarted(error)) => {
-            i32::from(not_started(&error, &invocation.settings.args, UsageRemedy::PutFlagsFirst).report())
+            i32::from(container_not_started(&error, &invocation.settings).report())
         }
         Err(_) if cancel.is_canceled() => i32::from(interrupted()),
         Err(e) => i32::from(Failure::from(e).of_verb(verb).report()),
