@@ -10,7 +10,7 @@ mod ports;
 use std::str::FromStr;
 
 pub use capabilities::{Capabilities, UnknownCapability};
-pub use mounts::{ContainerMount, NamedVolume, TmpfsMount, TmpfsOptions, Volume};
+pub use mounts::{ContainerMount, NamedVolume, TmpfsMount, TmpfsOptions, Volume, VolumeOrigin};
 pub use ports::{ContainerPort, InvalidPort, PortProtocol, PublishedPort};
 use serde::{Deserialize, Serialize};
 

@@ -57,12 +57,33 @@ pub struct NamedVolume {
     pub target: String,
     /// True if the command must not write to it.
     pub read_only: bool,
-    /// True if the name was generated for this container.
-    pub anonymous: bool,
-    /// True if the image declares it and the command line does not. Omitted where no writable
-    /// volume can be mounted.
+    /// The origin of its name. Earlier builds did not record it.
     #[serde(default)]
-    pub of_image: bool,
+    pub origin: VolumeOrigin,
+}
+
+/// The origin of the name of a volume. All but a given one are generated for one container, and the
+/// volume is anonymous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum VolumeOrigin {
+    /// The name is given.
+    #[default]
+    Given,
+    /// `-v` with a path alone, which is a property of the container like the paths that its image
+    /// declares.
+    Path,
+    /// `--mount` without a source.
+    Mount,
+    /// The image declares the volume and the command line does not. Omitted where no writable
+    /// volume can be mounted.
+    Image,
+}
+
+impl NamedVolume {
+    /// Returns true if the name was generated for one container.
+    pub fn is_anonymous(&self) -> bool {
+        self.origin != VolumeOrigin::Given
+    }
 }
 
 impl ContainerMount {
@@ -74,18 +95,18 @@ impl ContainerMount {
         }
     }
 
-    /// Returns the path at which the command line mounts an anonymous volume, which is a property
-    /// of the container like the paths that its image declares.
+    /// Returns the path of an anonymous volume that is a property of the container like the paths
+    /// that its image declares.
     pub fn anonymous_target(&self) -> Option<&str> {
         match self {
-            ContainerMount::Named(NamedVolume { target, anonymous: true, of_image: false, .. }) => Some(target),
+            ContainerMount::Named(NamedVolume { target, origin: VolumeOrigin::Path, .. }) => Some(target),
             _ => None,
         }
     }
 
     /// Returns true if the image declares it and the command line does not.
     pub fn is_of_image(&self) -> bool {
-        matches!(self, ContainerMount::Named(NamedVolume { of_image: true, .. }))
+        matches!(self, ContainerMount::Named(NamedVolume { origin: VolumeOrigin::Image, .. }))
     }
 
     /// Returns its absolute path in the container, as it was specified.

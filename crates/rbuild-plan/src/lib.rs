@@ -27,6 +27,6 @@ pub use planner::{
 pub use rbuild_container::{
     Capabilities, ContainerMount, ContainerPort, GroupLimits, InvalidPort, NamedVolume, NetworkMode, PortProtocol,
     PublishedPort, Resource, SecurityMode, TmpfsMount, TmpfsOptions, Ulimit, UnknownCapability, UnknownResource,
-    Volume,
+    Volume, VolumeOrigin,
 };
 pub use rbuild_dockerfile::Vars;

@@ -236,13 +236,13 @@ fn named_volumes(
     let mode = builder.isolation.runner_mode().name();
     let open = |mount: &ContainerMount| {
         let ContainerMount::Named(volume) = mount else { return None };
-        let NamedVolume { name, target, anonymous, read_only, of_image: _ } = volume;
+        let NamedVolume { name, target, read_only, origin: _ } = volume;
         if builder.is_bare() && !read_only {
             let message = "a volume cannot be writable: that requires mounts, which this machine does not permit";
             let help = Some(MountRemedy::ReadOnlyVolume.into());
             return Some(Err(BuildError::Other { message: message.into(), help }));
         }
-        let opened = store.volumes().create(name, &[], *anonymous).and_then(|_| {
+        let opened = store.volumes().create(name, &[], volume.is_anonymous()).and_then(|_| {
             let initial = view.sub(target.trim_start_matches('/')).ok();
             store.volumes().open(work, name, mode, initial.as_ref())
         });

@@ -181,7 +181,7 @@ pub fn prune(settings: &Settings, args: VolumePruneArgs) -> Result<u8, Failure> 
 /// prune`.
 pub fn remove_anonymous(settings: &Settings, store: &Store, container: &RunSettings) {
     let name = |mount: &ContainerMount| match mount {
-        ContainerMount::Named(volume) if volume.anonymous => Some(volume.name.clone()),
+        ContainerMount::Named(volume) if volume.is_anonymous() => Some(volume.name.clone()),
         _ => None,
     };
     let mut names: Vec<String> = container.mounts.iter().filter_map(name).collect();

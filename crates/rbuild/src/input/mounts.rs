@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 
 use rbuild_image::BlobDigest;
-use rbuild_plan::{ContainerMount, NamedVolume, TmpfsMount, TmpfsOptions, Volume};
+use rbuild_plan::{ContainerMount, NamedVolume, TmpfsMount, TmpfsOptions, Volume, VolumeOrigin};
 
 use crate::exit::Failure;
 use crate::input::flags::reason;
@@ -27,7 +27,7 @@ pub fn generated_name(salt: &str) -> String {
 /// `container` is the ID of the container.
 pub fn image_volume(target: String, container: &str) -> ContainerMount {
     let name = generated_name(&format!("{container} {target}"));
-    ContainerMount::Named(NamedVolume { name, target, read_only: false, anonymous: true, of_image: true })
+    ContainerMount::Named(NamedVolume { name, target, read_only: false, origin: VolumeOrigin::Image })
 }
 
 /// Parses `[SOURCE:]TARGET[:ro|rw]` of a container: as in docker, a source without a slash is the
@@ -35,15 +35,17 @@ pub fn image_volume(target: String, container: &str) -> ContainerMount {
 /// container.
 pub fn container_volume(text: &str, container: &str) -> Result<ContainerMount, Failure> {
     let bad = |problem: String| Failure::usage(format!("--volume {text}: {problem}"));
-    let named = |name: String, target: &str, read_only, anonymous| {
+    let named = |name: String, target: &str, read_only, origin| {
         check_target(bad, target)?;
-        Ok(ContainerMount::Named(NamedVolume { name, target: target.into(), read_only, anonymous, of_image: false }))
+        Ok(ContainerMount::Named(NamedVolume { name, target: target.into(), read_only, origin }))
     };
     match text.split_once(':') {
-        None if text.starts_with('/') => named(generated_name(&format!("{container} {text}")), text, false, true),
+        None if text.starts_with('/') => {
+            named(generated_name(&format!("{container} {text}")), text, false, VolumeOrigin::Path)
+        }
         Some((name, rest)) if is_volume_name(name) => {
             let (target, options) = rest.split_once(':').unwrap_or((rest, ""));
-            named(name.to_string(), target, read_only(bad, options)?, false)
+            named(name.to_string(), target, read_only(bad, options)?, VolumeOrigin::Given)
         }
         _ => volume(text).map(ContainerMount::Bind),
     }
@@ -183,12 +185,12 @@ pub fn mount(text: &str, container: &str) -> Result<ContainerMount, Failure> {
                 return Err(bad("only a mount of type tmpfs has a size and a mode".into()).help(ValueRemedy::TmpfsForm));
             }
             check_target(bad, &target)?;
-            let anonymous = source.is_none();
+            let origin = if source.is_none() { VolumeOrigin::Mount } else { VolumeOrigin::Given };
             let name = source.unwrap_or_else(|| generated_name(&format!("{container} {target}")));
             if !is_volume_name(&name) {
                 return Err(bad(format!("`{name}` is not the name of a volume")).help(ValueRemedy::VolumeName));
             }
-            Ok(ContainerMount::Named(NamedVolume { name, target, read_only, anonymous, of_image: false }))
+            Ok(ContainerMount::Named(NamedVolume { name, target, read_only, origin }))
         }
         ("volume", _, None) => Err(bad("the target is missing".into()).help(ValueRemedy::MountForm)),
         ("tmpfs", None, Some(target)) => {
@@ -250,8 +252,8 @@ mod tests {
     #[test]
     fn sources_without_a_slash_are_names_of_volumes() {
         let parsed = |text| match container_volume(text, "id").unwrap() {
-            ContainerMount::Named(NamedVolume { name, target, read_only, anonymous, of_image: false }) => {
-                (if anonymous { name.len().to_string() } else { name }, target, read_only)
+            ContainerMount::Named(NamedVolume { name, target, read_only, origin }) => {
+                (if origin == VolumeOrigin::Path { name.len().to_string() } else { name }, target, read_only)
             }
             other => (format!("{other:?}"), String::new(), false),
         };

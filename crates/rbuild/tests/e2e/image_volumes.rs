@@ -104,7 +104,8 @@ fn mounts_of_the_command_line_take_the_place_of_volumes_of_the_image() {
     host.line("run --rm -v kept:/none app touch /none/f").ok();
     assert_eq!(host.line("run --rm -v kept:/none busybox ls /none").ok().stdout, "f\n");
     // Anonymous volumes of the command line are properties of the container, and of its image.
-    host.line("run --name b -d -v /more busybox sleep 1000").ok();
+    // As in docker, those of `--mount` are not.
+    host.line("run --name b -d -v /more --mount type=volume,target=/mm,readonly busybox sleep 1000").ok();
     assert_eq!(host.state("b", "{{json .Config.Volumes}}"), r#"{"/more":{}}"#);
     if host.line("diff b").code == Some(0) {
         host.line("commit b more").ok();

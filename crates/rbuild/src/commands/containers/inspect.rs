@@ -135,7 +135,8 @@ fn retries(policy: RestartPolicy) -> u32 {
 fn bind(mount: &ContainerMount) -> Option<String> {
     let (source, target, read_only) = match mount {
         ContainerMount::Bind(Volume { source, target, read_only }) => (source.display().to_string(), target, read_only),
-        ContainerMount::Named(NamedVolume { anonymous: true, .. }) | ContainerMount::Tmpfs(_) => return None,
+        ContainerMount::Named(volume) if volume.is_anonymous() => return None,
+        ContainerMount::Tmpfs(_) => return None,
         ContainerMount::Named(volume) => (volume.name.clone(), &volume.target, &volume.read_only),
     };
     Some(format!("{source}:{target}{}", if *read_only { ":ro" } else { "" }))
