@@ -6,9 +6,9 @@ use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_engine::{
     BuildReport, BuildRequest, Difference, EntryChange, Export, FinishedImage, ImageForm, first_difference,
 };
-use rbuild_image::ImageId;
+use rbuild_image::{ImageId, Platform};
 use rbuild_plan::NoCache;
-use rbuild_store::{NamedImage, Store};
+use rbuild_store::{Image, NamedImage, Store};
 
 use crate::args::BuildArgs;
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
@@ -66,8 +66,8 @@ pub fn verify(
     let compared = trials.compare(once, &mut made);
     let images: Vec<FinishedImage> = made.iter().filter_map(|report| report.image).collect();
     forget_new(once.store, &before, &images)?;
-    let image = match compared? {
-        Compared::Equal(image) => image,
+    let verified = match compared? {
+        Compared::Equal(images) => images,
         Compared::Failed(code) => return Ok(BuildOutcome::Failed(code)),
     };
     let first = &made[0];
@@ -80,7 +80,8 @@ pub fn verify(
     request.parameters.default_epoch = Some(default_epoch(&request));
     let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
     let BuildOutcome::Made(finished) = quiet.build(&request)? else { return Ok(BuildOutcome::Failed(code::FAILED)) };
-    if finished.image.is_some_and(|found| found.id != image) {
+    let written = image_ids(once.store, &finished)?;
+    if !written.is_empty() && written != verified {
         let failure = Failure::from(NotVerified::ContextChanged);
         record_failure(once.store, &request, &failure.message);
         return Err(failure);
@@ -98,7 +99,8 @@ struct VerifyBuilds {
 }
 
 enum Compared {
-    Equal(ImageId),
+    /// The images of all platforms, in the order of the request.
+    Equal(Vec<ImageId>),
     /// The exit code. The error has been printed.
     Failed(u8),
 }
@@ -142,21 +144,40 @@ impl VerifyBuilds {
                 BuildOutcome::Waited => return Ok(Compared::Failed(code::FAILED)),
             }
         }
-        let images: Vec<FinishedImage> = made.iter().filter_map(|report| report.image).collect();
-        let [a, b] = images[..] else {
-            let failure = Failure::from(NotVerified::NoImages);
-            record_failure(store, &self.second.request, &failure.message);
-            return Err(failure);
+        let images = made.iter().map(|report| images(store, report)).collect::<Result<Vec<_>, _>>()?;
+        let (a, b) = match &images[..] {
+            [a, b] if !a.is_empty() && a.len() == b.len() => (a, b),
+            _ => {
+                let failure = Failure::from(NotVerified::NoImages);
+                record_failure(store, &self.second.request, &failure.message);
+                return Err(failure);
+            }
         };
-        let (a, b) = (store.images().image(&a.manifest)?, store.images().image(&b.manifest)?);
-        let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
-            return Ok(Compared::Equal(a.id));
-        };
-        let place = made.first().and_then(|report| place(&difference, &report.layer_places));
-        let (text, _) = message(&difference, place.is_some());
-        record_failure(store, &self.second.request, &text);
-        terminal::err(&error_text(&difference, place, once.source, terminal::colors()));
-        Ok(Compared::Failed(code::FAILED))
+        for (of_first, of_second) in a.iter().zip(b) {
+            let found = first_difference(store, of_first, of_second).map_err(|e| Failure::new(e.message()))?;
+            let Some(difference) = found else { continue };
+            let place = made.first().and_then(|report| place(&difference, &report.layer_places));
+            let platform = (a.len() > 1).then(|| of_first.platform());
+            let error = VerifyError { difference: &difference, platform, place };
+            record_failure(store, &self.second.request, &error.message().0);
+            terminal::err(&error.text(once.source, terminal::colors()));
+            return Ok(Compared::Failed(code::FAILED));
+        }
+        Ok(Compared::Equal(a.iter().map(|image| image.id).collect()))
+    }
+}
+
+/// Returns the images of all platforms, in the order of the request.
+fn images(store: &Store, report: &BuildReport) -> Result<Vec<Image>, Failure> {
+    Ok(report.platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<_, _>>()?)
+}
+
+/// Returns the IDs of the images of all platforms, in the order of the request. An image that was
+/// only written to an archive need not be in the store.
+fn image_ids(store: &Store, report: &BuildReport) -> Result<Vec<ImageId>, Failure> {
+    match report.platforms.len() {
+        0 | 1 => Ok(report.image.iter().map(|image| image.id).collect()),
+        _ => Ok(images(store, report)?.iter().map(|image| image.id).collect()),
     }
 }
 
@@ -193,37 +214,49 @@ fn place(difference: &Difference, places: &[(usize, usize)]) -> Option<Span> {
     Some(Span::new(start, end))
 }
 
-/// Formats the error for a difference, with an excerpt of the Dockerfile if the instruction is
-/// known.
-fn error_text(difference: &Difference, place: Option<Span>, source: &SourceText<'_>, colors: bool) -> String {
-    let (text, help) = message(difference, place.is_some());
-    let help = help.map(Hint::from);
-    match place {
-        Some(span) => {
-            let error = Diagnostic { help: help.map(Help::from), ..Diagnostic::new(span, text) };
-            diagnostics::diagnostic(&error, source, colors)
-        }
-        None => terminal::error_text(&text, help.as_ref(), colors),
-    }
+/// The error for a difference.
+struct VerifyError<'a> {
+    difference: &'a Difference,
+    /// The platform of the images, if the builds are for several.
+    platform: Option<Platform>,
+    /// The place of the instruction, if it is known.
+    place: Option<Span>,
 }
 
-/// Returns the error for a difference, with its help. `is_shown` is true if the instruction is
-/// shown next to it.
-fn message(difference: &Difference, is_shown: bool) -> (String, Option<VerbRemedy>) {
-    let configurations = "two builds produced different configurations";
-    match difference {
-        Difference::Manifest => ("two builds produced different manifests".into(), None),
-        Difference::LayerCount(a, b) => (format!("two builds produced images of {a} and {b} layers"), None),
-        Difference::Configuration { field, values: (a, b) } => {
-            let is_time = field.name() == Some("created");
-            (format!("{configurations}: {field} is {a} and {b}"), is_time.then_some(VerbRemedy::ClampTimes))
+impl VerifyError<'_> {
+    /// Formats the error, with an excerpt of the Dockerfile if the instruction is known.
+    fn text(&self, source: &SourceText<'_>, colors: bool) -> String {
+        let (text, help) = self.message();
+        let help = help.map(Hint::from);
+        match self.place {
+            Some(span) => {
+                let error = Diagnostic { help: help.map(Help::from), ..Diagnostic::new(span, text) };
+                diagnostics::diagnostic(&error, source, colors)
+            }
+            None => terminal::error_text(&text, help.as_ref(), colors),
         }
-        Difference::Layer { number, of, made_by, path, change } => {
-            let made_by: String = made_by.chars().take(100).collect();
-            let made_by = if is_shown { String::new() } else { format!(", made by `{made_by}`") };
-            let (change, help) = change_words(change);
-            let place = format!("/{path} in layer {number} of {of}{made_by}");
-            (format!("two builds produced different files: {place}: {change}"), Some(help))
+    }
+
+    /// Returns the message and the help. The instruction is quoted unless its place is known.
+    fn message(&self) -> (String, Option<VerbRemedy>) {
+        let platform = self.platform.as_ref().map_or(String::new(), |platform| format!(" for {platform}"));
+        match self.difference {
+            Difference::Manifest => (format!("two builds produced different manifests{platform}"), None),
+            Difference::LayerCount(a, b) => {
+                (format!("two builds produced images{platform} of {a} and {b} layers"), None)
+            }
+            Difference::Configuration { field, values: (a, b) } => {
+                let is_time = field.name() == Some("created");
+                let text = format!("two builds produced different configurations{platform}: {field} is {a} and {b}");
+                (text, is_time.then_some(VerbRemedy::ClampTimes))
+            }
+            Difference::Layer { number, of, made_by, path, change } => {
+                let made_by: String = made_by.chars().take(100).collect();
+                let made_by = if self.place.is_some() { String::new() } else { format!(", made by `{made_by}`") };
+                let (change, help) = change_words(change);
+                let file = format!("/{path} in layer {number} of {of}{made_by}");
+                (format!("two builds produced different files{platform}: {file}: {change}"), Some(help))
+            }
         }
     }
 }
@@ -265,6 +298,10 @@ mod tests {
 
     use super::*;
 
+    fn error(difference: &Difference, place: Option<Span>) -> VerifyError<'_> {
+        VerifyError { difference, platform: None, place }
+    }
+
     #[test]
     fn only_differences_in_time_suggest_source_date_epoch() {
         let layer = |change| Difference::Layer { number: 1, of: 2, made_by: "RUN x".into(), path: "a".into(), change };
@@ -284,7 +321,7 @@ mod tests {
             (Difference::LayerCount(1, 2), "two builds produced images of 1 and 2 layers".into(), false),
         ];
         for (difference, words, clamps) in cases {
-            let (text, help) = message(&difference, false);
+            let (text, help) = error(&difference, None).message();
             assert_eq!((text, help == Some(VerbRemedy::ClampTimes)), (words, clamps));
         }
     }
@@ -304,12 +341,18 @@ mod tests {
             |name: &str| Difference::Configuration { field: FieldPath::of(name), values: ("1".into(), "2".into()) };
         let others = [Difference::Manifest, Difference::LayerCount(1, 2), field("created"), field("os")];
         let texts = changes.into_iter().map(layer).chain(others).map(|difference| {
-            let (text, help) = message(&difference, false);
+            let (text, help) = error(&difference, None).message();
             help.map_or(text.clone(), |help| format!("{text}\n  hint: {}", Hint::from(help)))
         });
         let source = SourceText::new("Dockerfile", "FROM base\nRUN date > /a\nCMD x\n");
-        let shown = error_text(&layer(EntryChange::Content(7)), Some(Span::new(10, 23)), &source, false);
-        assert_recorded!("verify", texts.collect::<Vec<_>>().join("\n") + "\n" + &shown);
+        let difference = layer(EntryChange::Content(7));
+        let shown = error(&difference, Some(Span::new(10, 23))).text(&source, false);
+        let several = [difference, Difference::Manifest, Difference::LayerCount(1, 2), field("os")];
+        let several = several.each_ref().map(|difference| {
+            let platform = Some("linux/arm64".parse().unwrap());
+            VerifyError { platform, ..error(difference, None) }.text(&source, false)
+        });
+        assert_recorded!("verify", texts.collect::<Vec<_>>().join("\n") + "\n" + &shown + &several.concat());
     }
 
     #[test]

@@ -91,3 +91,30 @@ fn images_are_those_of_builds_for_one_platform() {
     let alone = PLATFORMS[1].split(',').map(|platform| built(platform, "2").remove(0));
     assert_eq!(both, alone.collect::<Vec<_>>());
 }
+
+/// A difference in the image of another platform than that of the machine is found, whichever it is.
+#[test]
+fn verify_compares_the_images_of_all_platforms() {
+    let lab = Lab::new();
+    if is_bare() {
+        return;
+    }
+    let file = |random: &str| {
+        format!(
+            "FROM --platform=$BUILDPLATFORM busybox AS gen\nARG TARGETARCH\nRUN echo a > /f; \
+             if [ $TARGETARCH = {random} ]; then cat /proc/sys/kernel/random/uuid > /f; fi\n\
+             FROM scratch\nCOPY --from=gen /f /f\n"
+        )
+    };
+    let verify = |random: &str| lab.build(&file(random), &[&PLATFORMS[..], &["--verify", "-t", "x"]].concat());
+    for platform in ["arm64", "amd64"] {
+        let words = format!("two builds produced different files for linux/{platform}: /f in layer 1 of 1");
+        let ran = verify(platform).fails(1, &[&words]);
+        assert!(!ran.stderr.contains("verified:"), "{}", ran.stderr);
+        assert_eq!(lab.rbuild(["logs", "-n", "2", "--format", "{{.Status}}"]).ok().stdout, "failed\ndone\n");
+        lab.rbuild(["inspect", "x"]).fails(1, &["image `x` not found"]);
+    }
+    let ran = verify("none").ok();
+    assert!(ran.stderr.contains("verified: two builds without cache"), "{}", ran.stderr);
+    lab.rbuild(["inspect", "x"]).ok();
+}
