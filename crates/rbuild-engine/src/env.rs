@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 
+use rbuild_dockerfile::Diagnostic;
 use rbuild_image::ManifestDigest;
 use rbuild_linux::clock::monotonic_nanoseconds;
 use rbuild_linux::parallel::locked;
@@ -142,7 +143,8 @@ impl<'a> StepEnv<'a> {
         let vertex = &self.graph().vertices[id];
         BuildError::Step(Box::new(StepFailure {
             span: vertex.span,
-            label: vertex.name.to_string(),
+            label: self.events.label(&vertex.name),
+            of_several: self.events.is_of_several(),
             text: vertex.text.clone(),
             word: None,
             reason: reason.into(),
@@ -151,6 +153,19 @@ impl<'a> StepEnv<'a> {
             log,
             at: monotonic_nanoseconds(),
         }))
+    }
+
+    /// Adds the label of a step to the errors at its instruction, if the build has several
+    /// platforms: they have the instruction in common.
+    pub fn name_step(&self, id: VertexId, error: BuildError) -> BuildError {
+        match error {
+            BuildError::Unmet(list) if self.events.is_of_several() => {
+                let label = self.events.label(&self.graph().vertices[id].name);
+                let named = |d: Diagnostic| Diagnostic { message: format!("[{label}] {}", d.message), ..d };
+                BuildError::Unmet(list.into_iter().map(named).collect())
+            }
+            other => other,
+        }
     }
 }
 

@@ -75,7 +75,10 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct StepFailure {
     pub span: Span,
+    /// Label of the step. It begins with the platform if the build has several.
     pub label: String,
+    /// True if the build has several platforms.
+    pub of_several: bool,
     pub text: String,
     /// A word of the instruction that caused the failure, such as the name of a missing program.
     pub word: Option<String>,
@@ -89,6 +92,15 @@ pub struct StepFailure {
     /// Time of the failure on the clock of [`rbuild_linux::clock::monotonic_nanoseconds`]. Used to
     /// find the first of several failures.
     pub at: u64,
+}
+
+impl StepFailure {
+    /// Returns the reason, followed by its causes, as one sentence. If the build has several
+    /// platforms, the label precedes it.
+    pub fn message(&self) -> String {
+        let reason = rbuild_remedy::sentence(&*self.reason);
+        if self.of_several { format!("[{}] {reason}", self.label) } else { reason }
+    }
 }
 
 impl fmt::Display for StepFailure {
@@ -167,7 +179,10 @@ impl BuildError {
 
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
-        rbuild_remedy::sentence(self)
+        match self {
+            BuildError::Step(failure) => failure.message(),
+            other => rbuild_remedy::sentence(other),
+        }
     }
 
     /// Returns the help, if there is any.
@@ -289,6 +304,7 @@ mod tests {
         let failure = StepFailure {
             span: Span { start: 0, end: 1 },
             label: String::new(),
+            of_several: false,
             text: String::new(),
             word: None,
             reason: Box::new(LayerError::Io { context: "the archive".into(), source }),
@@ -317,6 +333,7 @@ mod tests {
         BuildError::Step(Box::new(StepFailure {
             span: Span { start: 0, end: 1 },
             label: "build 2/3".into(),
+            of_several: false,
             text: "RUN false".into(),
             word: None,
             reason: "the command failed with exit code 1".into(),

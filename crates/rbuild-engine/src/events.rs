@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rbuild_dockerfile::Help;
 use rbuild_linux::parallel::locked;
+use rbuild_plan::StepName;
 use rbuild_sandbox::Stream;
 
 use crate::event::{BuildPhase, Event, MAX_IN_FLIGHT, Meter, OutputChunk, OutputInFlight, Warning};
@@ -24,7 +25,7 @@ pub struct Events {
     phases: Arc<AtomicUsize>,
     /// Number of the first step of this platform.
     first: usize,
-    /// Prefix of each step's label.
+    /// Prefix of each step's label; empty if the build has one platform.
     platform: String,
     journal: Arc<Journal>,
     /// Values that are masked in the text of events.
@@ -56,6 +57,21 @@ impl Events {
     /// Returns the number of the first step of this platform.
     pub(crate) fn first(&self) -> usize {
         self.first
+    }
+
+    /// Returns true if this is the sender of one of several platforms.
+    pub(crate) fn is_of_several(&self) -> bool {
+        !self.platform.is_empty()
+    }
+
+    /// Returns the label of a step, which begins with the platform if there are several.
+    pub(crate) fn label(&self, name: &StepName) -> String {
+        format!("{}{name}", self.platform)
+    }
+
+    /// Returns a message about the result, which begins with the platform if there are several.
+    pub(crate) fn name_platform(&self, message: String) -> String {
+        if self.is_of_several() { format!("[{}] {message}", self.platform.trim_end()) } else { message }
     }
 
     /// Sends an event: numbered and labeled for its platform, with secrets masked. Also adds it to

@@ -150,7 +150,7 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
         return Ok(());
     }
     if let Some((document, id)) = leak_in_documents(env.prepared, env.request, &env.leaks) {
-        let message = LeakPlace::Document(document).message(id);
+        let message = env.events.name_platform(LeakPlace::Document(document).message(id));
         return Err(match written_in_file(env.request, id) {
             Some(span) => {
                 let help = "read the value from the secret's mount instead of writing it into the Dockerfile";
@@ -169,7 +169,7 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
         let found = env.leaks.in_tree(&env.rootfs.files_of(tree)?)?;
         env.store.secrets().add_verdict(tree, &found.verdict())?;
         if let Some(leak) = found.first() {
-            return Err(refusal(env, id, &leak));
+            return Err(env.name_step(id, refusal(env, id, &leak)));
         }
     }
     if env.required.squashes_all() {
@@ -197,7 +197,7 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
     match env.leaks.in_tree(&env.rootfs.view(target)?)?.first() {
         None => Ok(()),
         Some(Leak { id, place }) => {
-            let message = LeakPlace::Base(&place).message(id);
+            let message = env.events.name_platform(LeakPlace::Base(&place).message(id));
             Err(BuildError::Other { message, help: Some(Remedy::Build(BuildRemedy::KeepSecretOut)) })
         }
     }

@@ -2,8 +2,9 @@
 //! input is done.
 //!
 //! Workers must not wait for each other inside rayon. The worker that completes a vertex's last
-//! input spawns it; the only blocking operations are child processes and file I/O. Neither does a
-//! worker wait for equal work of another platform: the vertex is spawned again once that is done.
+//! input spawns it; the only blocking operations are child processes, file I/O and locks of the
+//! store, whose holders are running. A worker does not wait for work of another platform with the
+//! same definition key: the vertex is spawned again once that is done.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -312,6 +313,7 @@ mod tests {
             let failure = StepFailure {
                 span: rbuild_dockerfile::Span::default(),
                 label: String::new(),
+                of_several: false,
                 text: String::new(),
                 word: None,
                 reason: reason.into(),

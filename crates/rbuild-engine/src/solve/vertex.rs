@@ -42,7 +42,7 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let started = Instant::now();
     let label = vertex.name.to_string();
     env.events.send(Event::Started { step: id.position(), label, text: vertex.text.clone() });
-    let outcome = find_or_execute(env, id);
+    let outcome = find_or_execute(env, id).map_err(|e| env.name_step(id, e));
     let outcome_kind = match &outcome {
         Ok(true) => StepOutcome::Cached,
         Ok(false) => StepOutcome::Done,

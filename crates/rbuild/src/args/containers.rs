@@ -308,7 +308,7 @@ pub struct LogsArgs {
     /// Name or ID of a container, build ID or a prefix of it, or `latest` for the last build
     #[arg(value_name = "CONTAINER|BUILD")]
     pub name: Option<String>,
-    /// Label of a step of a build: `builder 3/7` or `3/7`
+    /// Label of a step of a build: `linux/amd64 builder 3/7`, `builder 3/7` or `3/7`
     pub step: Option<String>,
     /// Go on with new output until the container ends
     #[arg(short, long)]

@@ -1,6 +1,7 @@
 //! The verb `logs`: prints the output of containers and of the steps of builds, and lists recent
 //! builds.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 
 use rbuild_dockerfile::Help;
@@ -133,22 +134,33 @@ fn ambiguous(name: &str) -> Warning<Help> {
     }
 }
 
-/// Returns the steps with a label, or all steps if `label` is `None`. The label may omit the name
-/// of the stage.
+/// Returns the steps with a label, or all steps if `label` is `None`. The label may omit the
+/// platform and the name of the stage if only one label ends like that.
 ///
 /// # Errors
 ///
-/// Fails if no step has that label.
+/// Fails if no step has that label, or if several labels end like that.
 fn steps<'a>(build: &'a BuildLog, label: Option<&str>) -> Result<Vec<&'a StepLog>, Failure> {
     let Some(wanted) = label else { return Ok(build.steps.iter().collect()) };
-    let is_wanted = |s: &&StepLog| s.label == wanted || s.label.ends_with(&format!(" {wanted}"));
-    let found: Vec<&StepLog> = build.steps.iter().filter(is_wanted).collect();
-    if !found.is_empty() {
-        return Ok(found);
+    let exact: Vec<&StepLog> = build.steps.iter().filter(|step| step.label == wanted).collect();
+    if !exact.is_empty() {
+        return Ok(exact);
     }
-    let failure = Failure::new(format!("build {} has no step `{wanted}`", build.id));
-    let labels: Vec<String> = build.steps.iter().map(|s| s.label.clone()).collect();
-    Err(if labels.is_empty() { failure } else { failure.help(Remedy::UseOneOf { words: labels }) })
+    let suffix = format!(" {wanted}");
+    let found: Vec<&StepLog> = build.steps.iter().filter(|step| step.label.ends_with(&suffix)).collect();
+    let matches: BTreeSet<&String> = found.iter().map(|step| &step.label).collect();
+    match matches.len() {
+        0 => {
+            let failure = Failure::new(format!("build {} has no step `{wanted}`", build.id));
+            let words: Vec<String> = build.steps.iter().map(|step| step.label.clone()).collect();
+            Err(if words.is_empty() { failure } else { failure.help(Remedy::UseOneOf { words }) })
+        }
+        1 => Ok(found),
+        _ => {
+            let failure = Failure::new(format!("build {} has several steps `{wanted}`", build.id));
+            Err(failure.help(Remedy::UseOneOf { words: matches.into_iter().cloned().collect() }))
+        }
+    }
 }
 
 fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {
@@ -201,22 +213,45 @@ mod tests {
 
     #[test]
     fn labels_select_steps_with_or_without_the_stage() {
-        let build = build(&["base 1/2", "base 2/2", "test 1/2"]);
-        for (label, found) in [(None, 3), (Some("base 1/2"), 1), (Some("1/2"), 2), (Some("2/2"), 1)] {
-            assert_eq!(steps(&build, label).map(|steps| steps.len()).ok(), Some(found), "{label:?}");
+        let selected = |labels: &[&str], label: Option<&str>| {
+            let build = build(labels);
+            steps(&build, label).map(|steps| steps.iter().map(|step| step.step).collect::<Vec<_>>()).ok()
+        };
+        let stages = ["base 1/2", "base 2/2", "test 1/2"];
+        for (label, found) in [
+            (None, Some(vec![0, 1, 2])),
+            (Some("base 1/2"), Some(vec![0])),
+            (Some("1/2"), None),
+            (Some("2/2"), Some(vec![1])),
+        ] {
+            assert_eq!(selected(&stages, label), found, "{label:?}");
         }
+        let platforms = ["linux/amd64 a 2/2", "linux/arm64 a 2/2", "linux/arm64 b 1/1"];
+        for (label, found) in [
+            ("linux/amd64 a 2/2", Some(vec![0])),
+            ("linux/arm64 a 2/2", Some(vec![1])),
+            ("a 2/2", None),
+            ("2/2", None),
+            ("b 1/1", Some(vec![2])),
+        ] {
+            assert_eq!(selected(&platforms, Some(label)), found, "{label}");
+        }
+        // A complete label is not ambiguous.
+        assert_eq!(selected(&["2/2", "a 2/2"], Some("2/2")), Some(vec![0]));
     }
 
     #[test]
     fn unknown_steps_are_refused_as_recorded() {
         let text = [&["base 1/2", "base 2/2"][..], &[]]
             .map(|labels| steps(&build(labels), Some("3/2")).expect_err("no such step").text());
+        let stepped = build(&["linux/amd64 a 2/2", "linux/arm64 a 2/2"]);
+        let platforms = steps(&stepped, Some("a 2/2")).expect_err("two steps").text();
         let ambiguous = terminal::warning_text(&ambiguous("abc"), false);
         let several = ["6b0d1", "6b0d2", "6b0d22"].map(|id| BuildLog { id: id.parse().unwrap(), ..build(&[]) });
         let found = |wanted| find(&several, wanted).unwrap().map(|build| build.id.as_str());
         let [newest, exact, prefix, none] = ["latest", "6b0d2", "6b0d1", "7"].map(found);
         assert_eq!((newest, exact, prefix, none), (Some("6b0d1"), Some("6b0d2"), Some("6b0d1"), None));
         let several = find(&several, "6b0d").unwrap_err().text();
-        rbuild_testkit::assert_recorded!("logs", text.concat() + &ambiguous + &several);
+        rbuild_testkit::assert_recorded!("logs", text.concat() + &platforms + &ambiguous + &several);
     }
 }

@@ -46,7 +46,8 @@ mod tests {
         let at = |start, end| Diagnostic::new(Span::new(start, end), "100 %\n::sure");
         let step = StepFailure {
             span: Span::new(10, 26),
-            label: "build 2/3".into(),
+            label: "linux/arm64 build 2/3".into(),
+            of_several: true,
             text: "RUN make all\nmore".into(),
             word: Some("all".into()),
             reason: "the command failed with exit code 2".into(),

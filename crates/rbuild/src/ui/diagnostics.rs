@@ -74,7 +74,7 @@ pub fn build_error(e: &BuildError, source: &SourceText<'_>, colors: bool) -> Str
 /// they often state the reason.
 fn step_failure(f: &StepFailure, source: &SourceText<'_>, colors: bool) -> String {
     let word = f.word.as_deref().and_then(|word| word_within(word, f.span, source.text));
-    let mut d = Diagnostic::new(word.unwrap_or(f.span), rbuild_remedy::sentence(&*f.reason));
+    let mut d = Diagnostic::new(word.unwrap_or(f.span), f.message());
     d.help = f.help.clone().map(Help::from);
     let mut text = diagnostic(&d, source, colors);
     if let Some(build) = &f.more {
@@ -270,6 +270,7 @@ mod tests {
         let step = |log: &[&str], more: Option<&str>| StepFailure {
             span: Span::new(10, 26),
             label: "build 2/3".into(),
+            of_several: false,
             text: "RUN make all\nmore".into(),
             word: Some("all".into()),
             reason: "the command failed with exit code 2".into(),
@@ -287,6 +288,14 @@ mod tests {
             ("more errors than are shown", BuildError::Dockerfile(vec![at(0, 0); MAX_SHOWN + 1])),
             ("a failed step", BuildError::Step(Box::new(step(&[], None)))),
             ("a failed step with output", BuildError::Step(Box::new(step(&["one", "two"], Some("abc"))))),
+            (
+                "a failed step of one of several platforms",
+                BuildError::Step(Box::new(StepFailure {
+                    label: "linux/arm64 build 2/3".into(),
+                    of_several: true,
+                    ..step(&["one"], Some("abc"))
+                })),
+            ),
             ("an interruption", BuildError::Canceled),
         ];
         let text = errors.map(|(title, e)| format!("=== {title}\n{}", build_error(&e, &source, false)));

@@ -92,7 +92,7 @@ fn images_are_those_of_builds_for_one_platform() {
     assert_eq!(both, alone.collect::<Vec<_>>());
 }
 
-/// A difference in the image of another platform than that of the machine is found, whichever it is.
+/// A difference is found in the image of any platform, not only in that of the machine.
 #[test]
 fn verify_compares_the_images_of_all_platforms() {
     let lab = Lab::new();
@@ -117,4 +117,52 @@ fn verify_compares_the_images_of_all_platforms() {
     let ran = verify("none").ok();
     assert!(ran.stderr.contains("verified: two builds without cache"), "{}", ran.stderr);
     lab.rbuild(["inspect", "x"]).ok();
+}
+
+/// The platforms have their instructions in common: errors, hints and annotations name the
+/// platform, and the suggested command prints the output of the step that failed.
+#[test]
+fn errors_of_steps_name_the_platform() {
+    let lab = Lab::new();
+    if is_bare() {
+        return;
+    }
+    lab.write("token", "a-secret-value\n");
+    let file = |run: &str| {
+        format!(
+            "FROM --platform=$BUILDPLATFORM busybox AS a\nARG TARGETARCH\nRUN {run}\n\
+             FROM scratch\nCOPY --from=a /f /f\n"
+        )
+    };
+    let fails = "seq 100; echo of $TARGETARCH; if [ $TARGETARCH = arm64 ]; then sleep 2; exit 7; fi; touch /f";
+    let build = |file: &str, more: &[&str]| lab.build(file, &[&PLATFORMS[..], more].concat());
+    let label = "[linux/arm64 a 2/2]";
+    let ran = build(&file(fails), &[]).fails(
+        1,
+        &[
+            &format!("error: {label} the command exited with code 7"),
+            "\"linux/arm64 a 2/2\"\n",
+            "> output of [linux/arm64",
+        ],
+    );
+    assert!(!ran.stderr.contains("\"a 2/2\""), "{}", ran.stderr);
+    let shown = lab.rbuild(["logs", "latest", "linux/arm64 a 2/2"]).ok().stdout;
+    assert!(shown.contains("\nof arm64\n") && !shown.contains("of amd64"), "{shown}");
+    let matches = "use linux/amd64 a 2/2 or linux/arm64 a 2/2";
+    lab.rbuild(["logs", "latest", "a 2/2"]).fails(1, &["several steps `a 2/2`", matches]);
+    let ran = build(&file(fails), &["--progress", "github"]).fails(1, &[]);
+    let text = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(
+        text.lines().any(|line| line.starts_with("::error ") && line.contains(&format!("::{label} RUN"))),
+        "{text}"
+    );
+    // A secret in the files of one platform.
+    let leaks = "--mount=type=secret,id=t if [ $TARGETARCH = arm64 ]; then cp /run/secrets/t /f; else touch /f; fi";
+    let secret = ["--secret", "id=t,src=token", "-t", "x"];
+    let ran = build(&file(leaks), &secret).fails(1, &["the result contains the secret `t`"]);
+    let line = ran.stderr.lines().find(|line| line.contains("the result contains")).unwrap();
+    assert!(line.starts_with("error: [linux/arm64 ") && line.contains("1/1] the result"), "{line}");
+    // A secret in the configurations of both.
+    let label = format!("{}LABEL a=a-secret-value\n", file("touch /f"));
+    build(&label, &secret).fails(1, &["error: [linux/a", "64] the result contains the secret `t` in the image's"]);
 }
