@@ -1,5 +1,7 @@
 //! Variables of a scope: the rules of ARG and ENV, and the expansion of words.
 
+use std::cell::RefCell;
+
 use rpds::{HashTrieMapSync, HashTrieSetSync, VectorSync};
 
 use crate::ast::{ArgDecl, Heredoc, Pair, Word};
@@ -185,6 +187,17 @@ impl Vars {
     /// Returns the variables of the body of a here-document that are neither set nor declared.
     pub fn undeclared_in_heredoc(&self, doc: &Heredoc) -> Vec<String> {
         self.undeclared_in_text(HEREDOC, &doc.content())
+    }
+
+    /// Returns the variables that the expansion of a word reads, up to its error if it has one.
+    pub fn read_by(&self, word: &Word, escape: char) -> Vec<String> {
+        let names = RefCell::new(Vec::new());
+        let lookup = |name: &str| {
+            names.borrow_mut().push(name.to_string());
+            self.get(name).map(str::to_string)
+        };
+        let _ = Lexer::new(escape).word(&word.text, &lookup);
+        names.into_inner()
     }
 
     fn undeclared_in_text(&self, lexer: Lexer, text: &str) -> Vec<String> {

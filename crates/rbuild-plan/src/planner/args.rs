@@ -1,7 +1,9 @@
 //! ARG, build arguments, and the arguments that configure the builder itself.
 
+use std::collections::HashSet;
+
 use rbuild_dockerfile::ast::{ArgDecl, Op, Stage, Word};
-use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_dockerfile::{Diagnostic, Span, Vars};
 use rbuild_image::Platform;
 use rbuild_remedy::{BuildRemedy, DockerfileRemedy, Remedy};
 
@@ -105,8 +107,9 @@ pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<()
         let mut errors = DeclarationErrors::default();
         for decl in decls {
             let given = build_arg(planner, &decl.name.text);
+            let read = DeclarationErrors::read_by(decl, &planner.globals, planner.file.escape, given.is_some());
             let value = planner.globals.argument(decl, planner.file.escape, given, None);
-            if let Some(value) = errors.without(decl, value) {
+            if let Some(value) = errors.without(decl, &read, value) {
                 planner.globals.declare(&decl.name.text, value.as_deref());
             }
         }
@@ -118,24 +121,40 @@ pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<()
 /// Errors in the declarations of one ARG.
 #[derive(Default)]
 struct DeclarationErrors<'d> {
-    names: Vec<&'d str>,
+    /// Names whose values are unknown, because their declarations failed or read such a name.
+    unknown: HashSet<&'d str>,
     errors: Vec<Diagnostic>,
 }
 
 impl<'d> DeclarationErrors<'d> {
+    /// Returns the variables that a declaration reads: those of its default if no value is given.
+    fn read_by(decl: &ArgDecl, vars: &Vars, escape: char, is_given: bool) -> Vec<String> {
+        let default = decl.default.as_ref().filter(|_| !is_given);
+        default.map(|word| vars.read_by(word, escape)).unwrap_or_default()
+    }
+
     /// Returns the value of a declaration, or notes its error, unless that may be a consequence of
-    /// an earlier one: each declaration sees the variables of those before it.
-    fn without(&mut self, decl: &'d ArgDecl, value: Result<Option<String>, Diagnostic>) -> Option<Option<String>> {
-        let d = match value {
-            Ok(value) => return Some(value),
-            Err(d) => d,
-        };
-        let default = decl.default.as_ref().map_or("", |word| word.text.as_str());
-        if !self.names.iter().any(|name| default.contains(name)) {
-            self.errors.push(d);
+    /// an earlier one: each declaration sees the variables of those before it. `read` contains the
+    /// variables that it reads.
+    fn without(
+        &mut self,
+        decl: &'d ArgDecl,
+        read: &[String],
+        value: Result<Option<String>, Diagnostic>,
+    ) -> Option<Option<String>> {
+        let is_consequence = read.iter().any(|name| self.unknown.contains(name.as_str()));
+        if is_consequence || value.is_err() {
+            self.unknown.insert(&decl.name.text);
+        } else {
+            self.unknown.remove(decl.name.text.as_str());
         }
-        self.names.push(&decl.name.text);
-        None
+        match value {
+            Ok(value) => Some(value),
+            Err(d) => {
+                self.errors.extend((!is_consequence).then_some(d));
+                None
+            }
+        }
     }
 
     fn check(self) -> Result<(), Vec<Diagnostic>> {
@@ -180,8 +199,9 @@ pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[Ar
             EPOCH => resolved(planner.epoch, given, global),
             _ => (given, global),
         };
+        let read = DeclarationErrors::read_by(decl, &state.vars, planner.file.escape, given.is_some());
         let value = state.vars.argument(decl, planner.file.escape, given, global.as_deref());
-        let Some(value) = errors.without(decl, value) else { continue };
+        let Some(value) = errors.without(decl, &read, value) else { continue };
         text.push_str(&format!(" {name}"));
         if let Some(value) = &value {
             text.push_str(&format!("={value}"));

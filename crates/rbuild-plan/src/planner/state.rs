@@ -194,8 +194,9 @@ impl<'a> Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Returns the images to resolve, or the errors if there are any.
-    pub(super) fn needs_or_errors(self) -> Result<Vec<ImageNeed>, Vec<Diagnostic>> {
+    /// Returns the images to resolve, or the errors if there are any, in the order of the file.
+    pub(super) fn needs_or_errors(mut self) -> Result<Vec<ImageNeed>, Vec<Diagnostic>> {
+        self.errors.sort_by_key(|d| d.span.start);
         if self.errors.is_empty() { Ok(self.needs) } else { Err(self.errors) }
     }
 

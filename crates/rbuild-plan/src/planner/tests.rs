@@ -587,12 +587,28 @@ fn commands_run_in_the_lexically_resolved_working_directory() {
 fn all_independent_errors_are_reported() {
     let messages = |source: &str| {
         let found = plan(&parse(source.as_bytes()).unwrap(), &params(), &debian());
-        let mut found = found.err().unwrap_or_else(|| panic!("{source} plans"));
-        found.sort_by_key(|d| d.span.start);
+        let found = found.err().unwrap_or_else(|| panic!("{source} plans"));
         found.into_iter().map(|d| d.message).collect::<Vec<_>>()
     };
     let port = |text: &str| format!("invalid port `{text}`: protocol must be tcp, udp or sctp");
-    let cases: [(&str, Vec<String>); 6] = [
+    let unset = |name: &str, message: &str| format!("variable `{name}`: {message}");
+    let cases: [(&str, Vec<String>); 12] = [
+        // The letter A in another message is no use of the variable A.
+        ("FROM debian\nARG A=${x:?x} B=${y:?ARCH}\n", vec![unset("x", "x"), unset("y", "ARCH")]),
+        // C fails only because A has, by way of B.
+        ("FROM debian\nARG A=${x:?x} B=${A:-} C=${B:?needed}\n", vec![unset("x", "x")]),
+        ("ARG A=${x:?x} B=${A:-} C=${B:?needed} D=${y:?y}\nFROM debian\n", vec![unset("x", "x"), unset("y", "y")]),
+        // The second value of A is known, and so is one that does not depend on A.
+        ("FROM debian\nARG A=${x:?x} A= B=${A:?b}\n", vec![unset("x", "x"), unset("A", "b")]),
+        ("FROM debian\nARG A=${x:?x} B=${y:?b}$A\n", vec![unset("x", "x"), unset("y", "b")]),
+        (
+            "FROM debian\nEXPOSE 1 bad 99999 x/y\n",
+            vec![
+                "invalid port `bad`: it is not a number".into(),
+                "invalid port `99999`: port numbers range from 0 to 65535".into(),
+                "invalid port `x/y`: protocol must be tcp, udp or sctp".into(),
+            ],
+        ),
         ("FROM debian\nEXPOSE 80/tpc\nEXPOSE 81/tpc\n", vec![port("80/tpc"), port("81/tpc")]),
         (
             "FROM debian\nEXPOSE 80/tpc\nSTOPSIGNAL FOO\nRUN --network=x y\nCOPY --chmod=9 a b\n",
