@@ -36,9 +36,8 @@ fn in_order(mounts: Vec<ContainerMount>) -> Result<Vec<ContainerMount>, Failure>
 
 /// Returns mounts in the order of their depth, with an anonymous volume for each path of
 /// `declared`, the VOLUME paths of an image, that is not the target of one of them. As in docker,
-/// such a path may be relative to `/`. `/` itself cannot be a volume, nor can the paths of the mounts
-/// that every container has. `container` is the ID of the
-/// container.
+/// such a path may be relative to `/`. `/` itself cannot be a volume, nor can the paths of the
+/// mounts that every container has. `container` is the ID of the container.
 ///
 /// # Errors
 ///

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rbuild_linux::{StopRequest, StopSignals};
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Exit};
+use rbuild_linux::{StopRequest, StopSignals};
 
 use crate::exit::{Failure, code};
 use crate::input::registry;
