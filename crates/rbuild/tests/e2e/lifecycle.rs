@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::Lab;
+use crate::containers::{Host, wait_until};
+use crate::lab::{Lab, is_bare};
 use crate::processes::{all_gone, locks_free, processes_with};
 
 fn no_mounts(lab: &Lab) {
@@ -214,4 +215,35 @@ fn an_image_of_a_build_that_failed_later_is_synced_before_it_is_named() {
     // Once is enough.
     assert_eq!(lab.rbuild(["build", "-t", "y"]).ok().steps(), (0, 2));
     assert_eq!((marks(), unsynced()), (before + 1, 0));
+}
+
+/// Such a volume is removed by another process, which takes the signal.
+#[test]
+fn a_signal_during_the_removal_of_abandoned_volumes_ends_the_start() {
+    let host = Host::new();
+    if is_bare() {
+        return;
+    }
+    for background in [&[][..], &["-d"]] {
+        let mut killed = host.0.command(["run", "--rm", "--name", "old", "-v", "/v", "busybox", "sleep", "1000"]);
+        let mut killed = killed.stdout(Stdio::null()).spawn().unwrap();
+        wait_until("the container runs", || host.line("ps --format {{.State}}").ok().stdout == "running\n");
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        wait_until("the container is dead", || host.state("old", "{{.State.Status}}") == "dead");
+        let lock = std::fs::File::create(host.0.store().join("volumes.lock")).unwrap();
+        lock.lock().unwrap();
+        let args = [&["run", "--name", "new"], background, &["busybox", "sleep", "1000"]].concat();
+        let mut start = host.0.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let names = || host.line("ps -a --format {{.Names}}").ok().stdout;
+        wait_until("the container is created", || names().contains("new"));
+        // It waits for the lock then.
+        std::thread::sleep(Duration::from_millis(300));
+        kill(Pid::from_raw(start.id() as i32), Signal::SIGTERM).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        drop(lock);
+        assert_eq!(start.wait().unwrap().code(), Some(128 + 15), "{background:?}");
+        assert_eq!(names(), "", "{background:?}");
+        host.line("volume prune -f").ok();
+    }
 }

@@ -50,7 +50,7 @@ pub fn start(settings: &Settings, store: Store, launch: &Launch<'_>) -> Result<C
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     // A container exists with its supervisor, or not at all.
     let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
-    let Some(lock) = launch.begin(settings, &store)? else { return Ok(id) };
+    let Some(lock) = launch.begin(settings, &store, &signals)? else { return Ok(id) };
     let supervisor = match process::fork() {
         Ok(Cloned::Child) => {
             drop(ours);

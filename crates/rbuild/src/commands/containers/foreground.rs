@@ -41,7 +41,7 @@ pub fn run(settings: &Settings, store: &Store, launch: &Launch<'_>) -> Result<Op
     let protection = StopProtection::begin().map_err(|e| Failure::caused("cannot start the container", &e))?;
     // A container in the foreground exists with this process.
     let signals = StopSignals::block().map_err(|e| Failure::caused("cannot start the container", &e))?;
-    let Some(lock) = launch.begin(settings, store)? else { return Ok(None) };
+    let Some(lock) = launch.begin(settings, store, &signals)? else { return Ok(None) };
     let mut is_started = false;
     let mut read = || {
         is_started |= record_start(store, &id, &ours);

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use rbuild_engine::{Invocation, volume_binds};
 use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
-use rbuild_linux::{ControlGroup, ProcessStamp, Timestamp};
+use rbuild_linux::{ControlGroup, ProcessStamp, StopSignals, Timestamp, end_request};
 use rbuild_plan::{GroupLimits, NetworkMode};
 use rbuild_sandbox::{BuilderConfig, GRACE, Input};
 use rbuild_store::{
@@ -78,11 +78,12 @@ impl<'a> Launch<'a> {
     }
 
     /// Begins the start as [`ContainerOrigin::begin`] does, and writes the ID. Without a start, the
-    /// container has no control group.
-    pub fn begin(&self, settings: &Settings, store: &Store) -> Result<Option<RunLock>, Failure> {
+    /// container has no control group. `signals` are blocked meanwhile: one that arrives before the
+    /// end of these preparations is for this process, and there is no start.
+    pub fn begin(&self, settings: &Settings, store: &Store, signals: &StopSignals) -> Result<Option<RunLock>, Failure> {
         let begun = self.origin.begin(settings, store, &self.invocation.settings).and_then(|begun| {
-            if let (Some(lock), Some(file)) = (&begun, &self.id_file) {
-                file.write(&self.origin.id()).inspect_err(|_| self.clean_up(store, lock, false))?;
+            if let Some(lock) = &begun {
+                self.confirm(signals).inspect_err(|_| self.clean_up(store, lock, false))?;
             }
             Ok(begun)
         });
@@ -90,6 +91,15 @@ impl<'a> Launch<'a> {
             self.remove_group();
         }
         begun
+    }
+
+    /// Fails if a signal has requested the end of this process, or if the ID cannot be written.
+    fn confirm(&self, signals: &StopSignals) -> Result<(), Failure> {
+        // The processes that have removed abandoned volumes may have taken the signal before.
+        if signals.arrived() || end_request().is_some() {
+            return Err(Failure::interrupted());
+        }
+        self.id_file.as_ref().map_or(Ok(()), |file| file.write(&self.origin.id()))
     }
 
     /// Records the end of the container, and removes its control group. Readers of the end treat a
