@@ -74,8 +74,8 @@ pub(crate) fn resolve_mount_point(
     Ok(Some(real))
 }
 
-/// Returns true for paths, absolute and without `..`, at which every container has mounts of its own,
-/// so that no volume can be there.
+/// Returns true for paths, absolute and without `..`, at which every container has mounts of its
+/// own, so that no volume can be there.
 pub fn is_of_every_container(target: &Path) -> bool {
     let own = ["/proc", "/sys", "/dev/pts", "/dev/mqueue", "/etc/hosts", "/etc/resolv.conf"];
     own.iter().any(|place| target.starts_with(place)) || device_entry(target).is_some()

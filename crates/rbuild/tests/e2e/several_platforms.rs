@@ -161,7 +161,7 @@ fn errors_of_steps_name_the_platform() {
     let secret = ["--secret", "id=t,src=token", "-t", "x"];
     let ran = build(&file(leaks), &secret).fails(1, &["the result contains the secret `t`"]);
     let line = ran.stderr.lines().find(|line| line.contains("the result contains")).unwrap();
-    assert!(line.starts_with("error: [linux/arm64 ") && line.contains("1/1] the result"), "{line}");
+    assert!(line.starts_with("error: [linux/arm64 stage-1 2/2] the result"), "{line}");
     // A secret in the configurations of both.
     let label = format!("{}LABEL a=a-secret-value\n", file("touch /f"));
     build(&label, &secret).fails(1, &["error: [linux/a", "64] the result contains the secret `t` in the image's"]);

@@ -225,7 +225,7 @@ enum ClaimAnswer {
 /// The state of a claim, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClaimStage {
-    /// It may be in the registry.
+    /// Requested; possibly in the registry.
     Asked,
     /// Another machine has it.
     Waiting,
