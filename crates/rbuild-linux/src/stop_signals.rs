@@ -219,8 +219,8 @@ impl StopRequest {
         StopRequest { signal, at: Instant::now() }
     }
 
-    /// Ends this process by the signal, which it has blocked, so that a shell script that has started
-    /// it ends, too. Returns only if the signal is ignored.
+    /// Ends this process by the signal, which it has blocked, so that a shell script that has
+    /// started it ends, too. Returns only if the signal is ignored.
     pub fn end_process(self) {
         let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(self.signal)), None);
         let _ = raise(self.signal);
