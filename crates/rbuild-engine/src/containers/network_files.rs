@@ -5,9 +5,9 @@ use std::path::Path;
 use rbuild_linux::{FileKind, RootDir};
 use rbuild_sandbox::{MountRequest, MountSource};
 
-/// Returns mounts of those of `files`, paths and contents, that the last one of `mounts` at or above
-/// them would hide, so that a container has its host names even with a volume at `/etc`. `image` has
-/// the files of the image, whose links are followed.
+/// Returns mounts of those of `files`, paths and contents, that the last one of `mounts` at or
+/// above them would hide, so that a container has its host names even with a volume at `/etc`.
+/// `image` has the files of the image, whose links are followed.
 ///
 /// A mount of the file itself takes its place. Nothing is created in a directory of the machine or
 /// in a read-only mount: a file is shown there only if the mount has one to cover.
