@@ -20,7 +20,8 @@ pub(crate) struct Trash<'s> {
     /// `None` if it cannot be created, for example because the disk is full. Entries are then
     /// deleted at once.
     work: Option<Workspace>,
-    moved: Vec<MovedEntry>,
+    /// Removed entries, with their names in the workspace.
+    moved: Vec<(RemovedEntry, OsString)>,
     /// The content that was removed so far.
     pub freed: Freed,
 }
@@ -36,12 +37,12 @@ pub(crate) struct Discarded<'a> {
     pub reason: &'static str,
 }
 
-/// An entry in the workspace, and its place in the store.
-struct MovedEntry {
+/// A removed entry, and its place in the store.
+struct RemovedEntry {
     dir: &'static str,
     name: OsString,
     bytes: Option<u64>,
-    moved_to: OsString,
+    reason: &'static str,
 }
 
 impl<'s> Trash<'s> {
@@ -60,16 +61,16 @@ impl<'s> Trash<'s> {
     ///
     /// Fails if it cannot be removed for another reason than the owners of its files.
     pub fn discard(&mut self, Discarded { dir, name, bytes, reason }: Discarded<'_>) -> Result<()> {
-        tracing::debug!(target: "store", kind = dir, name = %name.to_string_lossy(), bytes, reason, "removed");
+        let entry = RemovedEntry { dir, name: name.to_os_string(), bytes, reason };
         let from = self.store.dir(dir)?;
         if let Some(work) = &self.work {
             let moved_to = OsString::from(work.unique("x"));
             if from.rename(name, work.dir(), &moved_to).is_ok() {
-                self.moved.push(MovedEntry { dir, name: name.to_os_string(), bytes, moved_to });
+                self.moved.push((entry, moved_to));
                 return Ok(());
             }
         }
-        let is_deleted = delete(&from, name, dir, bytes, &mut self.freed)?;
+        let is_deleted = delete(&from, name, &entry, &mut self.freed)?;
         self.freed.unremovable += u64::from(!is_deleted);
         Ok(())
     }
@@ -83,30 +84,32 @@ impl<'s> Trash<'s> {
     /// Fails if a file cannot be removed for another reason.
     pub fn empty(mut self) -> Result<Freed> {
         let Some(work) = &self.work else { return Ok(self.freed) };
-        for MovedEntry { dir, name, bytes, moved_to } in &self.moved {
-            if !delete(work.dir(), moved_to, dir, *bytes, &mut self.freed)? {
+        for (entry, moved_to) in &self.moved {
+            if !delete(work.dir(), moved_to, entry, &mut self.freed)? {
                 self.freed.unremovable += 1;
-                let _ = work.dir().rename(moved_to, &self.store.dir(dir)?, name);
+                let _ = work.dir().rename(moved_to, &self.store.dir(entry.dir)?, &entry.name);
             }
         }
         Ok(self.freed)
     }
 }
 
-/// Deletes an entry, and counts it by the directory of the store in which it was. Returns false if
-/// it contains files that this process may not remove.
-fn delete(at: &RootDir, name: &OsStr, dir: &str, bytes: Option<u64>, freed: &mut Freed) -> Result<bool> {
+/// Deletes an entry, which is at `name` now, and counts it by the directory of the store in which
+/// it was. Returns false if it contains files that this process may not remove.
+fn delete(at: &RootDir, name: &OsStr, entry: &RemovedEntry, freed: &mut Freed) -> Result<bool> {
     let measure = || -> Result<u64> {
         Ok(match at.stat_name(name)? {
             stat if stat.kind == FileKind::Dir => at.sub(name).map_or(0, |dir| tree_bytes(&dir)),
             stat => stat.blocks * 512,
         })
     };
+    let RemovedEntry { dir, name: own_name, bytes, reason } = entry;
     let bytes = bytes.map_or_else(measure, Ok)?;
     if !remove_if_possible(at, name)? {
         return Ok(false);
     }
-    match dir {
+    tracing::debug!(target: "store", kind = dir, name = %own_name.to_string_lossy(), bytes, reason, "removed");
+    match *dir {
         "trees" => freed.trees += 1,
         "mounts" => freed.mounts += 1,
         _ => freed.blobs += 1,

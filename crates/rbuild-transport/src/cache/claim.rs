@@ -130,7 +130,7 @@ fn state(found: Option<&Claim>, request: &ClaimRequest<'_>, now: i64, unchanged:
 
 /// Claims a step, or waits until the cache has it or another machine that builds it has ended.
 /// `waiting` is called once with the name of that machine, and returns false if this one is not
-/// going to wait.
+/// going to wait. `writing` is called before the claim is written.
 ///
 /// # Errors
 ///
@@ -140,6 +140,7 @@ pub fn claim(
     client: &Client,
     request: &ClaimRequest<'_>,
     waiting: &dyn Fn(&str) -> bool,
+    writing: &dyn Fn(),
 ) -> Result<ClaimOutcome> {
     let place = ClaimPlace::of(client, request)?;
     let (mut seen, mut watch): (Option<(Claim, Instant)>, Option<StepWatch<'_>>) = (None, None);
@@ -171,6 +172,7 @@ pub fn claim(
             ClaimState::Free if writes == MAX_WRITES => return Ok(ClaimOutcome::Unavailable),
             ClaimState::Free => {
                 writes += 1;
+                writing();
                 place.write(request, FIRST_RENEWAL, false)?;
                 settle(started.elapsed());
             }

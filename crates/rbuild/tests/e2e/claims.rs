@@ -218,11 +218,17 @@ fn invented_claims_delay_nothing() {
     // One that looks fresh is taken over soon.
     fleet.forget_cache();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    fleet.put_claim(tag, &json!({"key": claim["key"], "by": "you x", "at": now, "every": 4}));
+    fleet.put_claim(tag, &json!({"key": claim["key"], "build": claim["build"], "by": "you x", "at": now, "every": 4}));
     let (ran, took) = fleet.fill("one", &file, &[]);
     let ran = ran.ok();
     assert!(took < Duration::from_secs(20) && ran.steps() == (1, 0), "{took:?} {}", ran.stderr);
     assert!(ran.stderr.contains("waiting for steps that `you` builds"), "{}", ran.stderr);
+    // A build that only begins with the same step is not waited for.
+    fleet.forget_cache();
+    fleet.put_claim(tag, &json!({"key": claim["key"], "build": claim["key"], "by": "you x", "at": now, "every": 4}));
+    let (ran, took) = fleet.fill("one", &file, &[]);
+    let ran = ran.ok();
+    assert!(took < usual + MOST && !ran.stderr.contains("waiting for steps"), "{took:?} {}", ran.stderr);
 }
 
 /// Builds that read a cache and write none, or not all steps, make no claims, nor do builds

@@ -84,7 +84,7 @@ fn evictions_and_waits_are_in_the_debug_log() {
     let limit = [("RBUILD_CACHE_LIMIT", "1")];
     lab.write("f", "2");
     build(&lab, &limit, &["--debug-log", log.to_str().unwrap()]).ok();
-    let evicted = events(&log, "evicted");
+    let evicted = events(&log, "removed");
     assert!(evicted.iter().any(|e| e["fields"]["reason"] == "the cache is over its limit"), "{evicted:?}");
     let waits = lab.path("waits.json");
     let held = format!(

@@ -162,7 +162,7 @@ fn a_failed_build_cancels_its_uploads() {
     let name = scene.name("app:1");
     for answers in [true, false] {
         scene.registry.fault("PATCH", "/blobs/uploads/", Fault::Stall(Duration::from_secs(9)), 99);
-        scene.lab.write("Dockerfile", "FROM busybox\nCOPY big /\nRUN sleep 5; false\n");
+        scene.lab.write("Dockerfile", "FROM busybox\nCOPY big /\nRUN sleep 12; false\n");
         let mut build = Transfer::start(&scene, &["build", "--no-cache", "-t", &name, "--push", "."]);
         build.reach("PATCH", 1);
         if !answers {

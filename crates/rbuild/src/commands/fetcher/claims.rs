@@ -153,8 +153,8 @@ impl<'a> StepClaims<'a> {
                     claim.end(true);
                     return Err(interrupted());
                 }
-                // If the process makes the claim now, it releases it at once.
-                Ok(AwaitedLine::Late) if claim.stage == ClaimStage::Asked => {
+                // Once the claim is written, the process releases it at once.
+                Ok(AwaitedLine::Late) if claim.stage == ClaimStage::Writing => {
                     claim.answers = None;
                     claim.tell(RELEASE);
                     *self.held.borrow_mut() = Some(claim);
@@ -163,6 +163,7 @@ impl<'a> StepClaims<'a> {
                 Ok(AwaitedLine::Late | AwaitedLine::End) | Err(_) => None,
             };
             match answer {
+                Some(ClaimAnswer::Writing) => claim.stage = ClaimStage::Writing,
                 Some(ClaimAnswer::Waiting(by)) => {
                     claim.stage = ClaimStage::Waiting;
                     deadline = after(claimed.patience() + TIMEOUT);
@@ -216,6 +217,8 @@ impl Drop for StepClaims<'_> {
 /// A message of the process of a claim.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum ClaimAnswer {
+    /// The claim is about to be written.
+    Writing,
     /// The machine waits for a build with that name.
     Waiting(String),
     /// The last message.
@@ -225,8 +228,10 @@ enum ClaimAnswer {
 /// The state of a claim, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClaimStage {
-    /// Requested; possibly in the registry.
+    /// Not in the registry yet.
     Asked,
+    /// Possibly in the registry.
+    Writing,
     /// Another machine has it.
     Waiting,
     Taken,
@@ -274,7 +279,7 @@ impl HeldClaim {
 
     /// Ends the process, which has a limited time to release the claim.
     fn end(mut self, releases: bool) {
-        if self.stage == ClaimStage::Waiting {
+        if matches!(self.stage, ClaimStage::Asked | ClaimStage::Waiting) {
             return;
         }
         self.tell(if releases { RELEASE } else { KEEP });
@@ -313,7 +318,11 @@ fn hold(claims: &StepClaims<'_>, claimed: &ClaimedCache, request: &ClaimRequest<
         (&answer_writer).write_all(&[&text[..], b"\n"].concat()).is_ok()
     };
     let Ok(client) = claimed.client(claims.flags) else { return };
-    let outcome = claim(claims.store, &client, request, &|by| answer(&ClaimAnswer::Waiting(by.into())));
+    let waiting = |by: &str| answer(&ClaimAnswer::Waiting(by.into()));
+    let writing = || {
+        answer(&ClaimAnswer::Writing);
+    };
+    let outcome = claim(claims.store, &client, request, &waiting, &writing);
     let outcome = outcome.unwrap_or_else(|e| {
         tracing::debug!(target: "rbuild", cause = e.message(), "no claim");
         ClaimOutcome::Unavailable
