@@ -15,7 +15,7 @@ const CANCEL_TIME: Duration = Duration::from_millis(1500);
 /// Cancels an upload at its server.
 pub(crate) type CancelUpload = Box<dyn FnOnce() + Send>;
 
-/// The open uploads of the clients with these [`Options`](crate::Options).
+/// The open uploads of the clients that share this value.
 #[derive(Clone, Default)]
 pub struct OpenUploads(Arc<Shared>);
 
