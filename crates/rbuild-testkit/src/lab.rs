@@ -24,7 +24,8 @@ pub fn is_bare() -> bool {
     std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "chroot")
 }
 
-/// Returns the path of a base image archive made by scripts/test: `busybox.tar` or `debian.tar.gz`.
+/// Returns the path of a base image archive made by scripts/test: `busybox.tar`, `debian.tar`, or
+/// the latter compressed (`debian.tar.gz`).
 ///
 /// # Panics
 ///

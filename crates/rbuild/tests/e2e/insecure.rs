@@ -23,7 +23,7 @@ for my $try (sort keys %tries) {
 #[test]
 fn an_insecure_command_cannot_reach_the_builder() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("reach.pl", REACH).sh("ssh-keygen -q -t ed25519 -N '' -f key").ok();
     let file = "FROM debian\nCOPY reach.pl /\nRUN --security=insecure --mount=type=ssh perl /reach.pl > /o\n";
     let out = lab.build_local(file, &[&ALLOW[..], &["--ssh", "default=key"]].concat());
@@ -98,7 +98,7 @@ nice -n -5 true
 #[test]
 fn an_insecure_command_can_mount_and_make_namespaces() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("able.sh", ABLE);
     let file = "FROM debian\nCOPY able.sh /\nRUN --security=insecure sh /able.sh && echo able > /o\n\
                 RUN --security=insecure --network=none mount -t sysfs -o ro s /mnt && umount /mnt\n";
@@ -119,7 +119,7 @@ fn an_insecure_command_cannot_make_the_devices_writable() {
 #[test]
 fn an_insecure_command_cannot_mount_cgroups() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     let tries = "for kind in cgroup2 cgroup; do \
                  mount -t $kind c /mnt || unshare -C mount -t $kind c /mnt || echo $kind refused; done > /o";
     let out = lab.build_local(&format!("FROM debian\nRUN --security=insecure {tries}\n"), &ALLOW);

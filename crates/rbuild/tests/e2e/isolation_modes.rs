@@ -73,7 +73,7 @@ RUN id -u > /tmp/n && (umask 0; touch /tmp/o)
 #[test]
 fn one_id_gives_the_same_layers_as_sub_ids() {
     let lab = Lab::new();
-    lab.rbuild(["import", crate::lab::base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", crate::lab::base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", OWNERS).write("f", "f\n").write("secret", "");
     let many = layers(&lab, &["--isolation", "userns"], &[]);
     let text = format!("{many:?}");
@@ -341,7 +341,7 @@ const MISTAKES: &str = r#"perl -e '
 #[test]
 fn failing_system_calls_return_equal_errors_in_all_modes() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN {}> /o\n", MISTAKES.replace('\n', " ")));
     let dest = format!("type=local,dest={}", lab.path("out").display());
     for mode in ["userns", "single-id"] {
@@ -400,7 +400,7 @@ const ANSWERS: &str = r#"cd /tmp && touch a && ln -s a l && ln -s /dev/stdin in 
 #[test]
 fn unusual_system_calls_behave_equally_in_all_modes() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN ({}) > /o\n", ANSWERS.replace('\n', " ")));
     let dest = format!("type=local,dest={}", lab.path("out").display());
     let [kernels, emulated] = ["userns", "single-id"].map(|mode| {
@@ -435,7 +435,7 @@ const OPENINGS: &str = r#"mkdir -m 777 /open && mkdir /share && chgrp 50 /share 
 #[test]
 fn files_are_opened_and_created_alike() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN ({})> /o\n", OPENINGS.replace('\n', " ")));
     let dest = format!("type=local,dest={}", lab.path("out").display());
     let [kernels, emulated] = ["userns", "single-id"].map(|mode| {
@@ -482,7 +482,7 @@ RUN (stat -c '%n %u:%g' /w/* && cat /w/1 /w/2 /w/3) > /o
 #[test]
 fn set_id_programs_have_the_same_ids() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", SET_IDS);
     let dest = format!("type=local,dest={}", lab.path("out").display());
     let [kernels, emulated] = ["userns", "single-id"].map(|mode| {

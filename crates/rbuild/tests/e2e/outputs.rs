@@ -549,7 +549,7 @@ fn the_store_as_an_output_keeps_the_image_that_it_has() {
 #[test]
 fn an_empty_file_capability_is_omitted() {
     let lab = Lab::new();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     let set = "perl -e 'my ($f, $name, $value) = (q(/f), q(security.capability), q()); exit syscall(188, $f, $name, $value, 0, 0)'";
     lab.build(&format!("FROM debian\nRUN echo x > /f; {set}\nRUN cat /f\n"), &["-t", "x", "-o", "type=tar,dest=o.tar"])
         .ok();

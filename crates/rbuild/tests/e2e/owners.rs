@@ -23,7 +23,7 @@ if ($what eq "steal") { set($of[1], $_, get($of[0], $_)) for grep { /^user/ } li
 
 fn debian() -> Lab {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("attr.pl", ATTR);
     lab
 }

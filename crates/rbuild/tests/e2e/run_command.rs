@@ -158,7 +158,7 @@ fn a_second_signal_kills_a_command_that_handles_the_first() {
 #[test]
 fn signals_are_forwarded_to_commands_that_wait_for_them() {
     let lab = Lab::new();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     let block = "use POSIX; $| = 1; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM)); my $set = pack 'Q', 1 << 14; \
                  my ($bytes, $fd) = ('x' x 128, syscall(289, -1, $set, 8, 0)); print \"ready\\n\";";
     // Calls of sigwait(3) and of read(2) on a descriptor of signalfd(2), at once and with a signal
@@ -174,7 +174,7 @@ fn signals_are_forwarded_to_commands_that_wait_for_them() {
 #[test]
 fn signals_that_a_command_does_not_receive_end_it_at_once() {
     let lab = Lab::new();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     // A shell blocks all signals around a fork. Without a PID namespace, it does not ignore them
     // afterwards.
     let script = "echo ready; while :; do /bin/true; done";

@@ -168,7 +168,7 @@ fn deletions_and_replacements_survive_in_layers() {
 #[test]
 fn debian_packages_install() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian:bookworm"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian:bookworm"]).ok();
     let out = lab.build_local(
         "FROM debian:bookworm\nRUN apt-get update && apt-get install -y --no-install-recommends cron && \
          stat -c '%U:%G %a' /usr/bin/crontab /var/spool/cron/crontabs > /o\n",

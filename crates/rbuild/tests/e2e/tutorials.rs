@@ -178,7 +178,7 @@ while (my $client = $socket->accept) {
 #[test]
 fn a_server_is_built_from_its_source_and_serves_a_page() {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("server.pl", SERVER).write("repositories", "http://dl-cdn.example/main\n");
     stand_in_on("debian", &lab, "tools", &SERVER_TOOLS);
     let file = "FROM tools\nCOPY --chmod=755 server.pl /usr/lib/\nCOPY repositories /etc/apk/\n";

@@ -34,7 +34,7 @@ const GIVEN_UP: &str = include_str!("given_up.pl");
 /// kernel maps all IDs and in the one in which they are emulated.
 fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("given_up.pl", GIVEN_UP).write("forged.pl", FORGED).write("share.pl", SHARE);
     lab.write("refused.pl", REFUSED);
     lab.write("Dockerfile", dockerfile);

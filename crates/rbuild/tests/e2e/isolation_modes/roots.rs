@@ -7,7 +7,7 @@ use crate::lab::{Lab, base};
 /// and in the one in which they are emulated.
 pub(super) fn kernels_and_emulated(security: &str, script: &str) -> [String; 2] {
     let lab = Lab::bare();
-    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.rbuild(["import", base("debian.tar").to_str().unwrap(), "debian"]).ok();
     lab.write("acts.pl", format!("{ACTS}{script}"));
     lab.write("Dockerfile", format!("FROM debian\nCOPY acts.pl /\nRUN {security} perl /acts.pl > /o\n"));
     let dest = format!("type=local,dest={}", lab.path("out").display());
