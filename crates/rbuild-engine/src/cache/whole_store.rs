@@ -125,7 +125,7 @@ fn packed_mounts(
 ) -> Result<Vec<CachedStep>> {
     let mut found = Vec::new();
     let now = rbuild_linux::Timestamp::now().sec;
-    for KnownMount { id, name, may_hold_secrets } in store.cache_mounts().known()? {
+    for KnownMount { id, name, may_hold_secrets, .. } in store.cache_mounts().known()? {
         if !choice.mounts.takes(&name) {
             continue;
         }
@@ -217,7 +217,7 @@ pub fn import_steps(
     }
     for found in restored.iter().filter(|found| caches.is_usable(found)) {
         let Some(mount) = &found.step.mount else { continue };
-        match restore(store, work, mount, &found.step) {
+        match restore(store, work, mount, found, caches.origin_of(found)) {
             Ok(is_new) => report.mounts += usize::from(is_new),
             Err(e) => {
                 let (name, cache, cause) = (&*mount.name, caches.name_of(found), rbuild_remedy::sentence(&e));
@@ -271,19 +271,22 @@ fn is_linked(step: &CachedStep) -> bool {
     step.note.as_ref().is_none_or(|note| texts(&note.inputs, "--link").any(|text| text == "yes"))
 }
 
-/// Creates a cache mount with the content of a layer. Returns false if it exists.
+/// Creates a cache mount with the content that a cache named `origin` has. Returns false if it
+/// exists.
 fn restore(
     store: &Store,
     work: &Workspace,
     mount: &MountNote,
-    step: &CachedStep,
+    found: &ImportedStep,
+    origin: &str,
 ) -> std::result::Result<bool, StoreError> {
     let mut is_new = false;
-    let note = KnownMount { id: mount.id, name: mount.name.clone(), may_hold_secrets: false };
+    let note =
+        KnownMount { id: mount.id, name: mount.name.clone(), may_hold_secrets: false, origin: Some(origin.into()) };
     store.cache_mounts().cache_mount(work, &mount.id, CacheUse::Shared, |dir| {
         is_new = true;
         store.cache_mounts().note_new(&note)?;
-        store.lazy_trees().unpack_cached_layer(&step.layer, dir)
+        store.lazy_trees().unpack_cached_layer(&found.step.layer, dir)
     })?;
     Ok(is_new)
 }

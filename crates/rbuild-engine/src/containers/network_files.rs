@@ -35,6 +35,10 @@ fn can_show(mount: &MountRequest, below: &Path) -> bool {
         MountSource::Machine(dir) => {
             RootDir::open(dir).and_then(|dir| dir.stat(below)).is_ok_and(|stat| stat.kind == FileKind::File)
         }
+        // A directory of that name in a volume cannot be covered by a file.
+        MountSource::Bind(dir) if !mount.read_only => {
+            RootDir::open(dir).and_then(|dir| dir.stat(below)).map_or(true, |stat| stat.kind != FileKind::Dir)
+        }
         _ => !mount.read_only,
     }
 }
@@ -48,7 +52,8 @@ mod tests {
 
     #[test]
     fn files_of_the_network_lie_on_top_of_the_mounts_that_cover_them() {
-        let (image, full, empty) = (Scratch::new(), Scratch::new(), Scratch::new());
+        let [image, full, empty, other] = [(); 4].map(|()| Scratch::new());
+        std::fs::create_dir(other.join("hosts")).unwrap();
         std::fs::create_dir(image.join("etc")).unwrap();
         std::os::unix::fs::symlink("etc", image.join("link")).unwrap();
         std::fs::write(full.join("hosts"), "").unwrap();
@@ -63,6 +68,7 @@ mod tests {
             (vec![volume("/var"), volume("/etc/hosts.d")], &both[..0]),
             (vec![volume("/etc/")], &both),
             (vec![volume("/link")], &both),
+            (vec![mount("/etc", MountSource::Bind(other.to_path_buf()), false)], &both[1..]),
             (vec![volume("/etc"), volume("/etc/resolv.conf")], &both[..1]),
             (vec![tmpfs(false)], &both),
             (vec![tmpfs(true)], &both[..0]),

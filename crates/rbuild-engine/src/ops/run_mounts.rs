@@ -145,15 +145,19 @@ fn caches(
     for (id, mounts) in wanted {
         let (_, first, seed) = mounts[0];
         let mut origin = MountOrigin::EarlierBuild;
-        let known = KnownMount { id, name: first.id.clone(), may_hold_secrets: !env.request.secrets.is_empty() };
+        let may_hold_secrets = !env.request.secrets.is_empty();
+        let known = KnownMount { id, name: first.id.clone(), may_hold_secrets, origin: None };
         let sharing = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
         let cache = env.store.cache_mounts().cache_mount(&env.rootfs.work, &id, sharing, |dir| {
             origin = MountOrigin::ThisBuild;
             env.store.cache_mounts().note_new(&known)?;
-            if shared_caches::restore(env, &id, &first.id, dir)? {
-                return Ok::<_, StepError>(());
+            match shared_caches::restore(env, &id, &first.id, dir)? {
+                Some(cache) => {
+                    let restored = KnownMount { origin: Some(cache), ..known.clone() };
+                    Ok::<_, StepError>(env.store.cache_mounts().note_new(&restored)?)
+                }
+                None => fill_cache(env, vertex, first, seed, dir),
             }
-            fill_cache(env, vertex, first, seed, dir)
         })?;
         env.store.cache_mounts().note_used(&known)?;
         env.note_mount(&id, &first.id, origin);

@@ -21,11 +21,12 @@ pub(crate) fn key_of(id: &CacheId) -> CacheKey {
     hasher.finish()
 }
 
-/// Fills a new cache mount with the content that another machine wrote. Returns false if there is
-/// none that can be used; the directory is then empty.
-pub(crate) fn restore(env: &StepEnv<'_>, id: &CacheId, name: &str, dir: &RootDir) -> Result<bool> {
+/// Fills a new cache mount with the content that another machine wrote, and returns the name of the
+/// cache that had it. Returns `None` if there is none that can be used; the directory is then
+/// empty.
+pub(crate) fn restore(env: &StepEnv<'_>, id: &CacheId, name: &str, dir: &RootDir) -> Result<Option<String>> {
     if env.request.salt.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     let caches = &env.request.caches;
     while let Some(found) = caches.step(&key_of(id)) {
@@ -39,7 +40,7 @@ pub(crate) fn restore(env: &StepEnv<'_>, id: &CacheId, name: &str, dir: &RootDir
         match env.store.lazy_trees().unpack_cached_layer(&found.step.layer, dir) {
             Ok(()) => {
                 tracing::debug!(target: "engine", name, "cache mount restored from another cache");
-                return Ok(true);
+                return Ok(Some(caches.origin_of(&found).to_string()));
             }
             Err(e) if env.cancel.is_canceled() => return Err(e.into()),
             Err(e) => {
@@ -49,7 +50,7 @@ pub(crate) fn restore(env: &StepEnv<'_>, id: &CacheId, name: &str, dir: &RootDir
             }
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Packs the cache mounts that commands of this build used and that a cache takes.

@@ -19,6 +19,9 @@ pub struct KnownMount {
     pub name: String,
     /// True if a build with secrets used it, or may have used it.
     pub may_hold_secrets: bool,
+    /// Name of the cache outside the store from which it was restored, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 impl CacheMounts<'_> {
@@ -32,8 +35,8 @@ impl CacheMounts<'_> {
         self.store.write(DIR, &self.note_of(&mount.id), mount)
     }
 
-    /// Notes the use of a cache mount. One without a note was made by an earlier version, so a
-    /// build with secrets may have used it.
+    /// Notes the use of a cache mount, which keeps its origin. One without a note was made by an
+    /// earlier version, so a build with secrets may have used it.
     ///
     /// # Errors
     ///
@@ -41,7 +44,8 @@ impl CacheMounts<'_> {
     pub fn note_used(&self, mount: &KnownMount) -> Result<()> {
         let before: Option<KnownMount> = self.store.read_if_whole(&format!("{DIR}/{}", self.note_of(&mount.id)))?;
         let held = before.as_ref().is_none_or(|before| before.may_hold_secrets);
-        let after = KnownMount { may_hold_secrets: held || mount.may_hold_secrets, ..mount.clone() };
+        let origin = before.as_ref().and_then(|before| before.origin.clone());
+        let after = KnownMount { may_hold_secrets: held || mount.may_hold_secrets, origin, ..mount.clone() };
         if before.is_some_and(|before| before.may_hold_secrets == after.may_hold_secrets) {
             return Ok(());
         }
@@ -65,6 +69,13 @@ impl CacheMounts<'_> {
         }
         found.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         Ok(found)
+    }
+
+    /// Returns the name of the cache outside the store from which the mount in the directory with
+    /// that name was restored, if it was. A damaged note has none.
+    pub(crate) fn origin(&self, dir_name: &str) -> Result<Option<String>> {
+        let note: Option<KnownMount> = self.store.read_if_whole(&format!("{DIR}/{dir_name}.json"))?;
+        Ok(note.and_then(|note| note.origin))
     }
 
     fn note_of(&self, id: &CacheId) -> String {
@@ -91,6 +102,7 @@ mod tests {
             id: CacheId::of(name.as_bytes()),
             name: name.into(),
             may_hold_secrets,
+            origin: None,
         };
         let use_mount = |known: &KnownMount, is_noted: bool| {
             let fill = |_: &rbuild_linux::RootDir| {
@@ -108,5 +120,12 @@ mod tests {
         store.cache_mounts().note_new(&mount("removed", false)).unwrap();
         let want = [mount("clean", false), mount("later", true), mount("old", true)];
         assert_eq!(store.cache_mounts().known().unwrap(), want);
+        // An origin is kept, too.
+        let restored = KnownMount { origin: Some("a cache".into()), ..mount("restored", false) };
+        use_mount(&restored, true);
+        use_mount(&mount("restored", true), true);
+        let restored = KnownMount { may_hold_secrets: true, ..restored };
+        assert!(store.cache_mounts().known().unwrap().contains(&restored));
+        assert_eq!(store.gc().origins().unwrap(), ["a cache".to_string()].into());
     }
 }

@@ -1,7 +1,7 @@
 //! Garbage collection: keeps the build cache within a budget, and evicts entries that have not been
 //! used for a long time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 
 use rbuild_image::BlobDigest;
@@ -20,16 +20,17 @@ use crate::partial_blobs;
 use crate::trees::id::TreeId;
 use crate::trees::tree::{INODES, LISTING};
 
-/// Limits on the build cache.
+/// Limits on the build cache. Only entries to which all limits apply are evicted; without limits,
+/// none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget<'a> {
-    /// Maximum size in bytes of trees, their packed layers, downloaded files, interrupted downloads
-    /// and cache mounts.
+    /// Size in bytes of trees, their packed layers, downloaded files, interrupted downloads and
+    /// cache mounts, down to which the least recently used entries are evicted; `None` for no limit
+    /// to what is evicted.
     pub bytes: Option<u64>,
-    /// Entries last used before this time are evicted, in seconds since the Unix epoch.
+    /// Time in seconds since the Unix epoch. Entries used later stay.
     pub used_since: Option<i64>,
-    /// Only entries from the cache with that name are evicted: with `used_since`, those to which
-    /// both apply.
+    /// Name of a cache. Entries that were not imported from it stay.
     pub origin: Option<&'a str>,
 }
 
@@ -72,6 +73,21 @@ impl Gc<'_> {
         trash.empty()
     }
 
+    /// Evicts entries as [`Gc::collect`] does, at the request of a user.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`crate::StoreError::Busy`] while another process uses the store, or if an entry
+    /// cannot be removed.
+    #[tracing::instrument(target = "store", name = "prune", level = "debug", skip_all)]
+    pub fn prune_within(&self, budget: Budget<'_>) -> Result<Freed> {
+        let mut trash = Trash::new(self.store);
+        let alone = ExclusiveLock::take(self.store)?;
+        self.evict(budget, &mut trash)?;
+        alone.end()?;
+        trash.empty()
+    }
+
     /// Returns true if the cache may exceed `most` bytes. Adds up recorded sizes only, because the
     /// caller may lack permission to read some trees: returns true if the size of a tree has not
     /// been recorded yet, or if there are cache mounts, whose sizes change. Files that
@@ -101,6 +117,9 @@ impl Gc<'_> {
     /// Evicts entries. Those that this process may not remove stay, with their documents. The
     /// caller holds the exclusive lock.
     fn evict(&self, budget: Budget<'_>, trash: &mut Trash<'_>) -> Result<()> {
+        if budget == Budget::default() {
+            return Ok(());
+        }
         let pinned = self.store.containers().pinned_trees()?;
         let mut items = self.items()?;
         items.retain(|item| item.dir != "trees" || !pinned.contains(&item.name));
@@ -114,9 +133,8 @@ impl Gc<'_> {
         for item in items {
             let is_old = budget.used_since.is_none_or(|since| item.last_use < since);
             let is_of_origin = budget.origin.is_none_or(|origin| item.origin.as_deref() == Some(origin));
-            let old = (budget.used_since, budget.origin) != (None, None) && is_old && is_of_origin;
-            let over = budget.bytes.is_some_and(|most| left > most);
-            if !old && !over {
+            let is_over = budget.bytes.is_none_or(|most| left > most);
+            if !is_old || !is_of_origin || !is_over {
                 continue;
             }
             // An entry that cannot be evicted must not force out newer ones.
@@ -134,9 +152,13 @@ impl Gc<'_> {
                 trash.freed.records += 1;
                 self.store.dir(dir)?.remove_all(OsStr::new(document))?;
             }
+            let reason = match (budget.origin, budget.used_since) {
+                (Some(_), _) => "imported",
+                (None, Some(_)) => "not used for too long",
+                (None, None) => "the cache is over its limit",
+            };
             has_unused_blobs |= is_download || item.dir == "trees";
             if !is_download {
-                let reason = if old { "not used for too long, or imported" } else { "the cache is over its limit" };
                 trash.discard(Discarded { dir: item.dir, name, bytes: Some(item.bytes), reason })?;
             }
         }
@@ -181,14 +203,40 @@ impl Gc<'_> {
         }
         items.extend(self.downloaded_items()?);
         items.extend(self.partial_items()?);
+        items.extend(self.mount_items()?);
+        Ok(items)
+    }
+
+    fn mount_items(&self) -> Result<Vec<Evictable>> {
         let mounts = self.store.dir("mounts")?;
+        let mut items = Vec::new();
         for entry in mounts.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             let bytes = mounts.sub(&entry.name).map_or(0, |dir| tree_bytes(&dir));
             let last_use = last_use(&mounts, &entry.name)?;
-            items.push(Evictable { dir: "mounts", name, last_use, bytes, documents: Vec::new(), origin: None });
+            let origin = self.store.cache_mounts().origin(&name)?;
+            items.push(Evictable { dir: "mounts", name, last_use, bytes, documents: Vec::new(), origin });
         }
         Ok(items)
+    }
+
+    /// Returns the names of the caches from which entries of the store were imported.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn origins(&self) -> Result<BTreeSet<String>> {
+        let mut origins = BTreeSet::new();
+        for entry in self.store.documents("records")? {
+            let path = format!("records/{}", entry.name.to_string_lossy());
+            if let Ok(Some(Record { origin: Some(origin), .. })) = self.store.read_if_any(&path) {
+                origins.insert(origin.cache);
+            }
+        }
+        for entry in self.store.dir("mounts")?.entries()? {
+            origins.extend(self.store.cache_mounts().origin(&entry.name.to_string_lossy())?);
+        }
+        Ok(origins)
     }
 
     /// Returns the blobs whose download was interrupted.

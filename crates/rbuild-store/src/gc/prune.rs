@@ -35,6 +35,16 @@ pub struct Gc<'s> {
 }
 
 impl Gc<'_> {
+    /// Checks that no other process uses the store, before a removal in several steps of which the
+    /// last one needs the exclusive lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`crate::StoreError::Busy`] if another process does.
+    pub fn check_idle(&self) -> Result<()> {
+        ExclusiveLock::take(self.store)?.end()
+    }
+
     /// Removes dangling images unless they are kept, cache records without a tree, trees that
     /// neither a record nor an image uses, blobs that no image, tree or download uses, and what
     /// interrupted builds left. With `all`, also removes the whole build cache, the cache mounts,

@@ -177,10 +177,10 @@ fn the_least_recently_used_entries_are_evicted_until_the_rest_fits() {
         (None, Some(11), 2),
         (None, Some(40), 4),
         (None, Some(41), 5),
-        // Entries evicted for their age no longer count towards the size.
+        // With both, entries to which both apply.
         (Some(6), Some(21), 3),
-        (Some(9), Some(31), 4),
-        (Some(1), Some(1), 5),
+        (Some(9), Some(31), 1),
+        (Some(1), Some(1), 1),
     ] {
         let scene = Scene::new();
         let entries = ten_mebibytes(&scene);

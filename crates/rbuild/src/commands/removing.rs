@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use rbuild_engine::Warning;
-use rbuild_image::{ManifestDigest, human_size};
+use rbuild_image::{ManifestDigest, Reference, human_size};
 use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
 use rbuild_store::{
@@ -231,8 +231,26 @@ impl PruneFilter {
 pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args.filter, args.keep_storage.as_deref())?;
+    let origin = budget.and_then(|budget| budget.origin).map(|origin| stored_origin(&store, origin)).transpose()?;
+    let budget = budget.map(|budget| Budget { origin: origin.as_deref(), ..budget });
     remove_abandoned(settings, &store)?;
     prune_cache(settings, &store, CachePrune { all: args.all, budget, dangling }, Freed::default())
+}
+
+/// Returns the name of a cache as the store has it, whose tag may be omitted. Prints a note if
+/// nothing was imported from it.
+fn stored_origin(store: &Store, name: &str) -> Result<String, Failure> {
+    let known = store.gc().origins()?;
+    let with_tag = name.parse::<Reference>().ok().map(|name| name.familiar());
+    let found = [Some(name.to_string()), with_tag].into_iter().flatten().find(|name| known.contains(name));
+    Ok(found.unwrap_or_else(|| {
+        let list: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+        terminal::note(&match &list[..] {
+            [] => format!("nothing was imported from `{name}`, or from another cache"),
+            _ => format!("nothing was imported from `{name}`, but from {}", list.join(", ")),
+        });
+        name.to_string()
+    }))
 }
 
 /// Removes containers that are not running, images and build cache.
@@ -248,14 +266,15 @@ pub fn system_prune(settings: &Settings, args: SystemPruneArgs) -> Result<u8, Fa
         let text = "--volumes has no effect: volumes are kept".into();
         terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::PruneVolumes).into()) });
     }
+    store.gc().check_idle()?;
     remove_abandoned(settings, &store)?;
     let before = budget.and_then(|budget| budget.used_since);
     let (containers, bytes) = remove_stopped(&store, before)?;
     let filters: Vec<PruneFilter> = before.map(PruneFilter::Until).into_iter().collect();
-    let images = if args.all { remove_images(&store, true, &filters)? } else { RemovedImages::default() };
+    let images = remove_images(&store, args.all, &filters)?;
     terminal::out(&(removed_list(DELETED, &containers) + &removed_list(DELETED_IMAGES, &images.text)));
     let removed = Freed { bytes, images: images.count, ..Freed::default() };
-    prune_cache(settings, &store, CachePrune { all: args.all, budget, dangling: DanglingImages::Remove }, removed)
+    prune_cache(settings, &store, CachePrune { all: args.all, budget, dangling: DanglingImages::Keep }, removed)
 }
 
 /// A removal of build cache.
@@ -276,7 +295,7 @@ fn prune_cache(settings: &Settings, store: &Store, prune: CachePrune<'_>, remove
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
             let store = store_in_builder(&builder, store)?;
             let freed = match budget {
-                Some(budget) => store.gc().collect(budget)?,
+                Some(budget) => store.gc().prune_within(budget)?,
                 None => store.gc().prune(all, dangling)?,
             };
             let left = if all || budget.is_some() { 0 } else { store.disk_usage().reclaimable_cache()? };

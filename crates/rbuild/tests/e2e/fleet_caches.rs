@@ -193,7 +193,7 @@ fn imported_steps_have_an_origin() {
     let ran = three.build_as("three", &fleet.file, &["-t", "x", "--explain", "--cache-from", &from]).ok();
     assert!(ran.stderr.contains(", made by one"), "{}", ran.stderr);
     let built = |more: &[&str]| two.build_as("two", &fleet.file, &[&["-t", "x"], more].concat()).ok();
-    two.lab.rbuild(["prune", "--filter", "origin=other"]).ok();
+    two.lab.rbuild(["prune", "--filter", "origin=other", "--keep-storage", "1k"]).ok();
     assert_eq!(built(&["--explain"]).steps(), (0, 4));
     two.lab.rbuild(["prune", "--filter", "origin=other", "--filter", "until=1h"]).ok();
     assert_eq!(built(&[]).steps(), (0, 4));
@@ -203,6 +203,32 @@ fn imported_steps_have_an_origin() {
     two.lab.rbuild(["prune", "--filter", "source=x"]).fails(2, &["unknown filter", "origin="]);
     two.lab.rbuild(["system", "prune", "-af", "--filter", "origin=x"]).fails(2, &["has no filter `origin`"]);
     two.lab.rbuild(["fsck"]).ok();
+}
+
+/// Content of cache mounts is forgotten with the cache that it was restored from.
+#[test]
+fn imported_cache_mounts_have_an_origin() {
+    let fleet = Fleet::new();
+    let base = fleet.scene.name("base:1");
+    let file =
+        |say: &str| format!("FROM {base}\nRUN --mount=type=cache,target=/c touch /c/seen; cat /c/seen; echo {say}\n");
+    let restored = |machine: &Machine, say: &str, more: &[&str]| {
+        let file = format!("FROM {base}\nRUN --mount=type=cache,target=/c ls /c > /{say}\n");
+        let to = format!("type=local,dest={}", machine.lab.path("out").display());
+        machine.build_as("two", &file, &[&["-o", &to], more].concat()).ok();
+        !machine.lab.read(&format!("out/{say}")).is_empty()
+    };
+    let to = format!("{},mode=max,mounts=all", fleet.cache);
+    Machine::bare().build_as("one", &file("one"), &["-o", "type=cacheonly", "--cache-to", &to]).ok();
+    let two = Machine::bare();
+    assert!(restored(&two, "a", &["--cache-from", &fleet.cache]));
+    let cache = fleet.scene.name("app:cache-main");
+    let other = two.lab.rbuild(["prune", "--filter", "origin=x"]).ok();
+    assert!(other.stderr.contains(&format!("nothing was imported from `x`, but from `{cache}`")), "{}", other.stderr);
+    assert!(restored(&two, "b", &[]), "a filter protects what it does not select");
+    let all = two.lab.rbuild(["prune", "--filter", &format!("origin={cache}")]).ok();
+    assert!(all.stdout.contains("1 cache mount"), "{}", all.stdout);
+    assert!(!restored(&two, "last", &[]));
 }
 
 /// A manifest that the tag names may have been removed, because its shard has a newer one.

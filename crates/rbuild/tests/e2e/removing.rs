@@ -1,5 +1,9 @@
 //! Commands that remove images, containers and logs, and the objects that they keep.
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
 use crate::lab::{Lab, base, exists};
 use crate::run_command::on_terminal;
 
@@ -66,6 +70,39 @@ fn system_prune_counts_the_images_that_it_removes() {
     assert!(all.starts_with("Deleted Images:\nuntagged: ") && all.contains("\nRemoved 2 images, "), "{all}");
     assert_eq!(images(&lab), [""; 0]);
     lab.rbuild(["system", "prune", "--filter", "x=y"]).fails(2, &["unknown filter"]);
+}
+
+/// The last part of the removal needs the store for itself: without it, nothing is removed.
+#[test]
+fn system_prune_beside_a_build_removes_nothing() {
+    let lab = Lab::new();
+    lab.rbuild(["create", "--name", "c", "busybox"]).ok();
+    let build = lab.command(["build", "--no-cache", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut build = build.unwrap();
+    build.stdin.take().unwrap().write_all(b"FROM busybox\nRUN echo begun; sleep 600\n").unwrap();
+    let mut lines = BufReader::new(build.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with("begun")), "the command runs");
+    for args in [&["system", "prune", "-a", "-f"][..], &["system", "prune", "-f", "--filter", "until=1s"]] {
+        lab.rbuild(args.iter().copied()).fails(1, &["the store is in use by"]);
+    }
+    lab.rbuild(["prune", "--keep-storage", "1k"]).fails(1, &["the store is in use by"]);
+    lab.sh(&format!("kill {}", build.id())).ok();
+    build.wait().unwrap();
+    assert_eq!(images(&lab), ["busybox:latest"]);
+    assert!(lab.rbuild(["ps", "-a"]).ok().stdout.contains(" c"));
+    lab.rbuild(["rm", "c"]).ok();
+}
+
+#[test]
+fn system_prune_with_filters_removes_old_images_without_a_name() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN echo x > /x\n", &["-t", "a"]).ok();
+    lab.build("FROM busybox\nRUN echo y > /y\n", &["-t", "a"]).ok();
+    lab.rbuild(["system", "prune", "-f", "--filter", "until=1h"]).ok();
+    assert_eq!(images(&lab), ["<none>:<none>", "a:latest", "busybox:latest"]);
+    std::thread::sleep(Duration::from_millis(1500));
+    lab.rbuild(["system", "prune", "-f", "--filter", "until=1s", "--keep-storage", "1g"]).ok();
+    assert_eq!(images(&lab), ["a:latest", "busybox:latest"]);
 }
 
 #[test]
