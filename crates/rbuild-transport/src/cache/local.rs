@@ -42,8 +42,12 @@ pub(crate) fn open_local(dir: &Path, tag: &str, keys: &RecordKeys) -> Result<Opt
     Ok(Some((records, source)))
 }
 
-/// Returns the manifest with that tag in an index.
+/// Returns the manifest with that tag in an index. A digest, which no tag can have the form of,
+/// denotes a manifest itself.
 fn manifest_in(index: &[u8], tag: &str) -> Result<Option<BlobDigest>> {
+    if let Ok(digest) = tag.parse() {
+        return Ok(Some(digest));
+    }
     let index: Value = serde_json::from_slice(index).map_err(TransportError::document("index.json"))?;
     let entries = index["manifests"].as_array().into_iter().flatten();
     let mut tagged = entries.filter(|entry| is_tagged(entry, tag));

@@ -8,7 +8,7 @@ macro_rules! topics {
 }
 
 const TOPICS: &[(&str, &str)] =
-    topics! { "caches" "compatibility" "containers" "environment" "errors" "outputs" "registries" "sources" };
+    topics! { "caches" "ci" "compatibility" "containers" "environment" "errors" "outputs" "registries" "sources" };
 
 /// Returns the page of a topic.
 pub fn page(topic: &str) -> Option<&'static str> {

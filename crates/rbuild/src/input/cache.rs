@@ -6,6 +6,6 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-pub use fields::mount_choice;
+pub use fields::{insecure_registries, mount_choice};
 pub use sources::{CacheReader, ReadCache, check_signed, remote_sources, sources};
 pub use targets::{CachePlace, CacheTarget, targets};

@@ -16,6 +16,7 @@ use toml::Value;
 
 use crate::args::{BuildArgs, ProgressMode, Verb};
 use crate::exit::Failure;
+use crate::input::cache;
 use crate::input::server_settings;
 use crate::input::toml_value::{absolute_path, list, number, text};
 use crate::input::value::{self, BadValue};
@@ -119,6 +120,11 @@ impl Config {
             Verb::Build(args) => {
                 self.fill_build(args);
                 args.registry.servers = self.servers.clone();
+                for host in cache::insecure_registries(&args.cache_from, &args.cache_to) {
+                    if let Some(setting) = args.registry.servers.of_host_mut(&host) {
+                        setting.insecure = Some(true);
+                    }
+                }
             }
             Verb::Pull(args) => args.registry.servers = self.servers.clone(),
             Verb::Push(args) => args.registry.servers = self.servers.clone(),

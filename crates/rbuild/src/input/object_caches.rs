@@ -75,6 +75,7 @@ impl ObjectOptions<'_> {
             hint: ValueRemedy::CacheBucketForm.into(),
         };
         let endpoint = self.given("endpoint_url", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
+        check_url("endpoint_url", endpoint.as_deref())?;
         let region = self.given("region", &["AWS_REGION", "AWS_DEFAULT_REGION"]);
         let region = region.or_else(|| endpoint.as_ref().map(|_| "us-east-1".to_string()));
         let touch = self.given("touch_refresh", &[]).map(|text| duration("touch_refresh", &text)).transpose()?;
@@ -97,6 +98,7 @@ impl ObjectOptions<'_> {
         let hint = || ValueRemedy::CacheContainerForm.into();
         let url = self.given("account_url", &["BUILDKIT_AZURE_STORAGE_ACCOUNT_URL"]);
         let url = url.ok_or_else(|| BadValue { problem: "`account_url` is missing".into(), hint: hint() })?;
+        check_url("account_url", Some(&url))?;
         let container = self.given("container", &["BUILDKIT_AZURE_STORAGE_CONTAINER"]);
         let place = AzureContainer {
             account_url: url.trim_end_matches('/').to_string(),
@@ -153,6 +155,16 @@ impl ObjectOptions<'_> {
     fn given(&self, key: &str, variables: &[&str]) -> Option<String> {
         let own = (self.option)(key).filter(|value| !value.is_empty()).map(str::to_string);
         own.or_else(|| variables.iter().find_map(|name| (self.variable)(name).filter(|value| !value.is_empty())))
+    }
+}
+
+/// Checks that the value of an option, if there is one, is a URL of HTTP.
+fn check_url(key: &str, text: Option<&str>) -> Result<(), BadValue> {
+    match text {
+        Some(url) if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) => {
+            Err(BadValue { problem: format!("`{key}={url}`: not a URL"), hint: ValueRemedy::UrlForm.into() })
+        }
+        _ => Ok(()),
     }
 }
 

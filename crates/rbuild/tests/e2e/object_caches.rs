@@ -45,7 +45,7 @@ fn a_cold_machine_reads_one_object_and_the_layers_it_needs() {
         server.state().objects.clear();
         let two = Machine::new();
         let none = one.build(FILE, &["-t", "x", "--cache-from", &place]).ok();
-        assert!(none.stderr.contains("there is no cache yet"), "{}", none.stderr);
+        assert!(none.stderr.contains("/manifests/cache` yet"), "{}", none.stderr);
         server.requests();
         let wrote = one.build(FILE, &["-t", "x", "--cache-to", &format!("{place},mode=max")]).ok();
         assert!(wrote.stderr.contains("5 steps, 5 new layers"), "{}", wrote.stderr);

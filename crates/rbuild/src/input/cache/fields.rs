@@ -1,19 +1,42 @@
 //! The fields of a value of `--cache-from` or `--cache-to`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use rbuild_engine::MountChoice;
+use rbuild_image::BlobDigest;
 use rbuild_layer::LayerForm;
 use rbuild_linux::quoted;
+use rbuild_remedy::Warning;
 use rbuild_transport::{CacheLimits, MAX_SHARDS, RecordKeys, RemoteCache, SharedCache, tag_of_scope};
 
 use crate::exit::Failure;
 use crate::input::object_caches::{AZURE_KEYS, GITHUB_KEYS, ObjectOptions, S3_KEYS};
 use crate::input::output::{csv_fields, layer_form};
+use crate::input::withheld_caches::LOGIN;
 use crate::input::{registry, value};
 use crate::ui::hints::{self, Hint, OutputRemedy, ValueRemedy, VerbRemedy};
 use crate::ui::terminal;
 
+/// The options of `--cache-from` for all types.
+const SOURCE_KEYS: [&str; 3] = ["type", "required", "verify"];
+/// The options of `--cache-to` for all types but `inline`.
+const TARGET_KEYS: [&str; 14] = [
+    "type",
+    "mode",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "oci-mediatypes",
+    "image-manifest",
+    "ignore-error",
+    "max-size",
+    "max-age",
+    "mounts",
+    "mounts-max",
+    "sign",
+    "verify",
+];
 /// Tag of a cache without `tag=`, as in BuildKit.
 pub const TAG: &str = "latest";
 /// Types of caches.
@@ -24,6 +47,10 @@ pub const SHARDS: u32 = 16;
 const SCOPE_PREFIX: &str = "cache";
 /// Name of a cache in an object store.
 const NAME: &str = "cache";
+/// Words in the text of a private key.
+const PRIVATE_KEY: &str = "PRIVATE KEY";
+/// Maximum length of a component of a path in bytes on Linux.
+const MAX_COMPONENT: usize = 255;
 /// Default of `mounts-max`.
 const MAX_MOUNT: u64 = 2_000_000_000;
 
@@ -51,14 +78,34 @@ impl<'a> CacheFields<'a> {
             let (key, value) = field.split_once('=').unwrap_or((field, "true"));
             pairs.push((key.trim().to_lowercase(), value.to_string()));
         }
+        let is_private = |(key, value): &&(String, String)| match key.as_str() {
+            "sign" => is_key_text(value),
+            "verify" => value.contains(PRIVATE_KEY),
+            _ => false,
+        };
+        if let Some((key, value)) = pairs.iter().find(is_private) {
+            let problem = format!("{flag} {}: `{key}` takes the name of a file, not a key", text.replace(value, "***"));
+            return Err(Failure::usage(problem).help(ValueRemedy::KeyInFile));
+        }
         Ok(CacheFields { flag, text, pairs })
     }
 
-    /// Splits a value, and checks its type.
+    /// Splits a value, and checks its type and its scopes. Warns of options that are given twice.
     pub fn parse(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<CacheFields<'a>, Failure> {
         let bad = |problem: String| Failure::usage(format!("{flag} {text}: {problem}"));
         let fields = CacheFields::split(flag, text, form.clone())?;
+        let keys = fields.pairs.iter().map(|(key, _)| key);
+        let mut seen = HashSet::new();
+        for key in keys.filter(|key| !seen.insert(*key)) {
+            terminal::warning(format!("{flag} {text}: `{key}` is given twice; the last value applies"));
+        }
+        if fields.get("scope").is_some_and(|scope| scope.split(';').any(|scope| scope.trim().is_empty())) {
+            return Err(fields.bad("`scope` is empty", ValueRemedy::ScopeForm));
+        }
         match fields.get("type") {
+            None if fields.get("ref").is_some() => {
+                Err(bad("the type is missing".into()).help(ValueRemedy::CacheRegistryForm))
+            }
             None => Err(bad("the type is missing".into()).help(form)),
             Some("local" | "registry" | "s3" | "azblob" | "gha") => Ok(fields),
             Some("inline") if flag == "--cache-to" => Ok(fields),
@@ -76,28 +123,29 @@ impl<'a> CacheFields<'a> {
         Failure::usage(format!("{} {}: {problem}", self.flag, self.text)).help(hint)
     }
 
-    /// Checks the options, which are these and those of the type.
-    pub fn check_options(&self, known: &[&str]) -> Result<(), Failure> {
-        let own: &[&str] = match self.get("type") {
-            Some("s3") => &S3_KEYS,
-            Some("azblob") => &AZURE_KEYS,
-            Some("gha") => &GITHUB_KEYS,
-            _ => &[],
+    /// Checks that the type has all options.
+    pub fn check_options(&self) -> Result<(), Failure> {
+        let kind = self.get("type").unwrap_or_default();
+        let known = options_of(self.flag, kind);
+        let Some((key, _)) = self.pairs.iter().find(|(key, _)| !known.contains(&key.as_str())) else { return Ok(()) };
+        let (other, form) = match self.flag {
+            "--cache-to" => ("--cache-from", ValueRemedy::CacheTargetForm),
+            _ => ("--cache-to", ValueRemedy::CacheSourceForm),
         };
-        self.check_keys(&[known, own].concat())
-    }
-
-    pub fn check_keys(&self, known: &[&str]) -> Result<(), Failure> {
-        let unknown = self.pairs.iter().find(|(key, _)| !known.contains(&key.as_str()));
-        match unknown {
-            Some((key, _)) => Err(self.bad(format!("unknown option `{key}`"), hints::suggestion(key, known))),
-            None => Ok(()),
+        if options_of(other, kind).contains(&key.as_str()) {
+            return Err(self.bad(format!("`{key}` is an option of {other}"), form));
         }
+        if let Some(other) = TYPES.iter().find(|other| options_of(self.flag, other).contains(&key.as_str())) {
+            let shown: Vec<&str> = known.into_iter().filter(|key| *key != LOGIN).collect();
+            return Err(self.bad(format!("`{key}` is an option of type={other}"), hints::use_one_of(&shown)));
+        }
+        let shown: Vec<&str> = known.into_iter().filter(|key| *key != LOGIN).collect();
+        Err(self.bad(format!("unknown option `{key}`"), hints::suggestion(key, &shown)))
     }
 
     pub fn switch(&self, key: &str) -> Result<bool, Failure> {
-        let switch = self.get(key).map(value::switch).transpose();
-        Ok(switch.map_err(|e| self.bad(format!("`{key}`: {}", e.problem), e.hint))?.unwrap_or(false))
+        let Some(text) = self.get(key) else { return Ok(false) };
+        value::switch(text).map_err(|e| self.bad(format!("`{key}={text}`: {}", e.problem), e.hint))
     }
 
     /// Returns the keys whose signatures are valid.
@@ -117,6 +165,15 @@ impl<'a> CacheFields<'a> {
             keys = keys.trusting(&text).map_err(|e| bad(format!("{name}: {e}")))?;
         }
         Ok(keys)
+    }
+
+    /// Returns the registry of the cache if it may be contacted without a trusted certificate, or
+    /// in plain HTTP.
+    pub fn insecure_registry(&self) -> Result<Option<String>, Failure> {
+        if !self.is_registry() || !self.switch("registry.insecure")? {
+            return Ok(None);
+        }
+        Ok(self.remote()?.first().map(|cache| cache.name().registry().to_string()))
     }
 
     pub fn is_registry(&self) -> bool {
@@ -187,7 +244,7 @@ impl<'a> CacheFields<'a> {
 
     /// Returns the scopes, of which the first one is written.
     pub fn scopes(&self) -> Option<impl Iterator<Item = &str>> {
-        Some(list(self.get("scope").filter(|scope| !scope.is_empty())?))
+        Some(list(self.get("scope")?))
     }
 
     pub fn shards(&self) -> Result<u32, Failure> {
@@ -208,11 +265,23 @@ impl<'a> CacheFields<'a> {
         }
     }
 
+    /// Returns the tags of a cache that is read from a directory, or the digest of its manifest.
+    pub fn local_names(&self) -> Result<Vec<String>, Failure> {
+        let Some(digest) = self.get("digest") else { return Ok(self.tags()) };
+        if self.get("tag").is_some() || self.get("scope").is_some() {
+            return Err(self.bad("a digest has no tag and no scope", ValueRemedy::CacheSourceForm));
+        }
+        match digest.parse::<BlobDigest>() {
+            Ok(digest) => Ok(vec![digest.to_string()]),
+            Err(e) => Err(self.bad(format!("`digest={digest}`: {e}"), ValueRemedy::CacheSourceForm)),
+        }
+    }
+
     /// Fails if a cache that is written has several scopes.
     pub fn check_one_scope(&self) -> Result<(), Failure> {
         match self.scopes().map(Iterator::count) {
             None | Some(1) => Ok(()),
-            Some(_) => Err(self.bad("a cache is written to one scope", ValueRemedy::CacheTargetForm)),
+            Some(_) => Err(self.bad("a cache is written to one scope", ValueRemedy::OneScope)),
         }
     }
 
@@ -256,6 +325,36 @@ impl<'a> CacheFields<'a> {
     }
 }
 
+/// Returns the registries of caches with `registry.insecure`. Invalid values are reported where
+/// they are used.
+pub fn insecure_registries(from: &[String], to: &[String]) -> Vec<String> {
+    let values = from.iter().map(|text| ("--cache-from", text)).chain(to.iter().map(|text| ("--cache-to", text)));
+    let registry = |(flag, text): (&str, &String)| {
+        CacheFields::split(flag, text, ValueRemedy::CacheRefForm).ok()?.insecure_registry().ok()?
+    };
+    values.filter_map(registry).collect()
+}
+
+/// Returns the options of a type of caches. Those of BuildKit that have no effect are among them.
+fn options_of(flag: &str, kind: &str) -> Vec<&'static str> {
+    let is_target = flag == "--cache-to";
+    let all: &[&str] = match (is_target, kind) {
+        (true, "inline") => &["type", "mode"],
+        (true, _) => &TARGET_KEYS,
+        (false, _) => &SOURCE_KEYS,
+    };
+    let own: &[&str] = match (is_target, kind) {
+        (true, "local") => &["dest", "tag", "scope"],
+        (false, "local") => &["src", "tag", "scope", "digest"],
+        (_, "registry") => &["ref", "scope", "shards", "registry.insecure"],
+        (_, "s3") => &S3_KEYS,
+        (_, "azblob") => &AZURE_KEYS,
+        (_, "gha") => &GITHUB_KEYS,
+        _ => &[],
+    };
+    [all, own].concat()
+}
+
 /// Returns the elements of a list.
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(';').map(str::trim).filter(|element| !element.is_empty())
@@ -271,8 +370,20 @@ pub fn mount_choice(text: &str) -> MountChoice {
     }
 }
 
+/// Returns true if a value is the text of a key, as it is or encoded, and not the name of a file.
+fn is_key_text(value: &str) -> bool {
+    let is_too_long = || value.split('/').any(|component| component.len() > MAX_COMPONENT);
+    value.contains(PRIVATE_KEY) || value.contains('\n') || is_too_long()
+}
+
 /// Warns that a build is not a job of GitHub Actions, or does not have the variables of one.
 fn no_job(flag: &str) {
-    let reason = "ACTIONS_RESULTS_URL and ACTIONS_RUNTIME_TOKEN are not set";
-    terminal::warning(format!("{flag} type=gha has no effect: {reason}"));
+    let variables = ["ACTIONS_RESULTS_URL", "ACTIONS_RUNTIME_TOKEN"];
+    let missing: Vec<&str> = variables.into_iter().filter(|name| std::env::var_os(name).is_none()).collect();
+    let reason = match &missing[..] {
+        [one] => format!("{one} is not set"),
+        _ => format!("{} are not set", variables.join(" and ")),
+    };
+    let text = format!("{flag} type=gha has no effect: {reason}");
+    terminal::warning(Warning { text, help: Some(Hint::from(ValueRemedy::PassJobVariables).into()) });
 }

@@ -16,8 +16,6 @@ use crate::input::cache::targets::CacheTarget;
 use crate::ui::hints::{Hint, ValueRemedy};
 use crate::ui::terminal;
 
-const SOURCE_KEYS: [&str; 8] = ["type", "src", "ref", "tag", "scope", "shards", "required", "verify"];
-
 /// The outcome of reading the records of a cache; `None` if there is no such cache.
 pub type ReadCache = Result<Option<RemoteSteps>, ReportedError>;
 
@@ -93,7 +91,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
     let mut sources = Vec::new();
     for text in given {
         let fields = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)?;
-        fields.check_options(&SOURCE_KEYS)?;
+        fields.check_options()?;
         let is_required = fields.switch("required")?;
         let (mut opened, mut shared, mut missing, keys) = (Vec::new(), Vec::new(), None, fields.trusted()?);
         let place = if let Some(caches) = fields.shared()? {
@@ -107,7 +105,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
             let open =
                 |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| reported(&e, e.help()));
-            let tags = fields.tags();
+            let tags = fields.local_names()?;
             missing = Some(PathBuf::from(src)).filter(|dir| matches!(dir.try_exists(), Ok(false)));
             opened = tags.iter().map(open).collect();
             tags.join("`, `")
@@ -137,12 +135,12 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             }
             outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::shared(cache, steps))));
         }
-        let is_unsigned = |outcome: &Result<Option<ImportedCache>, ReportedError>| matches!(outcome, Ok(Some(cache)) if cache.has_unsigned());
-        if outcomes.iter().any(is_unsigned) {
-            let text = format!("--cache-from {text}: records without a valid signature are ignored");
+        if outcomes.iter().flatten().flatten().any(ImportedCache::has_unsigned) {
             if is_required {
-                return Err(Failure::new(text).help(ValueRemedy::TrustWriter));
+                let problem = format!("--cache-from {text}: the cache has records without a valid signature");
+                return Err(Failure::new(problem).help(ValueRemedy::TrustWriter));
             }
+            let text = format!("--cache-from {text}: records without a valid signature are ignored");
             terminal::warning(Warning { text, help: Some(Hint::from(ValueRemedy::TrustWriter).into()) });
         }
         let (count, mut causes) = (found.len(), HashSet::new());
@@ -158,10 +156,10 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
                     (reader.note)(&format!("--cache-from {text}: the image has no cache"));
                     causes.insert(message);
                 }
-                Err(ReportedError { message, .. }) => {
-                    let words = format!("--cache-from {text}: cannot read the cache, so it is not used: {message}");
+                Err(ReportedError { message, remedy, .. }) => {
+                    let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {message}");
                     if causes.insert(message) {
-                        terminal::warning(Warning { text: words, help: None });
+                        terminal::warning(Warning { text, help: remedy.map(|remedy| Hint::from(&remedy).into()) });
                     }
                 }
             }
@@ -174,7 +172,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             });
         }
         if found.len() == count && causes.is_empty() {
-            (reader.note)(&format!("--cache-from {text}: there is no cache yet"));
+            (reader.note)(&format!("--cache-from {text}: there is no cache `{place}` yet"));
         }
     }
     Ok(ImportedCaches::new(found).fetched_by((reader.layers)()))

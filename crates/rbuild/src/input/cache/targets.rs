@@ -11,29 +11,6 @@ use crate::input::cache::fields::CacheFields;
 use crate::input::{output, value};
 use crate::ui::hints::ValueRemedy;
 
-const INLINE_KEYS: [&str; 2] = ["type", "mode"];
-const TARGET_KEYS: [&str; 19] = [
-    "type",
-    "dest",
-    "ref",
-    "tag",
-    "scope",
-    "shards",
-    "mode",
-    "compression",
-    "compression-level",
-    "force-compression",
-    "oci-mediatypes",
-    "image-manifest",
-    "ignore-error",
-    "max-size",
-    "max-age",
-    "mounts",
-    "mounts-max",
-    "sign",
-    "verify",
-];
-
 /// A cache that is written after the build.
 pub struct CacheTarget {
     /// The value of the flag.
@@ -96,15 +73,15 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
     let mut targets = Vec::new();
     for text in given {
         let fields = CacheFields::parse("--cache-to", text, ValueRemedy::CacheTargetForm)?;
-        fields.check_options(&TARGET_KEYS)?;
+        fields.check_options()?;
         let modes = [("min", CacheMode::Min), ("max", CacheMode::Max)];
-        let mode = value::choice("mode", &modes, fields.get("mode").unwrap_or("min"));
-        let mode = mode.map_err(|e| fields.bad(e.problem, e.hint))?;
+        let mode = fields.get("mode").unwrap_or("min");
+        let mode =
+            value::choice("mode", &modes, mode).map_err(|e| fields.bad(format!("{} `{mode}`", e.problem), e.hint))?;
         let ignores_errors = fields.switch("ignore-error")?;
         let (form, limits) = (fields.form()?, fields.limits()?);
         fields.check_one_scope()?;
         let places = if fields.get("type") == Some("inline") {
-            fields.check_keys(&INLINE_KEYS)?;
             vec![CachePlace::Image]
         } else if let Some(caches) = fields.shared()? {
             if caches.iter().filter_map(SharedCache::reference).any(|name| name.digest().is_some()) {

@@ -111,6 +111,18 @@ pub enum ValueRemedy {
     TrustWriter,
     /// Verify a cache that is read.
     VerifySource,
+    /// Pass the name of a file instead of a key.
+    KeyInFile,
+    /// Name a scope.
+    ScopeForm,
+    /// Write a cache to one scope.
+    OneScope,
+    /// Add the type of a cache in a registry.
+    CacheRegistryForm,
+    /// Pass the variables of a job to a step.
+    PassJobVariables,
+    /// Use a URL with its scheme.
+    UrlForm,
     /// Make a key that signs caches.
     CreateSigningKey,
     /// Pass a public key.
@@ -242,6 +254,20 @@ impl ValueRemedy {
             ValueRemedy::TrustWriter => {
                 "write the cache with sign=KEYFILE, and pass the public keys of all of its writers with verify=".into()
             }
+            ValueRemedy::KeyInFile => {
+                "write the key to a file that only this job can read, and pass its name; where secrets are variables, \
+                 use one of type file"
+                    .into()
+            }
+            ValueRemedy::ScopeForm => {
+                "check the variable that states the scope, or omit scope= for the cache without one".into()
+            }
+            ValueRemedy::OneScope => "name one scope; --cache-from can read several".into(),
+            ValueRemedy::CacheRegistryForm => "add type=registry".into(),
+            ValueRemedy::PassJobVariables => {
+                "pass both variables of the job to the step; `rbuild help ci` shows how".into()
+            }
+            ValueRemedy::UrlForm => "write it with its scheme, such as https://HOST:PORT".into(),
             ValueRemedy::VerifySource => "add verify= with the public keys of its writers".into(),
             ValueRemedy::CreateSigningKey => {
                 "make a key, for example with `ssh-keygen -t ed25519 -N '' -f KEYFILE`".into()

@@ -182,7 +182,7 @@ impl VerbRemedy {
             }
             VerbRemedy::OmitTerminal => "omit -t".into(),
             VerbRemedy::CacheFilter => "use until=24h, or origin= with the name of a cache".into(),
-            VerbRemedy::DurationForm => "use a duration such as 24h or 1h30m".into(),
+            VerbRemedy::DurationForm => "use a duration such as 24h, 1h30m or 30d".into(),
             VerbRemedy::RepairStore => "run `rbuild fsck --repair` to remove damaged entries".into(),
             VerbRemedy::ObtainAgain => "pull, load or build the images again".into(),
             VerbRemedy::RunAgain => "run the command again".into(),
