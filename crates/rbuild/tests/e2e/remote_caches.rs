@@ -1,5 +1,7 @@
 //! Caches in registries: requests, several machines, damage.
 
+use std::time::{Duration, Instant};
+
 use rbuild_image::BlobDigest;
 
 use crate::lab::{Lab, Ran, is_bare};
@@ -441,4 +443,16 @@ fn machines_wait_for_steps_that_another_one_builds() {
     assert!(min.stderr.contains("warning: --cache-claim has no effect"), "{}", min.stderr);
     let tags: Vec<String> = scene.registry.state().manifests.keys().map(|(_, tag)| tag.clone()).collect();
     assert!(tags.iter().any(|tag| tag.starts_with("cache-main-c")), "{tags:?}");
+}
+
+/// Reading a cache must not take longer than building.
+#[test]
+fn a_registry_that_never_answers_delays_a_build_for_half_a_minute_at_most() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let cache = format!("type=registry,ref={}/app", silent.local_addr().unwrap());
+    let lab = Lab::new();
+    let start = Instant::now();
+    let ran = lab.build("FROM busybox\nRUN echo 1 > /one\n", &["--cache-from", &cache]).ok();
+    assert!(ran.stderr.contains("cannot read the cache, so it is not used"), "{}", ran.stderr);
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
 }

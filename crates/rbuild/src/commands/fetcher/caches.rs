@@ -2,8 +2,10 @@
 //! steps are written after it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rbuild_linux::parallel::try_map;
+use rbuild_registry::RetryPolicy;
 use rbuild_remedy::ReportedError;
 use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
@@ -17,6 +19,18 @@ use crate::exit::{Failure, reported};
 use crate::input::cache::{CacheTarget, ReadCache};
 use crate::input::{machine_name, registry};
 
+/// Returns the timeouts of reading records. The build begins after it, and can do without them: a
+/// server that does not answer may delay it by half a minute.
+fn patience_of_reads() -> RetryPolicy {
+    let seconds = Duration::from_secs;
+    RetryPolicy { connect: seconds(5), idle: seconds(10), whole: seconds(30), tries: 3, ..RetryPolicy::default() }
+}
+
+/// Returns the timeouts of writing a cache, of which layers may take longer.
+fn patience_of_writes() -> RetryPolicy {
+    RetryPolicy { connect: Duration::from_secs(10), whole: Duration::from_secs(60), ..RetryPolicy::default() }
+}
+
 /// Reads the records of caches, all at once. If the fetcher ends without an answer, none of them
 /// can be read. The caller must have one thread.
 pub fn read(
@@ -25,7 +39,7 @@ pub fn read(
     caches: &[(SharedCache, RecordKeys)],
 ) -> Result<Vec<ReadCache>, Failure> {
     let read: Result<Result<Vec<ReadCache>, Failure>, Failure> = in_fetcher(|| {
-        let (client, budget) = (registry::client_of(flags, &[], true)?, RecordBudget::default());
+        let (client, budget) = (registry::client_within(flags, patience_of_reads())?, RecordBudget::default());
         let read = |cache: &SharedCache, keys: &RecordKeys| {
             read_shared_cache(store, &client, cache, keys, &budget).map_err(|e| reported(&e, e.help()))
         };
@@ -79,7 +93,7 @@ pub fn write(
     awaited: Option<CacheKey>,
 ) -> Result<WrittenCache, Failure> {
     in_fetcher(|| {
-        let client = registry::client_of(flags, &[], true)?;
+        let client = registry::client_within(flags, patience_of_writes())?;
         let (keys, machine) = (target.keys()?, machine_name::given_or_host());
         let steps = OwnSteps { keys: &keys, ..*steps };
         write_shared_cache(store, &client, SharedTarget { cache, machine: &machine, awaited }, &steps)
