@@ -18,7 +18,7 @@ use crate::event::{BuildPhase, Event};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::{cache_steps, image, lent_image, stream};
-use crate::exports::{BuildReport, Export, ImageForm, Split, Squash};
+use crate::exports::{BuildReport, Export, ImageForm, ReportedSteps, Split, Squash};
 use crate::prepare::image_key::image_key;
 use crate::prepare::vertex_state::VertexState;
 use crate::prepare::{Prepared, PreparedBuild};
@@ -45,12 +45,7 @@ pub fn answer(
     if request.record_sizes || request.exports.iter().any(|export| required.is_direct(export)) {
         return Ok(None);
     }
-    if let Some(most) = request.cache_limit
-        && store.gc().may_exceed(most)?
-    {
-        return Ok(None);
-    }
-    if !refusal::is_cleared(prepared, request, store)? {
+    if !is_permitted(prepared, request, store)? {
         return Ok(None);
     }
     let single = match target {
@@ -63,7 +58,7 @@ pub fn answer(
         return Ok(None);
     }
     if prepared.is_lent {
-        return answer_lent(prepared, request, store, events);
+        return answer_lent(std::slice::from_ref(prepared), request, store, events);
     }
     let (mut manifests, mut unsynced) = (Vec::new(), Vec::new());
     for form in required.images.iter().copied() {
@@ -112,20 +107,58 @@ fn layer_places(prepared: &Prepared) -> Vec<(usize, usize)> {
     places
 }
 
-/// Answers a build whose image is pushed without its layers. Returns `None` if it needs them after
-/// all.
-fn answer_lent(
-    prepared: &Prepared,
+/// Returns true if the build of a platform can be answered from the cache: the cache is within its
+/// limit, and no file contains a secret.
+fn is_permitted(prepared: &Prepared, request: &BuildRequest, store: &Store) -> Result<bool> {
+    if let Some(most) = request.cache_limit
+        && store.gc().may_exceed(most)?
+    {
+        return Ok(false);
+    }
+    refusal::is_cleared(prepared, request, store)
+}
+
+/// Answers a build whose image is pushed without its layers on all platforms
+/// ([`Prepared::is_lent`]). Returns `None` if it needs them after all.
+///
+/// # Errors
+///
+/// Fails if the store cannot be read, or if a document of the image cannot be written.
+pub fn answer_lent(
+    platforms: &[Prepared],
     request: &BuildRequest,
     store: &Store,
     events: &Events,
 ) -> Result<Option<BuildReport>> {
-    let Some(cached) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
-    let Some(finished) = lent_image::lent_image(prepared, request, store)? else { return Ok(None) };
-    prepared.report_hits(store, &request.caches, events, |_| false);
-    let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
-    let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
-    build_log::remember(build, store, events, None, Vec::new());
+    let (mut finished, mut cached) = (BuildReport::default(), ReportedSteps::default());
+    for prepared in platforms {
+        if !is_permitted(prepared, request, store)? {
+            return Ok(None);
+        }
+        let Some(steps) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
+        let Some(made) = lent_image::lent_image(prepared, request, store)? else { return Ok(None) };
+        cached.steps.extend(steps.steps);
+        cached.failure = cached.failure.or(steps.failure);
+        finished.image = finished.image.or(made.image);
+        finished.platforms.extend(made.platforms);
+        for layer in made.lent {
+            // Platforms may have equal layers.
+            if finished.lent.iter().all(|known| known.part.digest != layer.part.digest) {
+                finished.lent.push(layer);
+            }
+        }
+    }
+    let mut first = 0;
+    for prepared in platforms {
+        let events = match platforms {
+            [_] => events.clone(),
+            _ => events.of_platform(first, &prepared.platform.to_string()),
+        };
+        first += prepared.graph.vertices.len();
+        prepared.report_hits(store, &request.caches, &events, |_| false);
+        let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
+    }
+    build_log::remember(PreparedBuild { request, platforms }, store, events, None, Vec::new());
     let (steps, duration) = (events.journal().counts(), events.journal().duration());
     Ok(Some(BuildReport { cached, steps, duration, ..finished }))
 }

@@ -25,7 +25,7 @@ mod rootfs;
 mod solve;
 mod warning;
 
-pub use build::{answer, execute};
+pub use build::{answer, answer_lent, execute};
 pub use builder_paths::{binds, volume_binds};
 pub use cache::whole_store::{ImportReport, StoreChoice, StoreContent, import_steps, pack_store};
 pub use containers::arriving::unpack_arriving;

@@ -142,7 +142,8 @@ pub fn prepare(
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
     let skipped_store = contexts.skipped_store().map(Path::to_path_buf);
-    let may_lend = !missing_base.is_empty() && secret_hashes.is_empty();
+    // A base that stays in a registry beside steps that run is one of a single platform.
+    let may_lend = !missing_base.is_empty() && secret_hashes.is_empty() && (is_lent || request.platforms.len() <= 1);
     let needed_images = NeededImages::of(&graph, &vertices, request, may_lend);
     Ok(Prepared {
         platform,

@@ -69,30 +69,31 @@ pub fn outgoing(store: &Store, platforms: &[Image], form: OutgoingForm, early: O
     }
 }
 
-/// Prepares an image of one platform, of which other repositories have some layers. The others and
-/// the documents are in the store. It is pushed as it is.
+/// Prepares an image of which other repositories have some layers. The others and the documents are
+/// in the store. It is pushed as it is.
 ///
 /// # Errors
 ///
 /// Fails if the store lacks a part of the image.
 pub fn outgoing_lent(store: &Store, platforms: &[Image], lent: &[LentLayer]) -> Result<Outgoing> {
-    let [image] = platforms else {
-        return Err(TransportError::other("an image without its layers has one platform"));
+    let (mut below, mut entries, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
+    for image in platforms {
+        let bytes = store.blobs().read_document(&image.manifest_digest.blob())?;
+        let media_type = add_blobs(&image.manifest, false, &mut blobs)?;
+        entries.push(index_entry(&media_type, &image.manifest_digest, bytes.len() as u64, image));
+        below.push(Document { media_type, bytes });
+    }
+    let top = match below.pop() {
+        Some(only) if below.is_empty() => only,
+        last => {
+            below.extend(last);
+            let media_type = ManifestFormat::Stored.index_type().to_string();
+            Document { bytes: index_of_type(&media_type, entries)?, media_type }
+        }
     };
-    let document = store.blobs().read_document(&image.manifest_digest.blob())?;
-    let mut blobs = Vec::new();
-    let media_type = add_blobs(&image.manifest, false, &mut blobs)?;
-    let top = Document { media_type, bytes: document };
-    let images = vec![image.manifest_digest];
-    Ok(Outgoing {
-        digest: image.manifest_digest,
-        top,
-        below: Vec::new(),
-        blobs,
-        images,
-        early: None,
-        lent: lent.to_vec(),
-    })
+    let images = platforms.iter().map(|image| image.manifest_digest).collect();
+    let digest = top.digest().of_manifest();
+    Ok(Outgoing { digest, top, below, blobs, images, early: None, lent: lent.to_vec() })
 }
 
 fn prepared(

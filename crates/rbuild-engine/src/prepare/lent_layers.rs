@@ -61,7 +61,7 @@ pub(crate) fn missing_base(
 }
 
 /// Returns the form of the image, if it is the only output, is only pushed, and has the layers of
-/// the steps as they are.
+/// the steps as they are. Of several platforms, either all are made without their layers or none.
 pub(crate) fn form(graph: &BuildGraph, request: &BuildRequest) -> Option<ImageForm> {
     let required = request.requirements();
     let [form] = required.images[..] else { return None };
@@ -70,7 +70,6 @@ pub(crate) fn form(graph: &BuildGraph, request: &BuildRequest) -> Option<ImageFo
     let is_allowed = request.is_only_pushed
         && is_plain
         && !required.files
-        && request.platforms.len() <= 1
         && request.salt.is_none()
         && request.parameters.no_cache == NoCache::None
         && !request.record_sizes

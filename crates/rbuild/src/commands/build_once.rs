@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{
     BuildError, BuildReport, BuildRequest, Event, Events, Export, NetworkAccess, Prepared, PreparedBuild, answer,
-    binds, execute, prepare, warn_of_store,
+    answer_lent, binds, execute, prepare, warn_of_store,
 };
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
@@ -140,6 +140,7 @@ impl BuildOnce<'_> {
         }
         let answer = match &prepared[..] {
             [only] => answer(only, request, self.store, &sender),
+            several if several.iter().all(Prepared::is_lent) => answer_lent(several, request, self.store, &sender),
             _ => Ok(None),
         };
         match answer {

@@ -38,6 +38,10 @@ fn built(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Optio
         let properties = format!("{}, {images}", index.digest.short());
         return Some(named(&request.tags, || other_names(store, index.digest), &properties));
     }
+    if !finished.lent.is_empty() && finished.platforms.len() > 1 {
+        let images = counted(finished.platforms.len() as u64, "image");
+        return Some(format!("Built {images} (they are in the registry only: their layers were not downloaded)"));
+    }
     if !finished.lent.is_empty() {
         let place = "it is in the registry only: its layers were not downloaded";
         return Some(format!("Built the image {} ({place})", image.id.short()));

@@ -261,8 +261,7 @@ pub enum PushedLayers<'a> {
     Stored,
     /// Pushed as they are, and the repository of the first name has these already.
     Built(Vec<BlobDigest>),
-    /// Pushed as they are, and other repositories have those that the store lacks. The image is
-    /// of one platform.
+    /// Pushed as they are, and other repositories have those that the store lacks.
     Lent(&'a [LentLayer]),
 }
 

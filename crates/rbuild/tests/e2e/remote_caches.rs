@@ -445,6 +445,41 @@ fn machines_wait_for_steps_that_another_one_builds() {
     assert!(tags.iter().any(|tag| tag.starts_with("cache-main-c")), "{tags:?}");
 }
 
+/// Either the images of all platforms are made without their layers, or none.
+#[test]
+fn a_cold_machine_pushes_several_platforms_without_downloading_their_layers() {
+    let file = "FROM --platform=$BUILDPLATFORM busybox AS made\nARG TARGETARCH\nARG CHANGED\n\
+        RUN echo $TARGETARCH > /f; [ $TARGETARCH = amd64 ] || echo \"$CHANGED\" > /g; touch /g\n\
+        FROM scratch\nCOPY --from=made /f /g /\n";
+    let scene = Scene::new(Access::Open);
+    let cache = format!("type=registry,ref={}", scene.name("app:cache"));
+    let to = format!("{cache},mode=max");
+    let push = |machine: &Machine, name: &str, more: &[&str]| {
+        let name = scene.name(name);
+        let args = ["-t", &name, "--push", "--platform", "linux/amd64,linux/arm64", "--cache-from", &cache];
+        scene.registry.requests();
+        let ran = machine.build(file, &[&args[..], more].concat()).ok();
+        let requests = scene.registry.requests();
+        (ran, paths(&requests, "GET", "/blobs/"))
+    };
+    push(&Machine::new(), "app:1", &["--cache-to", &to]);
+    let expected = scene.document("app", "1");
+    let two = Machine::new();
+    let (ran, downloads) = push(&two, "app:2", &["--cache-to", &to]);
+    assert_eq!((ran.steps().0, downloads), (0, 0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Built 2 images (they are in the registry only"), "{}", ran.stderr);
+    assert_eq!(scene.document("app", "2"), expected);
+    two.lab.rbuild(["fsck"]).ok();
+    // The steps of one platform run.
+    let changed = ["--build-arg", "CHANGED=1"];
+    let (ran, _) = push(&two, "app:3", &changed);
+    assert!(ran.steps().0 > 0 && !ran.stderr.contains("registry only"), "{}", ran.stderr);
+    let (whole, _) = push(&Machine::new(), "app:4", &[&changed[..], &["--no-cache"]].concat());
+    assert!(whole.steps().0 > ran.steps().0, "{}", whole.stderr);
+    let [made, whole] = ["3", "4"].map(|tag| scene.document("app", tag)["manifests"].as_array().unwrap().len());
+    assert_eq!((made, whole), (2, 2));
+}
+
 /// Reading a cache must not take longer than building.
 #[test]
 fn a_registry_that_never_answers_delays_a_build_for_half_a_minute_at_most() {
