@@ -102,7 +102,7 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
             VARIABLE => reasons.extend(variables(&new, &old)),
             FILES => reasons.push(match files {
                 Some(changes) if !changes.is_empty() => file_changes(changes),
-                _ => "context files changed".into(),
+                _ => "context files or their modes changed".into(),
             }),
             "command" | "script" | "here-document" => reasons.push(format!("the {name} changed")),
             _ if new.iter().chain(&old).any(|value| is_digest(&value.to_text())) => {

@@ -219,7 +219,7 @@ impl StepRecords<'_> {
         } else {
             similar.differences.join("; ")
         };
-        Some(format!("{reason} (in the cache {})", similar.cache))
+        Some(format!("{reason} (compared with a build in the cache {})", similar.cache))
     }
 
     /// Returns true if the build may use that tree: it contains no secret that the build was not

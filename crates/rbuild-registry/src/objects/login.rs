@@ -47,7 +47,7 @@ impl FoundLogin {
                 let found = aws_key(environment, given)?;
                 let (key, description) = match found {
                     Some((key, origin)) => (Some(key), format!("with the access key of {origin}")),
-                    None => (None, "no access key in the options, AWS_ACCESS_KEY_ID or ~/.aws/credentials".into()),
+                    None => (None, missing_key(environment, given)),
                 };
                 Ok(FoundLogin { login: StoreLogin::S3 { key, region: place.region.clone() }, description })
             }
@@ -104,6 +104,21 @@ fn aws_key(environment: &ProcessEnvironment, given: &ObjectLogin) -> Result<Opti
     };
     let profile = environment.variable("AWS_PROFILE").unwrap_or("default");
     Ok(profile_key(&text, profile).map(|key| (key, rbuild_linux::quoted(&path).to_string())))
+}
+
+/// Returns the reason why there is no access key, as a clause.
+fn missing_key(environment: &ProcessEnvironment, given: &ObjectLogin) -> String {
+    let pair = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    match (&given.id, &given.key, pair.map(|name| environment.variable(name).is_some())) {
+        (Some(_), None, _) => "`secret_access_key` is missing".into(),
+        (None, Some(_), _) => "`access_key_id` is missing".into(),
+        (_, _, [true, false]) => format!("{} is not set", pair[1]),
+        (_, _, [false, true]) => format!("{} is not set", pair[0]),
+        _ => match environment.variable("AWS_PROFILE") {
+            Some(profile) => format!("no access key of the profile `{profile}` in ~/.aws/credentials"),
+            None => "no access key in the options, AWS_ACCESS_KEY_ID or ~/.aws/credentials".into(),
+        },
+    }
 }
 
 /// Returns the access key of a profile.
@@ -168,7 +183,22 @@ mod tests {
         assert_eq!(id_of(&find(&variables, &given)), Some("own"));
         assert_eq!(id_of(&find(&variables, &none)), Some("env"));
         let absent = find(&variables[..1], &none);
-        assert!(absent.is_anonymous() && absent.description.starts_with("no access key"));
+        assert!(absent.is_anonymous());
+        let half = |id: Option<&str>, key: Option<&str>| ObjectLogin {
+            id: id.map(Secret::new),
+            key: key.map(Secret::new),
+            token: None,
+        };
+        for (variables, given, want) in [
+            (&variables[..1], none.clone(), "AWS_SECRET_ACCESS_KEY is not set"),
+            (&variables[1..], none.clone(), "AWS_ACCESS_KEY_ID is not set"),
+            (&[], half(Some("i"), None), "`secret_access_key` is missing"),
+            (&[], half(None, Some("k")), "`access_key_id` is missing"),
+            (&[("AWS_PROFILE", "p")], none.clone(), "no access key of the profile `p` in ~/.aws/credentials"),
+            (&[], none.clone(), "no access key in the options, AWS_ACCESS_KEY_ID or ~/.aws/credentials"),
+        ] {
+            assert_eq!(find(variables, &given).description, want);
+        }
         let file = "# mine\n[default]\naws_access_key_id = file\naws_secret_access_key=s\n[other]\n\
             aws_access_key_id=other\naws_secret_access_key=t\naws_session_token=u\n";
         std::fs::write(dir.join(".aws/credentials"), file).unwrap();

@@ -84,7 +84,7 @@ fn a_cold_machine_explains_why_a_cache_misses() {
         let file = change(&two);
         two.build(&file, &[&["-t", "x", "--explain", "--cache-from", &from], args].concat()).ok().stderr
     };
-    let in_cache = format!("(in the cache `{}`)", cache.display());
+    let in_cache = format!("(compared with a build in the cache `{}`)", cache.display());
     let same = |_: &Lab| FILE.to_string();
     for (text, want) in [
         (explain(&same, &["--build-arg", "VERSION=1.2"]), "`VERSION` changed from `1."),
@@ -96,7 +96,7 @@ fn a_cold_machine_explains_why_a_cache_misses() {
                 },
                 &[],
             ),
-            "context files changed",
+            "context files or their modes changed",
         ),
         (explain(&|_| FILE.replace("echo tool", "echo other"), &[]), "the command changed"),
         (

@@ -151,7 +151,11 @@ fn a_miss_after_a_push_from_a_cache_is_explained_by_the_cache() {
     assert!(ran.stderr.contains("is in the registry only"), "{}", ran.stderr);
     two.lab.write("src/a", "changed\n");
     let ran = two.build(FILE, &args).ok();
-    assert!(ran.stderr.contains("context files changed (in the cache"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("context files or their modes changed (compared with a build in the cache"),
+        "{}",
+        ran.stderr
+    );
     assert!(!ran.stderr.contains("no longer recorded"), "{}", ran.stderr);
 }
 
