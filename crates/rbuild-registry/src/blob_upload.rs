@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::error::RegistryProblem;
 use crate::open_uploads::{CancelUpload, OpenUpload, UploadRequest};
 use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 
@@ -23,6 +24,25 @@ impl BlobUpload {
     /// Returns the URL at which it continues.
     pub(crate) fn location(&self) -> &str {
         &self.location
+    }
+
+    /// Makes a request that sends data to the URL. The upload is not canceled meanwhile, and
+    /// continues at the URL that the request returns.
+    pub(crate) fn send(
+        &mut self,
+        request: impl FnOnce(&str) -> Result<String, RegistryProblem>,
+    ) -> Result<(), RegistryProblem> {
+        self.open.set_busy(true);
+        match request(&self.location) {
+            Ok(next) => {
+                self.move_to(next);
+                Ok(())
+            }
+            Err(problem) => {
+                self.open.set_busy(false);
+                Err(problem)
+            }
+        }
     }
 
     /// Records that it continues at another URL.

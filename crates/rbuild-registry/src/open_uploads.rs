@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rbuild_linux::parallel::{locked, start};
@@ -30,9 +30,15 @@ struct Uploads {
     is_ending: bool,
     /// Number of requests without an answer that open or cancel an upload.
     pending: usize,
-    open: HashMap<u64, CancelUpload>,
+    open: HashMap<u64, OpenEntry>,
     /// Number of uploads that were opened.
     count: u64,
+}
+
+struct OpenEntry {
+    cancel: CancelUpload,
+    /// True while a request sends data. Its upload is canceled after it.
+    is_busy: bool,
 }
 
 /// The transfers end, because the program does.
@@ -41,21 +47,27 @@ struct Uploads {
 struct InterruptedTransfer;
 
 impl OpenUploads {
-    /// Ends all transfers and cancels the open uploads, side by side. Waits for the answers of the
-    /// servers, 1.5 s at most.
+    /// Ends all transfers and cancels the open uploads, side by side: those to which a request
+    /// sends data once that has ended. Waits for the answers of the servers, 1.5 s at most.
     pub fn cancel_all(&self) {
         let deadline = Instant::now() + CANCEL_TIME;
-        let open: Vec<(CancelUpload, UploadRequest)> = {
-            let mut uploads = locked(&self.0.uploads);
-            uploads.is_ending = true;
-            uploads.pending += uploads.open.len();
-            uploads.open.drain().map(|(_, cancel)| (cancel, UploadRequest(self.clone()))).collect()
-        };
-        open.into_iter().for_each(|(cancel, pending)| drop(pending.cancel(cancel)));
-        let mut uploads = locked(&self.0.uploads);
-        while uploads.pending > 0 || !uploads.open.is_empty() {
+        locked(&self.0.uploads).is_ending = true;
+        loop {
+            let idle = {
+                let mut uploads = locked(&self.0.uploads);
+                let idle: Vec<_> = uploads.open.extract_if(|_, entry| !entry.is_busy).collect();
+                uploads.pending += idle.len();
+                idle
+            };
+            idle.into_iter().for_each(|(_, entry)| drop(UploadRequest(self.clone()).cancel(entry.cancel)));
+            let uploads = locked(&self.0.uploads);
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
-            (uploads, _) = self.0.changed.wait_timeout(uploads, left).unwrap_or_else(PoisonError::into_inner);
+            if uploads.pending == 0 && uploads.open.is_empty() {
+                break;
+            }
+            if uploads.open.values().all(|entry| entry.is_busy) {
+                drop(self.0.changed.wait_timeout(uploads, left));
+            }
         }
     }
 
@@ -93,7 +105,7 @@ impl UploadRequest {
         let mut uploads = locked(&self.0.0.uploads);
         uploads.count += 1;
         let id = uploads.count;
-        uploads.open.insert(id, cancel);
+        uploads.open.insert(id, OpenEntry { cancel, is_busy: false });
         OpenUpload { all: self.0.clone(), id }
     }
 
@@ -125,9 +137,18 @@ pub(crate) struct OpenUpload {
 }
 
 impl OpenUpload {
-    /// Replaces the way in which the upload is canceled.
+    /// Replaces the way in which the upload is canceled. No request sends data to it.
     pub(crate) fn moved(&self, cancel: CancelUpload) {
-        locked(&self.all.0.uploads).open.insert(self.id, cancel);
+        locked(&self.all.0.uploads).open.insert(self.id, OpenEntry { cancel, is_busy: false });
+        self.all.0.changed.notify_all();
+    }
+
+    /// Records whether a request sends data to the upload.
+    pub(crate) fn set_busy(&self, is_busy: bool) {
+        if let Some(entry) = locked(&self.all.0.uploads).open.get_mut(&self.id) {
+            entry.is_busy = is_busy;
+        }
+        self.all.0.changed.notify_all();
     }
 
     /// Records that the upload is complete.
@@ -141,12 +162,12 @@ impl Drop for OpenUpload {
     fn drop(&mut self) {
         let open = {
             let mut uploads = locked(&self.all.0.uploads);
-            let cancel = uploads.open.remove(&self.id);
-            uploads.pending += usize::from(cancel.is_some());
-            cancel
+            let open = uploads.open.remove(&self.id);
+            uploads.pending += usize::from(open.is_some());
+            open
         };
-        if let Some(cancel) = open {
-            let canceled = UploadRequest(self.all.clone()).cancel(cancel);
+        if let Some(entry) = open {
+            let canceled = UploadRequest(self.all.clone()).cancel(entry.cancel);
             let _ = canceled.recv_timeout(CANCEL_TIME);
         }
     }
@@ -191,6 +212,26 @@ mod tests {
         answered.join().unwrap();
         assert_eq!(canceled(), 4);
         assert!(uploads.begin().is_err() && uploads.check().is_err());
+    }
+
+    #[test]
+    fn an_upload_is_canceled_after_the_request_that_sends_its_data() {
+        for ends in [true, false] {
+            let (uploads, count) = (OpenUploads::default(), Arc::new(AtomicU32::new(0)));
+            let upload = uploads.begin().unwrap().opened(counting(&count));
+            upload.set_busy(true);
+            let canceling = {
+                let uploads = uploads.clone();
+                std::thread::spawn(move || uploads.cancel_all())
+            };
+            sleep(Duration::from_millis(300));
+            assert_eq!(count.load(Ordering::Relaxed), 0);
+            if ends {
+                upload.set_busy(false);
+            }
+            canceling.join().unwrap();
+            assert_eq!(count.load(Ordering::Relaxed), u32::from(ends));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Upload of blobs and manifests.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -18,15 +19,22 @@ use crate::open_uploads::UploadRequest;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{is_temporary_status, may_be_temporary};
-use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
+use crate::session::{ApiRequest, Body, BodyLength, EndpointSession, Repetition};
 use crate::url;
 
 /// Size in bytes of the chunks of a chunked upload.
 const CHUNK: u64 = 32 << 20;
 /// Smallest chunk size in bytes that is tried after larger chunks were refused.
 const SMALLEST: u64 = 1 << 20;
+/// Size in bytes from which a blob is uploaded with a request that can end at any byte. Registries
+/// that count the bytes of an upload, such as Docker's, cancel it only after such an end, and not
+/// after a connection that broke. Below it, a second request is not worth its time.
+const STREAMED: u64 = 8 << 20;
 /// Size in bytes below which a blob is uploaded without checking whether it already exists.
 const SMALL: u64 = 4 << 10;
+
+/// Content type of the bytes of a blob.
+const OCTETS: &str = "application/octet-stream";
 
 /// The result of a request.
 pub(crate) type ProblemResult<T> = std::result::Result<T, RegistryProblem>;
@@ -198,10 +206,17 @@ impl EndpointSession {
         if is_mounted {
             return Ok(PushOutcome::Mounted);
         }
+        if blob.size >= STREAMED {
+            let open = upload.take().map_or_else(|| self.restart(), Ok)?;
+            if self.push_streamed(open, blob, least_chunk)? {
+                return Ok(PushOutcome::Uploaded);
+            }
+        }
         let mut attempts = self.shared().attempts(EndpointRole::Registry);
         loop {
-            let open = upload.take().map_or_else(|| self.restart(), Ok)?;
-            let problem = match self.upload(open.location(), blob) {
+            let mut open = upload.take().map_or_else(|| self.restart(), Ok)?;
+            let put = |location: &str| self.upload(location, blob).map(|()| location.to_string());
+            let problem = match open.send(put) {
                 Ok(()) => {
                     open.complete();
                     return Ok(PushOutcome::Uploaded);
@@ -220,20 +235,42 @@ impl EndpointSession {
         }
     }
 
+    /// Uploads a blob in one request that can end at any byte, and ends the upload in another one.
+    /// If the first one breaks, continues in chunks. Returns false if the registry refuses it, as
+    /// one may that requires the size.
+    fn push_streamed(
+        self: &Arc<Self>,
+        mut upload: BlobUpload,
+        blob: &UploadBlob<'_>,
+        least_chunk: u64,
+    ) -> ProblemResult<bool> {
+        match self.send_all(&mut upload, blob.open, Some(blob.digest)) {
+            Ok(()) => self.close(upload, blob)?,
+            Err(problem) if is_too_large(&problem) || may_be_temporary(&problem) => {
+                let has = self.state(&mut upload).unwrap_or(None);
+                self.upload_in_chunks(blob, least_chunk, has.map(|has| (upload, has)))?;
+            }
+            Err(RegistryProblem::Status { .. }) => return Ok(false),
+            Err(problem) => return Err(problem),
+        }
+        Ok(true)
+    }
+
     /// Uploads a blob in one request while it grows. If that breaks, continues in chunks once the
     /// blob is complete.
     fn push_growing(self: &Arc<Self>, blob: &GrowingUpload<'_>) -> ProblemResult<(BlobDigest, u64)> {
         let StartedUpload { upload, least_chunk, .. } = self.start(None)?;
         let mut upload = upload.ok_or_else(|| self.invalid(ReplyFault::NoLocation))?;
-        let sent = self.send_part(upload.location(), blob.open, None, None);
+        let sent = self.send_all(&mut upload, blob.open, None);
+        if let Err(problem @ RegistryProblem::Local { .. }) = sent {
+            // The upload is canceled at once, not when the blob is complete.
+            return Err(problem);
+        }
         let local = |source| RegistryProblem::Local { data: "the data to send", source };
         let (digest, size) = (blob.complete)().map_err(local)?;
         let whole = UploadBlob { digest, size, open: blob.open, mount_from: None, is_remote: false };
         match sent {
-            Ok(next) => {
-                upload.move_to(next);
-                self.close(upload, &whole)?;
-            }
+            Ok(()) => self.close(upload, &whole)?,
             Err(problem) if is_too_large(&problem) || may_be_temporary(&problem) => {
                 let has = self.state(&mut upload)?;
                 self.upload_in_chunks(&whole, least_chunk, has.map(|has| (upload, has)))?;
@@ -318,8 +355,8 @@ impl EndpointSession {
         let reply = self.call(&ApiRequest {
             method: "PUT",
             to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
-            headers: &[("content-type", "application/octet-stream".into())],
-            body: Body::Stream { open: &open, size: Some(blob.size) },
+            headers: &[("content-type", OCTETS.into())],
+            body: Body::Stream { open: &open, length: BodyLength::Known(blob.size) },
             scopes: &[self.scope("pull,push")],
             repetition: Repetition::Single,
         })?;
@@ -350,9 +387,8 @@ impl EndpointSession {
         let mut furthest = 0;
         while at < blob.size {
             let end = (at + chunk).min(blob.size);
-            let problem = match self.patch(upload.location(), blob, at, end) {
-                Ok(next) => {
-                    upload.move_to(next);
+            let problem = match upload.send(|location| self.patch(location, blob, at, end)) {
+                Ok(()) => {
                     at = end;
                     // A registry that reports fewer bytes than before has made no progress.
                     if at > furthest {
@@ -389,18 +425,21 @@ impl EndpointSession {
 
     /// Ends an upload whose bytes the registry has. If the answer is lost, the registry may have
     /// the blob all the same.
-    fn close(&self, upload: BlobUpload, blob: &UploadBlob<'_>) -> ProblemResult<()> {
+    fn close(&self, mut upload: BlobUpload, blob: &UploadBlob<'_>) -> ProblemResult<()> {
         let mut attempts = self.shared().attempts(EndpointRole::Registry);
         loop {
-            let sent = self.call(&ApiRequest {
-                method: "PUT",
-                to: &url::with_parameter(upload.location(), "digest", &blob.digest.to_string()),
-                headers: &[],
-                body: Body::Bytes(&[]),
-                scopes: &[self.scope("pull,push")],
-                repetition: Repetition::Single,
-            });
-            let Err(problem) = sent.and_then(|reply| self.closed(reply, blob)) else { break };
+            let put = |location: &str| {
+                let reply = self.call(&ApiRequest {
+                    method: "PUT",
+                    to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
+                    headers: &[],
+                    body: Body::Bytes(&[]),
+                    scopes: &[self.scope("pull,push")],
+                    repetition: Repetition::Single,
+                })?;
+                self.closed(reply, blob).map(|()| location.to_string())
+            };
+            let Err(problem) = upload.send(put) else { break };
             let Some(wait) = attempts.after(&problem) else { return Err(problem) };
             self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
             if self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
@@ -413,33 +452,46 @@ impl EndpointSession {
 
     /// Uploads the bytes from `at` up to `end`; returns the next location.
     fn patch(&self, location: &str, blob: &UploadBlob<'_>, at: u64, end: u64) -> ProblemResult<String> {
-        self.send_part(location, blob.open, Some((at, end)), Some(blob.digest))
-    }
-
-    /// Uploads a range of a blob, or all of it with an unknown size; returns the next location. The
-    /// digest may be unknown.
-    fn send_part(
-        &self,
-        location: &str,
-        source: OpenAt<'_>,
-        range: Option<(u64, u64)>,
-        digest: Option<BlobDigest>,
-    ) -> ProblemResult<String> {
-        let (at, end) = range.unwrap_or((0, u64::MAX));
-        let open = || Ok(Box::new(source(at)?.take(end - at)) as Box<dyn Read>);
-        let mut headers = vec![("content-type", "application/octet-stream".to_string())];
-        headers.extend(range.map(|(at, end)| ("content-range", format!("{at}-{}", end - 1))));
-        let reply = self.call(&ApiRequest {
+        let open = || Ok(Box::new((blob.open)(at)?.take(end - at)) as Box<dyn Read>);
+        let call = ApiRequest {
             method: "PATCH",
             to: location,
-            headers: &headers,
-            body: Body::Stream { open: &open, size: range.map(|(at, end)| end - at) },
+            headers: &[("content-type", OCTETS.into()), ("content-range", format!("{at}-{}", end - 1))],
+            body: Body::Stream { open: &open, length: BodyLength::Known(end - at) },
             scopes: &[self.scope("pull,push")],
             repetition: Repetition::Single,
-        })?;
+        };
+        self.patched(&call, Some(blob.digest))
+    }
+
+    /// Uploads all bytes of a blob, whose digest may be unknown. If they end early, the request
+    /// ends with them, and fails after the upload has moved on: it can be canceled.
+    fn send_all(&self, upload: &mut BlobUpload, source: OpenAt<'_>, digest: Option<BlobDigest>) -> ProblemResult<()> {
+        let failure = Cell::new(None);
+        let sent = upload.send(|location| {
+            let call = ApiRequest {
+                method: "PATCH",
+                to: location,
+                headers: &[("content-type", OCTETS.into())],
+                body: Body::Stream { open: &|| source(0), length: BodyLength::Open(&failure) },
+                scopes: &[self.scope("pull,push")],
+                repetition: Repetition::Single,
+            };
+            self.patched(&call, digest)
+        });
+        match failure.take() {
+            Some(source) => Err(RegistryProblem::Local { data: "the data to send", source }),
+            None => sent,
+        }
+    }
+
+    /// Sends a request with bytes of a blob, whose digest may be unknown. Returns the next
+    /// location.
+    fn patched(&self, call: &ApiRequest<'_>, digest: Option<BlobDigest>) -> ProblemResult<String> {
+        let reply = self.call(call)?;
         match (reply.status(), self.location(&reply)?) {
             (200..300, Some(next)) => Ok(next),
-            (200..300, None) => Ok(location.to_string()),
+            (200..300, None) => Ok(call.to.to_string()),
             _ => {
                 let method = "PATCH";
                 let request =

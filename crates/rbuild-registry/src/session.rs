@@ -1,5 +1,6 @@
 //! Requests to one endpoint: authorization, redirects, repetition.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,40 +29,73 @@ pub(crate) type BodyOpener<'a> = &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>;
 pub(crate) enum Body<'a> {
     None,
     Bytes(&'a [u8]),
-    /// Without a size, the body is sent in chunks of the transfer encoding.
-    Stream {
-        open: BodyOpener<'a>,
-        size: Option<u64>,
-    },
+    Stream { open: BodyOpener<'a>, length: BodyLength<'a> },
+}
+
+/// The length of a body.
+#[derive(Clone, Copy)]
+pub(crate) enum BodyLength<'a> {
+    /// The number of bytes. If one of them cannot be read, or if the transfers end, the request
+    /// breaks.
+    Known(u64),
+    /// As many bytes as can be read until the transfers end. They are sent in chunks of the
+    /// transfer encoding. The failure that ended them is stored here, and the request is completed.
+    Open(&'a Cell<Option<io::Error>>),
+}
+
+impl BodyLength<'_> {
+    /// Returns the number of bytes, if it is known.
+    pub(crate) fn known(self) -> Option<u64> {
+        match self {
+            BodyLength::Known(size) => Some(size),
+            BodyLength::Open(_) => None,
+        }
+    }
 }
 
 /// The data of a request. Keeps the error of a failed read; otherwise, it would count as an error
 /// of the connection and be retried.
-pub(crate) struct LocalSource<'a, R> {
+struct LocalSource<'a, R> {
     inner: R,
     /// Ends the data when the transfers end.
     uploads: &'a OpenUploads,
+    /// True if a failure is the end of the data.
+    is_open: bool,
     failure: Option<io::Error>,
 }
 
-impl<'a, R: Read> LocalSource<'a, R> {
-    pub(crate) fn new(inner: R, uploads: &'a OpenUploads) -> LocalSource<'a, R> {
-        LocalSource { inner, uploads, failure: None }
-    }
-
-    /// Returns the error of the failed read, if there was one.
-    pub(crate) fn into_failure(self) -> Option<io::Error> {
-        self.failure
+/// Sends a request once, with the data that are opened as its body.
+pub(crate) fn send_stream(
+    shared: &ClientState,
+    server: Server<'_>,
+    request: &HttpRequest<'_>,
+    open: BodyOpener<'_>,
+    length: BodyLength<'_>,
+) -> Result<HttpReply, RegistryProblem> {
+    let uploads = &shared.options.uploads;
+    let local = |source| RegistryProblem::Local { data: "the data to send", source };
+    let is_open = matches!(length, BodyLength::Open(_));
+    let mut source = LocalSource { inner: open().map_err(local)?, uploads, is_open, failure: None };
+    let content = RequestBody::Stream { reader: &mut source, size: length.known() };
+    let HttpRequest { method, url, headers, .. } = *request;
+    let reply = shared.http.send(server, HttpRequest { method, url, headers, content });
+    match length {
+        BodyLength::Known(_) => source.failure.map_or(reply, |e| Err(local(e))),
+        BodyLength::Open(failure) => {
+            failure.set(source.failure);
+            reply
+        }
     }
 }
 
 impl<R: Read> Read for LocalSource<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.uploads.check().and_then(|()| self.inner.read(buf)).map_err(|e| match e.kind() {
-            io::ErrorKind::Interrupted => e,
+        let read = self.uploads.check().and_then(|()| self.inner.read(buf));
+        read.or_else(|e| match e.kind() {
+            io::ErrorKind::Interrupted => Err(e),
             kind => {
                 self.failure = Some(e);
-                kind.into()
+                if self.is_open { Ok(0) } else { Err(kind.into()) }
             }
         })
     }
@@ -248,12 +282,8 @@ impl EndpointSession {
         match &call.body {
             Body::None => self.shared.http.send(server, request(RequestBody::None)),
             Body::Bytes(bytes) => self.shared.http.send(server, request(RequestBody::Bytes(bytes))),
-            Body::Stream { open, size } => {
-                let local = |source| RegistryProblem::Local { data: "the data to send", source };
-                let mut source = LocalSource::new(open().map_err(local)?, &self.shared.options.uploads);
-                let content = RequestBody::Stream { reader: &mut source, size: *size };
-                let reply = self.shared.http.send(server, request(content));
-                source.into_failure().map_or(reply, |e| Err(local(e)))
+            Body::Stream { open, length } => {
+                send_stream(&self.shared, server, &request(RequestBody::None), *open, *length)
             }
         }
     }

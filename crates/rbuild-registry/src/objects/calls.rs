@@ -1,6 +1,5 @@
 //! Requests to an object store: URLs, signatures, repetition, refusals.
 
-use std::io;
 use std::sync::Arc;
 
 use rbuild_linux::Timestamp;
@@ -19,7 +18,7 @@ use crate::objects::sigv4::{EMPTY, UnsignedRequest, canonical_query};
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{is_temporary_status, repeated};
-use crate::session::{Body, LocalSource};
+use crate::session::{Body, send_stream};
 use crate::shared::ClientState;
 use crate::time_limit::TimeLimit;
 use crate::url;
@@ -156,11 +155,8 @@ impl ObjectStore {
         match &call.body {
             Body::None => http.send(server, request(RequestBody::None)),
             Body::Bytes(bytes) => http.send(server, request(RequestBody::Bytes(bytes))),
-            Body::Stream { open, size } => {
-                let local = |source: io::Error| RegistryProblem::Local { data: "the data to send", source };
-                let mut source = LocalSource::new(open().map_err(local)?, &self.shared.options.uploads);
-                let reply = http.send(server, request(RequestBody::Stream { reader: &mut source, size: *size }));
-                source.into_failure().map_or(reply, |e| Err(local(e)))
+            Body::Stream { open, length } => {
+                send_stream(&self.shared, server, &request(RequestBody::None), *open, *length)
             }
         }
     }
@@ -199,6 +195,6 @@ fn length_of(body: &Body<'_>) -> Option<u64> {
     match body {
         Body::None => None,
         Body::Bytes(bytes) => Some(bytes.len() as u64),
-        Body::Stream { size, .. } => *size,
+        Body::Stream { length, .. } => length.known(),
     }
 }

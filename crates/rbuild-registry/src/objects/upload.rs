@@ -14,7 +14,7 @@ use crate::objects::login::StoreLogin;
 use crate::objects::part_policy::PartPolicy;
 use crate::push::{OpenAt, ProblemResult};
 use crate::reply_fault::ReplyFault;
-use crate::session::Body;
+use crate::session::{Body, BodyLength};
 use crate::stall::read_document;
 
 /// Maximum number of parts. Servers accept 10,000.
@@ -71,7 +71,7 @@ impl ObjectStore {
         let headers: Vec<(&str, String)> = self.kind_of_object().into_iter().collect();
         let hash = blob.digest.map_or(UNSIGNED.to_string(), |digest| digest.hex().to_string());
         let open = || (blob.open)(0);
-        let body = Body::Stream { open: &open, size: Some(blob.size) };
+        let body = Body::Stream { open: &open, length: BodyLength::Known(blob.size) };
         let call = ObjectCall { headers: &headers, body, hash: &hash, ..ObjectCall::plain("PUT", blob.key) };
         let reply = self.call_in_container(&call)?;
         self.accepted(reply, &call).map(drop)
@@ -110,7 +110,7 @@ impl ObjectStore {
             }
             StoreLogin::Azure(_) => String::new(),
         };
-        let body = Body::Stream { open: &open, size: Some(part.size) };
+        let body = Body::Stream { open: &open, length: BodyLength::Known(part.size) };
         let call = ObjectCall { query, body, hash: &hash, ..ObjectCall::plain("PUT", blob.key) };
         let reply = self.call_in_container(&call)?;
         self.accepted(reply, &call)

@@ -17,7 +17,14 @@ pub struct HttpRequest {
 
 /// Reads the next request of a connection. Returns `None` at the end of the connection, even within
 /// a request.
+#[allow(dead_code, reason = "some servers read head and body separately")]
 pub fn read_request(reader: &mut BufReader<TcpStream>) -> Option<HttpRequest> {
+    let mut request = read_head(reader)?;
+    read_body(reader, &mut request, || {}).then_some(request)
+}
+
+/// Reads the next request of a connection, without its body.
+pub fn read_head(reader: &mut BufReader<TcpStream>) -> Option<HttpRequest> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
@@ -29,27 +36,41 @@ pub fn read_request(reader: &mut BufReader<TcpStream>) -> Option<HttpRequest> {
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_lowercase(), value.trim().to_string());
     }
-    let mut body = Vec::new();
-    if let Some(length) = headers.get("content-length").and_then(|length| length.parse::<u64>().ok()) {
-        let size = reader.take(length).read_to_end(&mut body).ok()?;
-        if size as u64 != length {
-            return None;
-        }
-    } else if headers.contains_key("transfer-encoding") {
-        read_chunks(reader, &mut body)?;
-    }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    Some(HttpRequest { method, path: path.to_string(), query: query.to_string(), headers, body })
+    Some(HttpRequest { method, path: path.to_string(), query: query.to_string(), headers, body: Vec::new() })
+}
+
+/// Reads the body of a request. Calls `pause` before each piece of it. Returns false if the
+/// connection ends before.
+pub fn read_body(reader: &mut BufReader<TcpStream>, request: &mut HttpRequest, pause: impl Fn()) -> bool {
+    let HttpRequest { headers, body, .. } = request;
+    if let Some(length) = headers.get("content-length").and_then(|length| length.parse::<u64>().ok()) {
+        read_pieces(reader, length, body, &pause)
+    } else {
+        !headers.contains_key("transfer-encoding") || read_chunks(reader, body, &pause).is_some()
+    }
+}
+
+fn read_pieces(reader: &mut BufReader<TcpStream>, length: u64, body: &mut Vec<u8>, pause: &impl Fn()) -> bool {
+    let mut left = length;
+    while left > 0 {
+        pause();
+        match reader.take(left.min(16 << 10)).read_to_end(body) {
+            Ok(n @ 1..) => left -= n as u64,
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// Reads a body in chunks of the transfer encoding.
-fn read_chunks(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<()> {
+fn read_chunks(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>, pause: &impl Fn()) -> Option<()> {
     let mut size = 1;
     while size > 0 {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
         size = u64::from_str_radix(line.trim_end(), 16).ok()?;
-        reader.take(size).read_to_end(body).ok()?;
+        read_pieces(reader, size, body, pause).then_some(())?;
         reader.read_line(&mut line).ok()?;
     }
     Some(())

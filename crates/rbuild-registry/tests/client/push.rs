@@ -59,7 +59,7 @@ fn data_that_cannot_be_read_fails_the_push_at_once() {
     let repository = scene.repository(&registry, "x");
     for (size, pieces) in [(300_000, false), (9_000_000, true)] {
         if pieces {
-            registry.fault("PUT", "uploads", Fault::Most(4_000_000), 99);
+            registry.fault("PATCH", "uploads", Fault::Most(4_000_000), 99);
         }
         let opened = AtomicU32::new(0);
         let open = |at| {
@@ -73,6 +73,21 @@ fn data_that_cannot_be_read_fails_the_push_at_once() {
             "{e:?}"
         );
         assert!(pieces || opened.into_inner() == 1, "it was tried again");
+        // The registry has counted the bytes of the small one, and may keep them.
+        assert!(registry.open_uploads() <= 1);
+    }
+}
+
+/// A registry may require the size of a blob, or may not support requests with parts of it.
+#[test]
+fn a_registry_that_accepts_no_parts_gets_the_whole_blob() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
+    let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9_000_000]);
+    for status in [400, 405, 411, 501] {
+        registry.state().blobs.clear();
+        registry.fault("PATCH", "uploads", Fault::Status(status, None), 1);
+        assert_eq!(push(&repository, &data, None).unwrap(), PushOutcome::Uploaded, "{status}");
+        assert!(has(&registry, "x", &data) && registry.open_uploads() == 0, "{status}");
     }
 }
 

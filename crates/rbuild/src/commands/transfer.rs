@@ -376,7 +376,8 @@ struct NamePush<'a> {
 
 impl NamePush<'_> {
     fn announce(&self, name: &Reference) {
-        if self.display != TransferDisplay::Nothing {
+        // The message about the end is the last one.
+        if self.display != TransferDisplay::Nothing && !registry::uploads().is_ending() {
             terminal::err(&format!("pushing {}\n", name.familiar()));
         }
     }

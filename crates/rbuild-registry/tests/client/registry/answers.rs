@@ -215,6 +215,9 @@ impl Registry {
 
     fn upload(&self, request: &Request, repository: &str, id: &str) -> Response {
         let mut state = self.state();
+        if request.is_invalid {
+            return Response::error(404, "BLOB_UPLOAD_INVALID");
+        }
         let location = |id: &str| format!("http://{}/v2/{repository}/blobs/uploads/{id}?state=x", self.address);
         match request.method.as_str() {
             "POST" => {

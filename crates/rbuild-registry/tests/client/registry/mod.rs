@@ -1,6 +1,6 @@
 //! A test registry on a loopback address with injectable faults.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -88,6 +88,12 @@ pub struct State {
     #[allow(dead_code, reason = "for the tests of the client")]
     pub most_open: usize,
     uploads: HashMap<String, Vec<u8>>,
+    /// Uploads that have received data of a request without an answer, or with a broken connection.
+    /// As in Docker's registry, their locations are no longer valid.
+    invalid: HashSet<String>,
+    /// Pause before each 16 KiB of a body.
+    #[allow(dead_code, reason = "for the end-to-end tests")]
+    pub pause: Duration,
     rules: Vec<NameRules>,
     /// Method, path and query of each request, and `+` if it has an Authorization.
     pub log: Vec<String>,
@@ -115,6 +121,19 @@ struct Request {
     scopes: Vec<String>,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
+    /// True if the location of its upload was no longer valid when it arrived.
+    is_invalid: bool,
+}
+
+impl Request {
+    fn upload(&self) -> Option<&str> {
+        upload_of(&self.path)
+    }
+}
+
+/// Returns the upload that a path names.
+fn upload_of(path: &str) -> Option<&str> {
+    path.split_once("/blobs/uploads/").map(|(_, id)| id).filter(|id| !id.is_empty())
 }
 
 struct Response {
@@ -207,15 +226,28 @@ impl Registry {
 
     fn serve(&self, connection: TcpStream) {
         let mut reader = BufReader::new(connection.try_clone().unwrap());
-        while let Some(request) = read_request(&mut reader) {
-            let authorized = if request.headers.contains_key("authorization") { " +" } else { "" };
-            let line = format!("{} {}{authorized}", request.method, request.path);
-            let meta = request.headers.get("x-meta-test").cloned();
-            {
+        while let Some(mut head) = http_request::read_head(&mut reader) {
+            let upload = upload_of(&head.path).map(str::to_string);
+            let authorized = if head.headers.contains_key("authorization") { " +" } else { "" };
+            let line = format!("{} {}{authorized}", head.method, head.path);
+            let meta = head.headers.get("x-meta-test").cloned();
+            let is_invalid = {
                 let mut state = self.state();
                 state.log.push(line);
                 state.meta.extend(meta);
+                upload.as_ref().is_some_and(|id| state.invalid.contains(id))
+            };
+            let pause = || {
+                let mut state = self.state();
+                state.invalid.extend(upload.clone());
+                let pause = state.pause;
+                drop(state);
+                std::thread::sleep(pause);
+            };
+            if !http_request::read_body(&mut reader, &mut head, pause) {
+                return;
             }
+            let request = Request { is_invalid, ..parse(head) };
             let faults = self.faults(&request);
             if !self.answer(&request, &faults, &connection) {
                 return;
@@ -280,7 +312,13 @@ impl Registry {
         self.note_open();
         let mut response = Self::faulty_response(request, faults)
             .unwrap_or_else(|| self.respond(request, faults.contains(&Fault::NoRange)));
-        self.state().open -= 1;
+        {
+            let mut state = self.state();
+            state.open -= 1;
+            if let Some(id) = request.upload().filter(|_| !request.is_invalid) {
+                state.invalid.remove(id);
+            }
+        }
         let (mut cut, mut pause, mut held) = (None, None, None);
         for fault in faults {
             match fault {
@@ -334,8 +372,8 @@ fn send(
     connection.write_all(later)
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
-    let HttpRequest { method, path, query, headers, body } = http_request::read_request(reader)?;
+fn parse(request: HttpRequest) -> Request {
+    let HttpRequest { method, path, query, headers, body } = request;
     let form = if headers.get("content-type").is_some_and(|t| t.contains("form")) {
         String::from_utf8_lossy(&body).into_owned()
     } else {
@@ -348,5 +386,5 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
         .map(|(name, value)| (name.to_string(), decode(value)))
         .collect();
     let scopes = pairs.iter().filter(|(name, _)| name == "scope").map(|(_, value)| value.clone()).collect();
-    Some(Request { method, path, query: pairs.into_iter().collect(), scopes, headers, body })
+    Request { method, path, query: pairs.into_iter().collect(), scopes, headers, body, is_invalid: false }
 }
