@@ -43,7 +43,9 @@ pub use cache::actions::GithubCache;
 pub use cache::archive::{unpack_cache_archive, write_cache_archive};
 pub use cache::artifact::CachedSteps;
 pub use cache::buildkit::{BuildKitCache, BuildKitLayer, InputRecords};
-pub use cache::claim::{ClaimOutcome, ClaimRequest, FIRST_RENEWAL, LAST_RENEWAL, claim, release_claim, renew_claim};
+pub use cache::claim::{
+    ClaimOutcome, ClaimRequest, Claimant, FIRST_RENEWAL, LAST_RENEWAL, claim, release_claim, renew_claim,
+};
 pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LayerFetcher, LostLayer, WantedLayer};
 pub use cache::inline::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records};
 pub use cache::local::{LocalCache, write_local_cache};

@@ -32,8 +32,10 @@ const GRACE: u64 = 10;
 /// Difference in seconds to the present time, besides the interval, at which a claim counts as
 /// abandoned at first sight. Clocks may differ.
 const SKEW: u64 = 60;
-/// Maximum length of the name of a build.
+/// Maximum length of the name of a build in bytes. Longer ones are not read.
 const MAX_NAME: usize = 300;
+/// Maximum length of the name of a machine in bytes.
+const MAX_MACHINE: usize = 200;
 /// Shortest and longest interval at which a machine that waits looks for the step.
 const POLLS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 /// Number of such looks between two of the claim itself.
@@ -53,12 +55,42 @@ pub struct ClaimRequest<'a> {
     /// Digest of the whole build.
     pub build: CacheKey,
     /// Name of the machine and its build.
-    pub by: &'a str,
+    pub by: &'a Claimant,
     /// True if claims were not requested: a registry that is slow gets none, and the machine waits
     /// only for a build that does the same.
     pub is_prompt: bool,
     /// Longest time that the machine waits for another one.
     pub patience: Duration,
+}
+
+/// The name of a machine and its build, which claims state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Claimant(String);
+
+impl Claimant {
+    /// Returns the name of a build with that ID. Of the name of the machine, only as much is used
+    /// as other machines read and can be printed.
+    pub fn new(machine: &str, build: &str) -> Claimant {
+        let mut name = String::new();
+        for char in machine.chars().filter(|char| !char.is_control()) {
+            if name.len() + char.len_utf8() > MAX_MACHINE {
+                break;
+            }
+            name.push(char);
+        }
+        Claimant(format!("{name} {build}"))
+    }
+
+    /// Returns the name of the machine.
+    pub fn machine(&self) -> &str {
+        self.0.rsplit_once(' ').map_or(&self.0, |(machine, _)| machine)
+    }
+
+    /// Returns true if it can be printed.
+    fn is_valid(&self) -> bool {
+        self.0.len() <= MAX_NAME && !self.0.chars().any(char::is_control)
+    }
 }
 
 /// The outcome of a request for a claim.
@@ -80,7 +112,7 @@ struct Claim {
     /// Digest of the whole build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     build: Option<CacheKey>,
-    by: String,
+    by: Claimant,
     /// Time of the last renewal in seconds since 1970.
     at: i64,
     /// Number of seconds until the next renewal.
@@ -109,7 +141,7 @@ enum ClaimState {
     Free,
     Own,
     /// Another machine builds the same step.
-    Held(String),
+    Held(Claimant),
     /// A machine builds another step, whose claim has the same place, or this step in a build that
     /// this one does not wait for.
     Other,
@@ -120,7 +152,7 @@ fn state(found: Option<&Claim>, request: &ClaimRequest<'_>, now: i64, unchanged:
     match found {
         None => ClaimState::Free,
         Some(claim) if claim.is_released || claim.is_abandoned(now, unchanged) => ClaimState::Free,
-        Some(claim) if claim.by == request.by => ClaimState::Own,
+        Some(claim) if claim.by == *request.by => ClaimState::Own,
         Some(claim) if claim.key == request.key && (!request.is_prompt || claim.build == Some(request.build)) => {
             ClaimState::Held(claim.by.clone())
         }
@@ -129,8 +161,8 @@ fn state(found: Option<&Claim>, request: &ClaimRequest<'_>, now: i64, unchanged:
 }
 
 /// Claims a step, or waits until the cache has it or another machine that builds it has ended.
-/// `waiting` is called once with the name of that machine, and returns false if this one is not
-/// going to wait. `writing` is called before the claim is written.
+/// `waiting` is called once with the name of that build, and returns false if this one is not going
+/// to wait. `writing` is called before the claim is written.
 ///
 /// # Errors
 ///
@@ -139,7 +171,7 @@ pub fn claim(
     store: &Store,
     client: &Client,
     request: &ClaimRequest<'_>,
-    waiting: &dyn Fn(&str) -> bool,
+    waiting: &dyn Fn(&Claimant) -> bool,
     writing: &dyn Fn(),
 ) -> Result<ClaimOutcome> {
     let place = ClaimPlace::of(client, request)?;
@@ -248,17 +280,19 @@ pub fn renew_claim(client: &Client, request: &ClaimRequest<'_>, every: u64) -> R
     Ok(is_own)
 }
 
-/// Ends a claim whose step will not reach the cache, unless another machine has it now.
+/// Ends a claim whose step will not reach the cache. Returns false if another machine has it now,
+/// or if the registry has not got it yet.
 ///
 /// # Errors
 ///
 /// Fails if the registry fails or refuses.
-pub fn release_claim(client: &Client, request: &ClaimRequest<'_>) -> Result<()> {
+pub fn release_claim(client: &Client, request: &ClaimRequest<'_>) -> Result<bool> {
     let place = ClaimPlace::of(client, request)?;
-    if place.is_own(request)? {
+    let is_own = place.is_own(request)?;
+    if is_own {
         place.write(request, FIRST_RENEWAL, true)?;
     }
-    Ok(())
+    Ok(is_own)
 }
 
 /// The tag of a claim.
@@ -274,25 +308,18 @@ impl ClaimPlace {
         Ok(ClaimPlace { repository: client.repository(&name)?, tag })
     }
 
+    /// Returns the claim; `None` if there is none, or one that cannot be read.
     fn read(&self) -> Result<Option<Claim>> {
-        let Some(found) = self.repository.pushed(&self.tag)? else { return Ok(None) };
-        let document: Value = serde_json::from_slice(&found.bytes).map_err(TransportError::document("the claim"))?;
-        let text = document["annotations"][ANNOTATION].as_str();
-        let text = text.ok_or_else(|| TransportError::other("the tag of claims is something else"))?;
-        let claim: Claim = serde_json::from_str(text).map_err(TransportError::document("the claim"))?;
-        if claim.by.len() > MAX_NAME {
-            return Err(TransportError::other("the claim names no build"));
-        }
-        Ok(Some(claim))
+        self.repository.pushed(&self.tag)?.map_or(Ok(None), |found| parse_claim(&found.bytes))
     }
 
     fn is_own(&self, request: &ClaimRequest<'_>) -> Result<bool> {
-        Ok(self.read()?.is_some_and(|claim| claim.by == request.by && claim.key == request.key))
+        Ok(self.read()?.is_some_and(|claim| claim.by == *request.by && claim.key == request.key))
     }
 
     fn write(&self, request: &ClaimRequest<'_>, every: u64, is_released: bool) -> Result<()> {
         let (key, build, at) = (request.key, Some(request.build), Timestamp::now().sec);
-        let claim = Claim { key, build, by: request.by.into(), at, every, is_released };
+        let claim = Claim { key, build, by: request.by.clone(), at, every, is_released };
         let failed = || TransportError::document("the claim");
         let text = serde_json::to_string(&claim).map_err(failed())?;
         // An index needs no blobs.
@@ -306,6 +333,18 @@ impl ClaimPlace {
         self.repository.push_document(&self.tag, MediaType::ImageIndex.as_ref(), &bytes)?;
         Ok(())
     }
+}
+
+/// Returns the claim in a document; `None` if it cannot be read, so that it is replaced. Fails if
+/// the document is an image or an index of images, which must not be replaced.
+fn parse_claim(bytes: &[u8]) -> Result<Option<Claim>> {
+    let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let has_content = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+    if document["config"].is_object() || has_content(&document["layers"]) || has_content(&document["manifests"]) {
+        return Err(TransportError::other("the tag of claims is an image"));
+    }
+    let claim = document["annotations"][ANNOTATION].as_str().and_then(|text| serde_json::from_str::<Claim>(text).ok());
+    Ok(claim.filter(|claim| claim.by.is_valid()))
 }
 
 /// Returns the number of the place of a claim. Claims of different steps rarely have the same one.
@@ -323,17 +362,18 @@ mod tests {
         let (own, other) = (CacheKey::of(b"own"), CacheKey::of(b"other"));
         let patience = Duration::from_secs(60);
         let build = CacheKey::of(b"build");
-        let request = ClaimRequest { cache: &cache, key: own, build, by: "me", is_prompt: true, patience };
+        let me = Claimant("me".into());
+        let request = ClaimRequest { cache: &cache, key: own, build, by: &me, is_prompt: true, patience };
         let claim = |key: CacheKey, by: &str, at, every| Claim {
             key,
             build: Some(build),
-            by: by.into(),
+            by: Claimant(by.into()),
             at,
             every,
             is_released: false,
         };
         let seconds = Duration::from_secs;
-        let held = || ClaimState::Held("you".into());
+        let held = || ClaimState::Held(Claimant("you".into()));
         for (found, unchanged, want) in [
             (None, seconds(1), ClaimState::Free),
             (Some(claim(own, "me", 1000, 4)), seconds(1), ClaimState::Own),
@@ -368,5 +408,41 @@ mod tests {
         let text = json!({"key": CacheKey::of(b"own"), "by": "you", "at": 7}).to_string();
         let claim: Claim = serde_json::from_str(&text).unwrap();
         assert_eq!((claim.every, claim.is_released), (FIRST_RENEWAL, false));
+    }
+
+    #[test]
+    fn every_name_of_a_machine_makes_a_claim_that_can_be_read() {
+        let long = "é".repeat(1000);
+        for (machine, want) in
+            [("ci runner 5", "ci runner 5"), ("a\nb\u{1b}[31m", "ab[31m"), ("", ""), (&long, &long[..200])]
+        {
+            let claimant = Claimant::new(machine, "0123456789abcdef0123456789abcdef");
+            assert!(claimant.is_valid(), "{claimant:?}");
+            assert_eq!(claimant.machine(), want);
+        }
+        assert_eq!(Claimant("build".into()).machine(), "build");
+    }
+
+    #[test]
+    fn what_is_no_claim_is_replaced_unless_it_is_an_image() {
+        let document =
+            |claim: Value| json!({"manifests": [], "annotations": {ANNOTATION: claim.to_string()}}).to_string();
+        let claim = |by: &str| document(json!({"key": CacheKey::of(b"own"), "by": by, "at": 7}));
+        assert!(parse_claim(claim("you").as_bytes()).unwrap().is_some());
+        for other in [
+            claim("you\nerror: forged"),
+            claim(&"x".repeat(MAX_NAME + 1)),
+            document(json!({"key": 1})),
+            document(json!("claim")),
+            json!({"manifests": []}).to_string(),
+            "[".into(),
+            "[]".into(),
+            String::new(),
+        ] {
+            assert_eq!(parse_claim(other.as_bytes()).unwrap(), None, "{other}");
+        }
+        for image in [json!({"config": {}, "layers": []}), json!({"layers": [{}]}), json!({"manifests": [{}]})] {
+            assert!(parse_claim(image.to_string().as_bytes()).is_err(), "{image}");
+        }
     }
 }

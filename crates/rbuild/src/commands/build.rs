@@ -177,7 +177,7 @@ fn claimed(
     });
     // A cache that does not exist yet is not among those that were read.
     let read = cache::remote_sources(&args.cache_from)?;
-    let claimed = { written }.find(|cache| read.contains(cache)).cloned();
+    let claimed = { written }.find(|cache| read.iter().any(|read| read.name() == cache.name())).cloned();
     if claimed.is_none() && is_requested {
         let text = "--cache-claim has no effect without a cache in a registry that is read and written with mode=max";
         terminal::warning(rbuild_engine::Warning { text: text.into(), help: None });
@@ -215,7 +215,9 @@ fn run(
         if !matches!(ended, Ok(BuildOutcome::Waited)) {
             break ended;
         }
-        request.caches = Arc::new(cache::sources(&inputs.args.cache_from, inputs.caches)?);
+        // Its notes were shown when the caches were read before.
+        let reader = CacheReader { note: &|_| {}, ..inputs.caches };
+        request.caches = Arc::new(cache::sources(&inputs.args.cache_from, reader)?);
         *caches = request.caches.clone();
     };
     if let Some(dest) = &reports.timings {

@@ -203,6 +203,7 @@ fn invented_claims_delay_nothing() {
         claims.push(json!({"key": claim["key"], "by": "you", "at": at, "every": every}));
     }
     claims.push(json!({"key": claim["key"], "by": "x".repeat(1000), "at": claim["at"], "every": 4}));
+    claims.push(json!({"key": claim["key"], "by": "you\nerror: forged x", "at": claim["at"], "every": 4}));
     claims.push(json!({"key": 1, "by": [], "at": "now"}));
     claims.push(json!("claim"));
     for claim in claims {
@@ -210,7 +211,11 @@ fn invented_claims_delay_nothing() {
         fleet.put_claim(tag, &claim);
         let (ran, took) = fleet.fill("one", &file, &["--cache-claim"]);
         assert!(took < usual + MOST, "{claim}: {took:?}, usually {usual:?}");
-        assert_eq!(ran.ok().steps(), (1, 0));
+        let ran = ran.ok();
+        assert_eq!(ran.steps(), (1, 0));
+        assert!(!ran.stderr.contains("--cache-claim"), "{claim}: {}", ran.stderr);
+        // It is replaced.
+        assert!(fleet.claims()[0].1["by"].as_str().is_some_and(|by| by.starts_with("one ")), "{claim}");
     }
     fleet.scene.registry.add_manifest("app", tag, INDEX, b"[");
     let (ran, took) = fleet.fill("one", &file, &[]);
@@ -218,11 +223,12 @@ fn invented_claims_delay_nothing() {
     // One that looks fresh is taken over soon.
     fleet.forget_cache();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    fleet.put_claim(tag, &json!({"key": claim["key"], "build": claim["build"], "by": "you x", "at": now, "every": 4}));
+    let claim_of = |by: &str| json!({"key": claim["key"], "build": claim["build"], "by": by, "at": now, "every": 4});
+    fleet.put_claim(tag, &claim_of("ci runner 5 x"));
     let (ran, took) = fleet.fill("one", &file, &[]);
     let ran = ran.ok();
     assert!(took < Duration::from_secs(20) && ran.steps() == (1, 0), "{took:?} {}", ran.stderr);
-    assert!(ran.stderr.contains("waiting for steps that `you` builds"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("waiting for steps that `ci runner 5` builds"), "{}", ran.stderr);
     // A build that only begins with the same step is not waited for.
     fleet.forget_cache();
     fleet.put_claim(tag, &json!({"key": claim["key"], "build": claim["key"], "by": "you x", "at": now, "every": 4}));
@@ -254,4 +260,87 @@ fn builds_that_write_nothing_make_no_claims() {
     fleet.forget_cache();
     built(&["--cache-to", &to, "--cache-claim=false"]);
     built(&["--cache-to", &to]);
+}
+
+/// A machine with a long name makes claims that other machines can read.
+#[test]
+fn a_machine_may_have_any_name() {
+    let fleet = Fleet::new();
+    for name in ["é".repeat(2000), "ci runner 5\nerror: forged".into()] {
+        fleet.forget_cache();
+        for _ in 0..2 {
+            let (ran, _) = fleet.fill(&name, &format!("{}RUN false\n", fleet.file), &["--cache-claim"]);
+            assert!(!ran.stderr.contains("--cache-claim"), "{}", ran.stderr);
+            let claims = fleet.claims();
+            let by = claims[0].1["by"].as_str().unwrap();
+            assert!(by.len() <= 300 && !by.contains('\n') && claims.len() == 1, "{claims:?}");
+            assert!(fleet.released());
+        }
+    }
+}
+
+/// A claim that was requested and cannot be made is worth a warning, others are not.
+#[test]
+fn a_requested_claim_that_is_refused_is_reported_once() {
+    let fleet = Fleet::new();
+    fleet.scene.registry.fault("PUT", CLAIM, Fault::Status(403, None), 99);
+    for (more, count) in [(&["--cache-claim"][..], 1), (&[], 0)] {
+        fleet.forget_cache();
+        let (ran, _) = fleet.fill("one", &fleet.file, more);
+        let ran = ran.ok();
+        assert_eq!(ran.stderr.matches("warning: --cache-claim: cannot claim steps").count(), count, "{}", ran.stderr);
+    }
+}
+
+/// A claim that the registry accepts after the client has given up is released all the same.
+#[test]
+fn a_claim_that_is_written_late_is_released() {
+    let fleet = Fleet::new();
+    let file = format!("{}RUN sleep 7; false\n", fleet.file);
+    // By default, a slow moment of this machine costs the claim.
+    for _ in 0..5 {
+        fleet.scene.registry.requests();
+        fleet.scene.registry.fault("PUT", CLAIM, Fault::Stall(Duration::from_secs(3)), 1);
+        let (ran, _) = fleet.fill("one", &file, &[]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(fleet.released(), "{:?}", fleet.claims());
+        if paths(&fleet.scene.registry.requests(), "PUT", CLAIM) > 1 {
+            return;
+        }
+        fleet.scene.registry.behave();
+    }
+    panic!("the registry gets no claim");
+}
+
+/// The number of shards does not matter for claims.
+#[test]
+fn claims_are_made_for_any_number_of_shards() {
+    let fleet = Fleet::new();
+    let to = format!("{},mode=max,shards=4", fleet.cache);
+    let args = ["-o", "type=cacheonly", "--cache-from", &fleet.cache, "--cache-to", &to, "--cache-claim"];
+    let ran = Machine::bare().build_as("one", &fleet.file, &args).ok();
+    assert!(!ran.stderr.contains("--cache-claim"), "{}", ran.stderr);
+    assert_eq!(fleet.claims().len(), 1);
+}
+
+/// After a wait, the caches are read again, and the notes about them are not repeated.
+#[test]
+fn a_note_is_not_repeated_after_a_wait() {
+    let fleet = Fleet::new();
+    let file = format!("FROM {}\nRUN echo 1 > /one\n", fleet.scene.name("base:1"));
+    fleet.fill("one", &file, &["--cache-claim"]).0.ok();
+    let (tag, mut claim) = fleet.claims().remove(0);
+    fleet.forget_cache();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    (claim["by"], claim["at"]) = (json!("you x"), json!(now));
+    fleet.put_claim(&tag, &claim);
+    let ran = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| fleet.fill("two", &file, &["--cache-claim"]).0.ok());
+        std::thread::sleep(Duration::from_secs(3));
+        claim["is_released"] = json!(true);
+        fleet.put_claim(&tag, &claim);
+        waiting.join().unwrap()
+    });
+    assert!(ran.stderr.contains("waiting for steps that `you` builds"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("there is no cache yet").count(), 1, "{}", ran.stderr);
 }

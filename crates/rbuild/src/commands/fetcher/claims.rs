@@ -3,10 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use rbuild_engine::Prepared;
+use rbuild_engine::{Prepared, Warning};
 use rbuild_image::Hasher;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned};
@@ -14,7 +14,7 @@ use rbuild_linux::{AwaitedLine, StopSignals};
 use rbuild_registry::{Client, RetryPolicy};
 use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
-    ClaimOutcome, ClaimRequest, FIRST_RENEWAL, LAST_RENEWAL, RemoteCache, claim, release_claim, renew_claim,
+    ClaimOutcome, ClaimRequest, Claimant, FIRST_RENEWAL, LAST_RENEWAL, RemoteCache, claim, release_claim, renew_claim,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,7 @@ use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::interrupted;
 use crate::exit::{Failure, code};
 use crate::input::{machine_name, registry};
+use crate::ui::terminal;
 
 /// Longest time that a claim that was not requested delays a build which nobody waits for.
 const DELAY: Duration = Duration::from_millis(500);
@@ -37,10 +38,31 @@ const LONG_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// Number of seconds after which a failed renewal is repeated.
 const REPETITION: u64 = 2;
 
-/// Tells the process of a claim to release it.
-const RELEASE: &[u8; 1] = b"r";
-/// Tells it to leave the claim as it is.
-const KEEP: &[u8; 1] = b"k";
+/// A message for the process of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClaimEnd {
+    /// Release the claim as soon as the registry has it. Another message follows.
+    Withdraw,
+    /// Release the claim and end. The end of the pipe has the same meaning.
+    Release,
+    /// Leave the claim as it is and end.
+    Keep,
+}
+
+impl ClaimEnd {
+    fn byte(self) -> u8 {
+        match self {
+            ClaimEnd::Withdraw => b'w',
+            ClaimEnd::Release => b'r',
+            ClaimEnd::Keep => b'k',
+        }
+    }
+
+    fn of(byte: u8) -> ClaimEnd {
+        let all = [ClaimEnd::Withdraw, ClaimEnd::Keep];
+        all.into_iter().find(|end| end.byte() == byte).unwrap_or(ClaimEnd::Release)
+    }
+}
 
 /// The cache on whose steps a build makes claims.
 #[derive(Debug, Clone)]
@@ -56,7 +78,7 @@ impl ClaimedCache {
         if self.is_requested { LONG_PATIENCE } else { PATIENCE }
     }
 
-    fn request<'a>(&'a self, step: ClaimedStep, by: &'a str) -> ClaimRequest<'a> {
+    fn request<'a>(&'a self, step: ClaimedStep, by: &'a Claimant) -> ClaimRequest<'a> {
         let ClaimedStep { key, build } = step;
         ClaimRequest { cache: &self.cache, key, build, by, is_prompt: !self.is_requested, patience: self.patience() }
     }
@@ -93,8 +115,7 @@ pub struct StepClaims<'a> {
     store: &'a Store,
     flags: &'a RegistryFlags,
     claimed: Option<ClaimedCache>,
-    /// Name of the machine and its build.
-    by: String,
+    by: Claimant,
     /// Reports a fact that is neither an error nor a reason for a warning.
     note: &'a dyn Fn(&str),
     held: RefCell<Option<HeldClaim>>,
@@ -112,7 +133,7 @@ impl<'a> StepClaims<'a> {
         build: &str,
         note: &'a dyn Fn(&str),
     ) -> Self {
-        let by = format!("{} {build}", machine_name::given_or_host());
+        let by = Claimant::new(&machine_name::given_or_host(), build);
         StepClaims { store, flags, claimed, by, note, held: RefCell::default(), is_over: Cell::default() }
     }
 
@@ -156,7 +177,7 @@ impl<'a> StepClaims<'a> {
                 // Once the claim is written, the process releases it at once.
                 Ok(AwaitedLine::Late) if claim.stage == ClaimStage::Writing => {
                     claim.answers = None;
-                    claim.tell(RELEASE);
+                    claim.tell(ClaimEnd::Withdraw);
                     *self.held.borrow_mut() = Some(claim);
                     return Ok(ClaimOutcome::Unavailable);
                 }
@@ -167,7 +188,7 @@ impl<'a> StepClaims<'a> {
                 Some(ClaimAnswer::Waiting(by)) => {
                     claim.stage = ClaimStage::Waiting;
                     deadline = after(claimed.patience() + TIMEOUT);
-                    let machine = by.split(' ').next().unwrap_or_default();
+                    let machine = by.machine();
                     let name = claimed.cache.name().familiar();
                     (self.note)(&format!("waiting for steps that `{machine}` builds for the cache `{name}`"));
                 }
@@ -175,6 +196,16 @@ impl<'a> StepClaims<'a> {
                     claim.stage = ClaimStage::Taken;
                     *self.held.borrow_mut() = Some(claim);
                     return Ok(ClaimOutcome::Taken);
+                }
+                Some(ClaimAnswer::Failed(cause)) => {
+                    if claimed.is_requested {
+                        warn(claimed, &cause);
+                    }
+                    if claim.stage == ClaimStage::Writing {
+                        claim.answers = None;
+                        *self.held.borrow_mut() = Some(claim);
+                    }
+                    return Ok(ClaimOutcome::Unavailable);
                 }
                 Some(ClaimAnswer::Outcome(outcome)) => return Ok(outcome),
                 None => return Ok(ClaimOutcome::Unavailable),
@@ -220,9 +251,11 @@ enum ClaimAnswer {
     /// The claim is about to be written.
     Writing,
     /// The machine waits for a build with that name.
-    Waiting(String),
+    Waiting(Claimant),
     /// The last message.
     Outcome(ClaimOutcome),
+    /// The last message, with the reason why there is no claim.
+    Failed(String),
 }
 
 /// The state of a claim, as far as it is known.
@@ -241,7 +274,7 @@ enum ClaimStage {
 struct HeldClaim {
     pid: u32,
     key: CacheKey,
-    pipe: Option<PipeWriter>,
+    pipe: PipeWriter,
     /// `None` if the build does not wait for the outcome.
     answers: Option<PipeReader>,
     stage: ClaimStage,
@@ -271,7 +304,7 @@ impl HeldClaim {
             }
             Cloned::Parent { child } => {
                 drop((ended, answer_writer));
-                let (pipe, answers, stage) = (Some(pipe), Some(answers), ClaimStage::Asked);
+                let (answers, stage) = (Some(answers), ClaimStage::Asked);
                 Ok(HeldClaim { pid: child, key: step.key, pipe, answers, stage })
             }
         }
@@ -282,18 +315,15 @@ impl HeldClaim {
         if matches!(self.stage, ClaimStage::Asked | ClaimStage::Waiting) {
             return;
         }
-        self.tell(if releases { RELEASE } else { KEEP });
+        self.tell(if releases { ClaimEnd::Release } else { ClaimEnd::Keep });
         if let Ok(process) = process::pidfd(self.pid) {
             process::ends_within(&process, END);
         }
     }
 
-    /// Sends the last byte, unless another one was sent before.
-    fn tell(&mut self, byte: &[u8; 1]) {
-        if let Some(mut pipe) = self.pipe.take() {
-            // Without its process, the claim expires.
-            let _ = pipe.write_all(byte);
-        }
+    fn tell(&mut self, end: ClaimEnd) {
+        // Without its process, the claim expires.
+        let _ = self.pipe.write_all(&[end.byte()]);
     }
 }
 
@@ -310,7 +340,14 @@ struct ClaimPipes {
     answer_writer: PipeWriter,
 }
 
-/// Makes a claim, and renews it. Failures are ignored: a build needs no claim.
+/// Warns that a claim that was requested cannot be made.
+fn warn(claimed: &ClaimedCache, cause: &str) {
+    let name = claimed.cache.name().familiar();
+    let text = format!("--cache-claim: cannot claim steps of the cache `{name}`, so other builds do not wait: {cause}");
+    terminal::warning(Warning { text, help: None });
+}
+
+/// Makes a claim, and renews it. A build needs no claim, so failures are only reported.
 fn hold(claims: &StepClaims<'_>, claimed: &ClaimedCache, request: &ClaimRequest<'_>, pipes: ClaimPipes) {
     let ClaimPipes { ended, answer_writer } = pipes;
     let answer = |answer: &ClaimAnswer| {
@@ -318,34 +355,66 @@ fn hold(claims: &StepClaims<'_>, claimed: &ClaimedCache, request: &ClaimRequest<
         (&answer_writer).write_all(&[&text[..], b"\n"].concat()).is_ok()
     };
     let Ok(client) = claimed.client(claims.flags) else { return };
-    let waiting = |by: &str| answer(&ClaimAnswer::Waiting(by.into()));
+    let waiting = |by: &Claimant| answer(&ClaimAnswer::Waiting(by.clone()));
+    let is_written = Cell::new(false);
     let writing = || {
-        answer(&ClaimAnswer::Writing);
+        is_written.set(answer(&ClaimAnswer::Writing));
     };
     let outcome = claim(claims.store, &client, request, &waiting, &writing);
-    let outcome = outcome.unwrap_or_else(|e| {
-        tracing::debug!(target: "rbuild", cause = e.message(), "no claim");
-        ClaimOutcome::Unavailable
-    });
-    answer(&ClaimAnswer::Outcome(outcome));
+    let last = outcome.as_ref().map_or_else(
+        |e| {
+            tracing::debug!(target: "transport", cause = e.message(), "no claim");
+            ClaimAnswer::Failed(e.message())
+        },
+        |outcome| ClaimAnswer::Outcome(*outcome),
+    );
+    answer(&last);
     drop(answer_writer);
-    if outcome == ClaimOutcome::Taken {
-        renew_until(ended, &client, request);
+    match outcome {
+        Ok(ClaimOutcome::Taken) => renew_until(ended, &client, request),
+        // The registry may have accepted the claim, or accept it later.
+        Err(_) if is_written.get() => withdraw_until(ended, &client, request),
+        _ => {}
     }
 }
 
-/// Renews a claim, less and less often, until the pipe is written or closed, and releases it then,
-/// unless it was sent [`KEEP`]. Failures are ignored: a claim that is not renewed expires.
-fn renew_until(mut ended: PipeReader, client: &Client, request: &ClaimRequest<'_>) {
+/// Returns the messages of the launcher.
+fn messages(mut ended: PipeReader) -> Receiver<ClaimEnd> {
     let (sender, receiver) = channel();
-    let waiting = start(move || {
+    // Without a thread, the pipe counts as closed.
+    let _ = start(move || {
         let mut byte = [0];
-        let _ = ended.read(&mut byte);
-        let _ = sender.send(byte != *KEEP);
+        while let Ok(1) = ended.read(&mut byte) {
+            let _ = sender.send(ClaimEnd::of(byte[0]));
+        }
     });
+    receiver
+}
+
+/// Releases a claim that is not known to be in the registry, as soon as it is. Tries it less and
+/// less often until the launcher ends, and once more then, unless it wants to keep the claim.
+fn withdraw_until(ended: PipeReader, client: &Client, request: &ClaimRequest<'_>) {
+    let (messages, mut wait) = (messages(ended), REPETITION);
+    loop {
+        let message = messages.recv_timeout(Duration::from_secs(wait));
+        if message == Ok(ClaimEnd::Keep) || matches!(release_claim(client, request), Ok(true)) {
+            return;
+        }
+        match message {
+            Ok(ClaimEnd::Withdraw) => {}
+            Err(RecvTimeoutError::Timeout) => wait = (wait * 2).min(LAST_RENEWAL),
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Renews a claim, less and less often, until the launcher ends, and releases it then, unless the
+/// launcher wants to keep it. Failures are ignored: a claim that is not renewed expires.
+fn renew_until(ended: PipeReader, client: &Client, request: &ClaimRequest<'_>) {
+    let messages = messages(ended);
     let (mut every, mut wait) = (FIRST_RENEWAL, FIRST_RENEWAL);
     let releases = loop {
-        match receiver.recv_timeout(Duration::from_secs(wait)) {
+        match messages.recv_timeout(Duration::from_secs(wait)) {
             Err(RecvTimeoutError::Timeout) => {
                 let next = (every * 2).min(LAST_RENEWAL);
                 match renew_claim(client, request, next) {
@@ -356,11 +425,10 @@ fn renew_until(mut ended: PipeReader, client: &Client, request: &ClaimRequest<'_
                     Err(_) => wait = REPETITION,
                 }
             }
-            ended => break ended.unwrap_or(true),
+            message => break message != Ok(ClaimEnd::Keep),
         }
     };
     if releases {
         let _ = release_claim(client, request);
     }
-    drop(waiting);
 }
