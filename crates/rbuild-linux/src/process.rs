@@ -125,12 +125,17 @@ pub fn unblock_signals() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(fail)
 }
 
-/// Starts a program without blocked signals, whatever this thread blocks.
+/// Starts a program without blocked signals, whatever this thread blocks. The program receives
+/// SIGTERM when this thread ends.
 pub fn start_unblocked(command: &mut std::process::Command) -> std::io::Result<std::process::Child> {
     use std::os::unix::process::CommandExt;
-    // SAFETY: the closure calls sigprocmask(2) alone, and allocates nothing if that succeeds. The
-    // call fails for invalid arguments only.
-    unsafe { command.pre_exec(|| unblock_signals().map_err(std::io::Error::other)) };
+    let prepare = || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        unblock_signals().map_err(std::io::Error::other)
+    };
+    // SAFETY: the closure calls prctl(2) and sigprocmask(2) alone, and allocates nothing if they
+    // succeed. The calls fail for invalid arguments only.
+    unsafe { command.pre_exec(prepare) };
     command.spawn()
 }
 
@@ -545,6 +550,14 @@ mod tests {
         let output = start_unblocked(&mut command).unwrap().wait_with_output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "SigBlk:\t0000000000000000\n");
         drop(blocked);
+    }
+
+    #[test]
+    fn a_program_ends_with_the_thread_that_started_it() {
+        use std::os::unix::process::ExitStatusExt;
+        let start = || start_unblocked(std::process::Command::new("sleep").arg("60")).unwrap();
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
     }
 
     /// A process whose threads have just ended can clone. Runs in a separate process because the

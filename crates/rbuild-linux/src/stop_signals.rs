@@ -107,6 +107,24 @@ impl StopSignals {
         Signal::try_from(info.ssi_signo as i32).ok()
     }
 
+    /// Returns true if a signal has arrived and was not taken.
+    pub fn is_pending(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        retry_on_intr(|| poll(&mut fds, Some(&now))).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Waits until a signal arrives, without taking it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the signals cannot be waited for.
+    pub fn await_pending(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut fds, None))?;
+        Ok(())
+    }
+
     /// Waits for a signal, and records it as a request for the end of this process.
     ///
     /// # Errors
@@ -114,8 +132,7 @@ impl StopSignals {
     /// Fails if the signals cannot be waited for.
     pub fn wait(&self) -> io::Result<StopRequest> {
         loop {
-            let mut fds = [PollFd::new(self, PollFlags::IN)];
-            retry_on_intr(|| poll(&mut fds, None))?;
+            self.await_pending()?;
             if let Some(signal) = self.take_all().first().copied() {
                 request_end(signal);
                 return Ok(StopRequest::now(signal));
@@ -351,6 +368,17 @@ mod tests {
         child.kill().unwrap();
         assert!(signals.wait_for_end(&pidfd, Duration::from_secs(60)));
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_signal_is_pending_until_it_is_taken() {
+        let signals = StopSignals::block().unwrap();
+        assert!(!signals.is_pending());
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        signals.await_pending().unwrap();
+        assert!(signals.is_pending());
+        assert_eq!(signals.wait().unwrap().signal, Signal::SIGTERM);
+        assert!(!signals.is_pending());
     }
 
     #[test]

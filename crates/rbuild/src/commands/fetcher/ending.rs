@@ -1,5 +1,6 @@
 //! The end of transfers at a signal: open uploads are canceled first.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,19 +18,23 @@ const FETCHER_GRACE: Duration = Duration::from_millis(1750);
 /// Longest time that the end waits until its message is written.
 const MESSAGE: Duration = Duration::from_millis(500);
 
+/// Time between two looks of a thread that waits for the end of the process.
+const PARKED: Duration = Duration::from_millis(50);
+
 /// True once a signal has requested the end of this process.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Ends this process after a signal. Meanwhile, the open uploads of its clients are canceled.
-pub struct EndAtSignal(());
+pub struct EndAtSignal(Arc<StopSignals>);
 
 impl EndAtSignal {
     /// Watches the signals in a command without a fetcher, except for those that it ignores. A
     /// second signal ends it at once. The caller must have one thread.
     pub fn of_command() -> rbuild_linux::Result<EndAtSignal> {
-        let signals = StopSignals::block_heeded()?;
+        let signals = Arc::new(StopSignals::block_heeded()?);
+        let end = EndAtSignal(signals.clone());
         start(move || {
-            let Ok(first) = signals.wait() else { return };
+            let Some(first) = wait(&signals) else { return };
             end_with(move || {
                 // Nobody may read what is written.
                 let written = start(|| {
@@ -45,20 +50,31 @@ impl EndAtSignal {
             while signals.wait().is_ok_and(|next| first.is_repeated_by(next)) {}
             exit_by(first);
         })?;
-        Ok(EndAtSignal(()))
+        Ok(end)
     }
 
     /// Watches the signals in a fetcher, which the launcher kills at a second one. The caller must
     /// have one thread.
     pub fn of_fetcher() -> rbuild_linux::Result<EndAtSignal> {
-        let signals = StopSignals::block()?;
+        let signals = Arc::new(StopSignals::block()?);
+        let end = EndAtSignal(signals.clone());
         start(move || {
-            if signals.wait().is_ok() {
+            if wait(&signals).is_some() {
                 end_with(|| std::process::exit(i32::from(code::INTERRUPTED)));
             }
         })?;
-        Ok(EndAtSignal(()))
+        Ok(end)
     }
+}
+
+/// Waits for a signal. It is pending until [`IS_ENDING`] is set, so that the end of this process is
+/// always known. Returns `None` if signals cannot be received.
+fn wait(signals: &StopSignals) -> Option<StopRequest> {
+    signals.await_pending().ok()?;
+    IS_ENDING.store(true, Ordering::SeqCst);
+    let request = signals.wait();
+    IS_ENDING.store(request.is_ok(), Ordering::SeqCst);
+    request.ok()
 }
 
 /// Ends this process by the signal that requested it.
@@ -69,7 +85,6 @@ fn exit_by(request: StopRequest) -> ! {
 
 /// Cancels the uploads on another thread, and ends the process with `exit`.
 fn end_with(exit: impl FnOnce() + Send + 'static) {
-    IS_ENDING.store(true, Ordering::SeqCst);
     let ended = start(move || {
         registry::uploads().cancel_all();
         exit();
@@ -80,10 +95,11 @@ fn end_with(exit: impl FnOnce() + Send + 'static) {
 }
 
 impl Drop for EndAtSignal {
-    /// Does not return once the process ends.
+    /// Does not return once a signal has arrived. What fails then, such as a program that received
+    /// it, too, may have failed because of it.
     fn drop(&mut self) {
-        while IS_ENDING.load(Ordering::SeqCst) {
-            std::thread::park();
+        while self.0.is_pending() || IS_ENDING.load(Ordering::SeqCst) {
+            std::thread::park_timeout(PARKED);
         }
     }
 }
