@@ -112,6 +112,8 @@ pub enum CacheMode {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ReportedSteps {
     pub steps: Vec<ReportedStep>,
+    /// Keys of the steps of other stages than those of the result.
+    pub of_other_stages: BTreeSet<CacheKey>,
     /// The reason why some of the steps are missing.
     pub failure: Option<String>,
 }
@@ -132,6 +134,21 @@ impl ReportedSteps {
     /// Returns the keys of the steps that were run although the cache may have had them.
     pub fn refreshed(&self) -> BTreeSet<CacheKey> {
         self.steps.iter().filter(|step| step.is_refreshed).map(|step| step.step.key).collect()
+    }
+
+    /// Returns the number of steps that a cache does not get because of its mode.
+    pub fn left_out_of(&self, export: &CacheExport) -> usize {
+        let is_written = |key: &&CacheKey| self.steps.iter().any(|step| step.is_in_result && step.step.key == **key);
+        match export.mode {
+            CacheMode::Min => self.of_other_stages.iter().filter(|key| !is_written(key)).count(),
+            CacheMode::Max => 0,
+        }
+    }
+
+    /// Returns the cache mounts, with their sizes, that a cache does not get because of these.
+    pub fn large_mounts(&self, export: &CacheExport) -> Vec<(&str, u64)> {
+        let mounts = self.steps.iter().filter_map(|step| Some((step.mount.as_deref()?, step.step.layer.size)));
+        mounts.filter(|(id, size)| export.takes_mount(id) && *size > export.max_mount).collect()
     }
 
     /// Returns the steps that belong in a cache. A step that was read from another cache has the

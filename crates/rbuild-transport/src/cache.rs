@@ -23,5 +23,6 @@ pub(crate) mod shards;
 pub(crate) mod shared;
 pub(crate) mod shared_cache;
 pub(crate) mod signature;
+pub(crate) mod step_count;
 pub(crate) mod tag;
 pub(crate) mod top;

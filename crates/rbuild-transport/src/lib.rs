@@ -49,7 +49,7 @@ pub use cache::claim::{
 pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LayerFetcher, LostLayer, WantedLayer};
 pub use cache::inline::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records};
 pub use cache::local::{LocalCache, write_local_cache};
-pub use cache::merge::{CacheLimits, CacheNote, OwnSteps, WrittenCache, day_of};
+pub use cache::merge::{CacheLimits, CacheNote, OwnSteps, StepSelection, WrittenCache, day_of};
 pub use cache::object_cache::ObjectCache;
 pub use cache::record_budget::RecordBudget;
 pub use cache::records::RemoteSteps;
@@ -57,6 +57,7 @@ pub use cache::shards::{MAX_SHARDS, RemoteCache, tag_of_scope};
 pub use cache::shared::{SharedTarget, fetch_shared_layers, read_shared_cache, write_shared_cache};
 pub use cache::shared_cache::SharedCache;
 pub use cache::signature::{RecordKeyError, RecordKeys};
+pub use cache::step_count::{LeftOut, StepCount};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{NamedArtifact, index_of_images, preferred};

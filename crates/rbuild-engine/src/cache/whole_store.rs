@@ -11,7 +11,7 @@ use rbuild_store::{
     BuildId, CacheKey, CacheUse, CachedStep, KeyInputs, KeyValue, KnownMount, KnownStep, LayerVariant, Lock, MountNote,
     RecordOrigin, RecordedStep, ResultId, Session, Store, StoreError, TreeId, Workspace,
 };
-use rbuild_transport::{CacheLimits, ImportedCaches, ImportedStep, LostLayer, day_of};
+use rbuild_transport::{CacheLimits, ImportedCaches, ImportedStep, LeftOut, LostLayer, StepSelection, day_of};
 
 use crate::cache::key::KEY_VERSION;
 use crate::cache::notes::note_of_stored;
@@ -21,8 +21,6 @@ use crate::exports::MountChoice;
 use crate::ops::shared_caches::key_of;
 use crate::warning::BuildWarning;
 
-/// Maximum number of layers of one cache.
-const MAX_LAYERS: usize = 3000;
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 
@@ -44,6 +42,8 @@ pub struct StoreChoice {
 pub struct StoreContent {
     /// The steps, whose layers are blobs of the store.
     pub steps: Vec<CachedStep>,
+    /// Those that exceed the size of the cache.
+    pub left_out: LeftOut,
     /// Remarks on what is missing.
     pub warnings: Vec<Warning<Help>>,
 }
@@ -60,25 +60,12 @@ pub fn pack_store(store: &Store, work: &Workspace, choice: &StoreChoice) -> Resu
     let mut stored = store.records().steps()?;
     stored.retain(|step| step.last_use >= oldest && is_portable(step));
     let mut warnings = Vec::new();
-    let mut steps = packed_mounts(store, work, choice, &mut warnings)?;
+    let mounts = packed_mounts(store, work, choice, &mut warnings)?;
     let packed = try_map(cores(), &stored, |step| packed_step(store, work, step, choice.form))?;
-    let (mut bytes, mut layers) = (0u64, BTreeSet::new());
-    for step in &steps {
-        bytes = bytes.saturating_add(step.layer.size);
-        layers.insert(step.layer.blob);
-    }
-    for step in packed.into_iter().flatten() {
-        if !layers.contains(&step.layer.blob) {
-            let total = bytes.saturating_add(step.layer.size);
-            if total > choice.limits.bytes || layers.len() == MAX_LAYERS {
-                continue;
-            }
-            bytes = total;
-            layers.insert(step.layer.blob);
-        }
-        steps.push(step);
-    }
-    Ok(StoreContent { steps, warnings })
+    let mut selection = StepSelection::within(choice.limits.bytes);
+    let all = mounts.into_iter().chain(packed.into_iter().flatten());
+    let (steps, dropped): (Vec<_>, Vec<_>) = all.partition(|step| selection.takes(step));
+    Ok(StoreContent { steps, left_out: LeftOut::of(&dropped), warnings })
 }
 
 /// Returns true if other machines can use a step. A command that mounts a volume depends on this

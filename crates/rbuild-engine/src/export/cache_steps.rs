@@ -1,5 +1,7 @@
 //! The steps of a build for the caches that it writes.
 
+use std::collections::BTreeSet;
+
 use rbuild_layer::{LayerError, LayerForm};
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_plan::{BuildGraph, Step, VertexId};
@@ -67,6 +69,27 @@ fn passes_on(prepared: &Prepared) -> bool {
     prepared.secret_hashes.is_empty()
 }
 
+/// Returns the keys of steps of other stages than those of the result. `found` are steps whose
+/// results are known, with their trees unless they are in another cache.
+fn of_other_stages<'a>(
+    graph: &BuildGraph,
+    store: &Store,
+    found: impl Iterator<Item = (VertexId, CacheKey, Option<&'a TreeId>)>,
+) -> Result<BTreeSet<CacheKey>> {
+    let mut keys = BTreeSet::new();
+    for (vertex, key, tree) in found {
+        if is_in_result(graph, vertex) || !is_portable(&graph.vertices[vertex].step) {
+            continue;
+        }
+        let verdict = tree.map(|tree| store.secrets().verdict(tree)).transpose()?.flatten();
+        // No cache may have a secret.
+        if holds_nothing(verdict.as_ref()) {
+            keys.insert(key);
+        }
+    }
+    Ok(keys)
+}
+
 fn is_in_result(graph: &BuildGraph, id: VertexId) -> bool {
     graph.chain(graph.target).any(|layer| layer == id)
 }
@@ -106,7 +129,13 @@ pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Stor
             VertexState::Source(_) | VertexState::Foreign(..) | VertexState::Imported(..) | VertexState::Open => {}
         }
     }
-    Ok(Some(ReportedSteps { steps, failure: None }))
+    let found = graph.numbered().zip(&prepared.vertices).filter_map(|((id, _), found)| match &found.state {
+        VertexState::Hit(key, record) => Some((id, *key, Some(&record.tree))),
+        VertexState::Imported(_, found) if passes_on(prepared) => Some((id, found.step.key, None)),
+        _ => None,
+    });
+    let of_other_stages = of_other_stages(graph, store, found)?;
+    Ok(Some(ReportedSteps { steps, of_other_stages, failure: None }))
 }
 
 /// Returns the steps of the builds of all platforms, after packing their layers. Fails only if the
@@ -115,7 +144,10 @@ pub(crate) fn made(envs: &[StepEnv<'_>]) -> Result<ReportedSteps> {
     let mut all = ReportedSteps::default();
     for env in envs.iter().filter(|env| writes_caches(env.request)) {
         match made_for_platform(env) {
-            Ok(steps) => all.steps.extend(steps),
+            Ok((steps, others)) => {
+                all.steps.extend(steps);
+                all.of_other_stages.extend(others);
+            }
             Err(BuildError::Canceled) => return Err(BuildError::Canceled),
             Err(e) => all.failure = Some(e.message()),
         }
@@ -141,8 +173,9 @@ pub(crate) fn of_image(env: &StepEnv<'_>, form: LayerForm) -> Result<Vec<CachedS
     Ok(steps)
 }
 
+/// Returns the steps of a platform, and the keys of those of other stages than the result's.
 #[tracing::instrument(target = "engine", name = "cache", level = "debug", skip_all)]
-fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
+fn made_for_platform(env: &StepEnv<'_>) -> Result<(Vec<ReportedStep>, BTreeSet<CacheKey>)> {
     let (graph, forms, secrets) = (env.graph(), forms(env.request), env.request.secret_values());
     let (mut steps, mut stored) = (Vec::new(), Vec::new());
     for (vertex, _) in graph.numbered().filter(|(id, _)| belongs(graph, env.request, *id)) {
@@ -178,7 +211,15 @@ fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
     })?;
     steps.extend(packed.into_iter().flatten());
     steps.extend(shared_caches::packed(env)?);
-    Ok(steps)
+    let found = graph.numbered().filter_map(|(id, _)| {
+        let done = env.results.get(id)?;
+        match (&done.tree, done.key, &env.prepared.vertices[id].state) {
+            (Some(tree), Some(key), _) => Some((id, key, Some(tree))),
+            (None, _, VertexState::Imported(_, found)) if passes_on(env.prepared) => Some((id, found.step.key, None)),
+            _ => None,
+        }
+    });
+    Ok((steps, of_other_stages(graph, env.store, found)?))
 }
 
 /// Returns true if the files of a step are known to contain no value of a secret, or are found to

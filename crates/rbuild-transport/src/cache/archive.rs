@@ -13,9 +13,10 @@ use serde_json::json;
 use crate::archive::ArchiveWriter;
 use crate::archive_error::ArchiveProblem;
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
-use crate::cache::artifact::{ARTIFACT, CacheDocuments};
+use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps};
 use crate::cache::merge::WrittenCache;
 use crate::cache::signature::RecordKeys;
+use crate::cache::step_count::StepCount;
 use crate::error::{Result, TransportError};
 use crate::layout::digest_in;
 use crate::load::named::clean;
@@ -34,10 +35,10 @@ pub fn write_cache_archive(
     steps: &[CachedStep],
     source: &dyn BlobSource,
 ) -> Result<WrittenCache> {
-    let steps = steps.iter().map(|step| (step.key, step.clone())).collect();
+    let steps: CachedSteps = steps.iter().map(|step| (step.key, step.clone())).collect();
     let documents = CacheDocuments::of(&steps, RecordKeys::none())?;
     let archive = ArchiveWriter::begin(out)?;
-    let mut written = WrittenCache { steps: steps.len(), ..WrittenCache::default() };
+    let mut written = WrittenCache { content: StepCount::of(steps.values()), ..WrittenCache::default() };
     let mut layers: Vec<BlobInfo> =
         steps.values().map(|step| BlobInfo { digest: step.layer.blob, size: step.layer.size }).collect();
     layers.sort_by_key(|layer| layer.digest);
@@ -121,7 +122,7 @@ mod tests {
         [b"one", b"two"].iter().for_each(|bytes| sources.put_bytes(*bytes).unwrap());
         let mut out = Vec::new();
         let written = write_cache_archive(&mut out, "latest", &two, &sources.source().unwrap()).unwrap();
-        assert_eq!((written.steps, written.layers, written.bytes), (3, 2, 6));
+        assert_eq!((written.content.steps, written.layers, written.bytes), (3, 2, 6));
         let packed = zstd::encode_all(&out[..], 1).unwrap();
         for (number, archive) in [out.clone(), packed].iter().enumerate() {
             let path = place.join(number.to_string());

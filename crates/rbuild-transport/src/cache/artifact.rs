@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::blobs::{BlobSource, Document};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::signature::RecordKeys;
+use crate::cache::step_count::StepCount;
 use crate::error::{Result, TransportError};
 
 /// Type of the artifact.
@@ -70,7 +71,8 @@ impl CacheDocuments {
             lines.push(b'\n');
         }
         let records = compressed(&lines).map_err(TransportError::io("cannot compress the records of the cache"))?;
-        let config = CacheConfig { version: 1, layer_format: LAYER_FORMAT, steps: steps.len() };
+        let count = StepCount::of(steps.values()).steps;
+        let config = CacheConfig { version: 1, layer_format: LAYER_FORMAT, steps: count };
         let config = serde_json::to_vec(&config).map_err(failed)?;
         let blob = |media_type: &str, bytes: &[u8]| {
             let digest = BlobDigest::of(bytes).to_string();

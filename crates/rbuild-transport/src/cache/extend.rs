@@ -8,12 +8,13 @@ use rbuild_store::{Store, Workspace};
 use crate::blobs::{BlobInfo, BlobOrigin};
 use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type, steps_to_extend};
 use crate::cache::listed_shards::{ShardDigests, with_shards};
-use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
+use crate::cache::merge::{CacheNote, MergedSteps, OwnSteps, WrittenCache, merged};
 use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::shards::union;
 use crate::cache::signature::RecordKeys;
+use crate::cache::step_count::StepCount;
 use crate::error::{Result, TransportError};
 
 /// Number of times that the steps are merged again because another machine wrote meanwhile.
@@ -95,10 +96,11 @@ pub(crate) fn extend(
         }
         let theirs = union([theirs, others.steps]);
         layers.note_recorded(place, &theirs, ours)?;
-        let mut all = merged(theirs, ours);
+        let MergedSteps { steps: mut all, left_out } = merged(theirs, ours);
+        written.left_out = left_out;
         layers.upload(store, place, &all, &mut written)?;
         all.retain(|_, step| !layers.lacking.contains(&step.layer.blob));
-        written.steps = all.len();
+        written.content = StepCount::of(all.values());
         let mut documents = CacheDocuments::of(&all, ours.keys)?;
         if !others.unread.is_empty() {
             documents.manifest.bytes = with_shards(&documents.manifest.bytes, &others.unread)?;

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobRead, BlobSource, copy_verified};
 use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps, KnownSteps, damaged_document, steps_to_extend};
-use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, merged};
+use crate::cache::merge::{CacheNote, MergedSteps, OwnSteps, WrittenCache, merged};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, read_any};
 use crate::cache::signature::RecordKeys;
+use crate::cache::step_count::StepCount;
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
 
@@ -105,7 +106,8 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
             }
         }
         theirs.retain(|key, _| !gone.contains(key));
-        let mut all = merged(theirs, ours);
+        let MergedSteps { steps: mut all, left_out } = merged(theirs, ours);
+        written.left_out = left_out;
         let mut failed = BTreeSet::new();
         for step in all.values() {
             let part = BlobInfo { digest: step.layer.blob, size: step.layer.size };
@@ -120,7 +122,7 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
             }
         }
         all.retain(|key, _| !failed.contains(key));
-        written.steps = all.len();
+        written.content = StepCount::of(all.values());
         let documents = CacheDocuments::of(&all, ours.keys)?;
         let manifest = documents.manifest.digest();
         if known == Some(manifest) && layout.has(&manifest, documents.manifest.bytes.len() as u64)? {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use rbuild_image::BlobDigest;
 use rbuild_store::{CacheKey, CachedStep};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::artifact::CachedSteps;
 use crate::cache::signature::RecordKeys;
+use crate::cache::step_count::{LeftOut, StepCount};
 
 /// Maximum number of layers in a manifest. Registries accept manifests of 4 MiB, some of less.
 pub(crate) const MAX_LAYERS: usize = 3000;
@@ -50,8 +52,10 @@ pub struct OwnSteps<'a> {
 /// Steps that were written to a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WrittenCache {
-    /// Number of steps in the cache.
-    pub steps: usize,
+    /// The steps and cache mounts in the cache.
+    pub content: StepCount,
+    /// Those of the build that exceed the size of the cache.
+    pub left_out: LeftOut,
     /// Number of layers that were written.
     pub layers: usize,
     /// Size of the written layers in bytes.
@@ -101,10 +105,47 @@ pub(crate) fn own_share(ours: &OwnSteps<'_>, others: &CachedSteps, shards: u32) 
     (steps, CacheLimits { bytes: limits.bytes.saturating_sub(elsewhere).max(share), ..limits })
 }
 
+/// The steps of a cache that is written.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct MergedSteps {
+    pub steps: CachedSteps,
+    /// Those of the build that exceed the limits.
+    pub left_out: LeftOut,
+}
+
+/// Chooses steps until their layers reach a limit.
+#[derive(Debug)]
+pub struct StepSelection {
+    /// Number of bytes that are left.
+    bytes: u64,
+    layers: BTreeSet<BlobDigest>,
+}
+
+impl StepSelection {
+    /// Returns a selection of steps whose layers have at most that many bytes.
+    pub fn within(bytes: u64) -> StepSelection {
+        StepSelection { bytes, layers: BTreeSet::new() }
+    }
+
+    /// Returns true if a step still fits, and adds its layer.
+    pub fn takes(&mut self, step: &CachedStep) -> bool {
+        if self.layers.contains(&step.layer.blob) {
+            return true;
+        }
+        match self.bytes.checked_sub(step.layer.size) {
+            Some(bytes) if self.layers.len() < MAX_LAYERS => {
+                self.bytes = bytes;
+                self.layers.insert(step.layer.blob)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Returns the steps of a cache after a build has used or made the steps `ours`. A step that both
 /// have is that of the cache, unless it is lost or refreshed, so that all machines continue with
-/// one result. Own steps and those that were used last stay, within the limits.
-pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
+/// one result. Within the limits, own steps precede others, and then those that were used last.
+pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> MergedSteps {
     let OwnSteps { steps, lost, refreshed, limits, today, .. } = *ours;
     let mut all = theirs;
     all.retain(|key, _| !lost.contains(key));
@@ -119,24 +160,16 @@ pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
     let oldest = today - day_of(i64::try_from(limits.age).unwrap_or(i64::MAX));
     list.retain(|step| step.used >= oldest);
     list.sort_by_key(|step| (!own.contains(&step.key), std::cmp::Reverse(step.used), step.key));
-    let (mut bytes, mut layers) = (0u64, BTreeSet::new());
-    let mut kept = CachedSteps::new();
-    for step in list {
-        if !layers.contains(&step.layer.blob) {
-            let total = bytes.saturating_add(step.layer.size);
-            if total > limits.bytes || layers.len() == MAX_LAYERS {
-                continue;
-            }
-            bytes = total;
-            layers.insert(step.layer.blob);
-        }
-        kept.insert(step.key, step);
-    }
-    kept
+    let mut selection = StepSelection::within(limits.bytes);
+    let (kept, dropped): (Vec<_>, Vec<_>) = list.into_iter().partition(|step| selection.takes(step));
+    let left_out = LeftOut::of(dropped.iter().filter(|step| own.contains(&step.key)));
+    MergedSteps { steps: kept.into_iter().map(|step| (step.key, step)).collect(), left_out }
 }
 
 #[cfg(test)]
 mod tests {
+    use rbuild_store::{CacheId, MountNote};
+
     use super::*;
     use crate::cache::artifact::tests::{step, steps};
 
@@ -155,19 +188,19 @@ mod tests {
             today: 100,
             keys: RecordKeys::none(),
         };
-        let all = merged(steps([theirs.clone()]), &own);
+        let all = merged(steps([theirs.clone()]), &own).steps;
         assert_eq!(all, steps([CachedStep { used: 100, ..theirs.clone() }, step("b", b"new", 100)]));
         // A lost step is replaced.
         let lost = BTreeSet::from([theirs.key]);
         own.lost = &lost;
-        let all = merged(steps([theirs.clone()]), &own);
+        let all = merged(steps([theirs.clone()]), &own).steps;
         let replaced = steps([step("a", b"our layer", 100), step("b", b"new", 100)]);
         assert_eq!(all, replaced);
         // So is one that was run without looking for it, but not one that another export has.
         let refreshed = BTreeSet::from([theirs.key, CacheKey::of(b"other")]);
         let other = step("other", b"x", 99);
         let own = OwnSteps { lost: NONE, refreshed: &refreshed, ..own };
-        let all = merged(steps([theirs, other.clone()]), &own);
+        let all = merged(steps([theirs, other.clone()]), &own).steps;
         assert_eq!(all, replaced.into_iter().chain([(other.key, other)]).collect());
     }
 
@@ -181,7 +214,7 @@ mod tests {
             let ours = [step(&format!("own {own_name}"), b"4444", 0)];
             let own =
                 OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits, today: 100, keys: RecordKeys::none() };
-            assert_eq!(merged(theirs, &own), steps([CachedStep { used: 100, ..ours[0].clone() }]));
+            assert_eq!(merged(theirs, &own).steps, steps([CachedStep { used: 100, ..ours[0].clone() }]));
         }
     }
 
@@ -191,7 +224,7 @@ mod tests {
         let names = |limits: CacheLimits, ours: &[CachedStep]| {
             let own =
                 OwnSteps { steps: ours, lost: NONE, refreshed: NONE, limits, today: 100, keys: RecordKeys::none() };
-            let all = merged(steps(old.clone()), &own);
+            let all = merged(steps(old.clone()), &own).steps;
             let known = ["a", "b", "c", "d", "new"];
             known.iter().filter(|name| all.contains_key(&step(name, b"", 0).key)).copied().collect::<String>()
         };
@@ -204,6 +237,24 @@ mod tests {
         assert_eq!(names(CacheLimits { bytes: 5, ..limits }, &[step("new", b"1234", 0)]), "new");
         assert_eq!(names(CacheLimits { bytes: 5, ..limits }, &[step("new", b"123456", 0)]), "cd");
         assert_eq!(names(CacheLimits { bytes: 0, ..limits }, &[]), "");
+    }
+
+    /// Steps of the build that do not fit are counted, those of others are not.
+    #[test]
+    fn own_steps_beyond_the_limit_are_counted() {
+        let mount = MountNote { id: CacheId::of(b"m"), name: "m".into() };
+        let mount = CachedStep { mount: Some(mount), ..step("mount", b"4444", 0) };
+        let ours = [step("a", b"22", 0), step("b", b"333", 0), step("c", b"333", 0), mount];
+        let theirs = steps([step("other", b"55555", 99)]);
+        let merged = |bytes| {
+            let limits = CacheLimits { bytes, ..CacheLimits::default() };
+            let own =
+                OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits, today: 100, keys: RecordKeys::none() };
+            merged(theirs.clone(), &own).left_out
+        };
+        assert_eq!([merged(14), merged(9)], [LeftOut::default(); 2]);
+        assert_eq!(merged(2), LeftOut { count: StepCount { steps: 2, mounts: 1 }, bytes: 7 });
+        assert_eq!(merged(0), LeftOut { count: StepCount { steps: 3, mounts: 1 }, bytes: 9 });
     }
 
     #[test]

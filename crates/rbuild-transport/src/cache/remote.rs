@@ -12,6 +12,7 @@ use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, own_share};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::remote_read::{CacheTagReader, documents};
 use crate::cache::shards::{RemoteCache, union};
+use crate::cache::step_count::StepCount;
 use crate::cache::tag::{CacheTag, tag_of};
 use crate::cache::top::WrittenShard;
 use crate::error::Result;
@@ -73,8 +74,8 @@ pub(crate) fn write_remote_cache(
     let (steps, limits) = own_share(ours, &others.steps, cache.shards());
     if steps.is_empty() && !others.steps.is_empty() {
         let has_awaited = has_awaited(&others.steps);
-        let steps = others.steps.len();
-        return Ok(WrittenCache { steps, is_unchanged: true, has_awaited, ..WrittenCache::default() });
+        let content = StepCount::of(others.steps.values());
+        return Ok(WrittenCache { content, is_unchanged: true, has_awaited, ..WrittenCache::default() });
     }
     let layers: BTreeSet<_> = others.steps.values().map(|step| step.layer.blob).collect();
     let merges = layers.len() <= MERGED;
@@ -96,13 +97,13 @@ pub(crate) fn write_remote_cache(
         signatures: ours.keys,
     };
     shard.publish(store, &repository)?;
-    let steps = if merges { written.steps } else { written.steps + others.steps.len() };
+    let content = if merges { written.content } else { written.content + StepCount::of(others.steps.values()) };
     let note = match written.note {
         CacheNote::None if others.has_unsigned => CacheNote::Unsigned,
         note => note,
     };
     let has_awaited = has_awaited(&all) || has_awaited(&others.steps);
-    Ok(WrittenCache { steps, note, has_awaited, ..written })
+    Ok(WrittenCache { content, note, has_awaited, ..written })
 }
 
 /// Reads the shards that the manifest of a cache names. Those that cannot be read now stay named.

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use rbuild_engine::{ImportReport, MountChoice, StoreChoice, StoreContent, import_steps, pack_store};
+use rbuild_image::human_size;
 use rbuild_linux::{Destination, Timestamp, quoted};
 use rbuild_remedy::counted;
 use rbuild_sandbox::{Builder, SandboxError, enter};
@@ -76,7 +77,7 @@ fn write(
 ) -> Result<(), Failure> {
     let store = store_in(&builder?, store)?;
     let work = Workspace::open(&store)?;
-    let StoreContent { steps, warnings } = pack_store(&store, &work, choice)?;
+    let StoreContent { steps, left_out, warnings } = pack_store(&store, &work, choice)?;
     warnings.into_iter().for_each(terminal::warning);
     let blobs = store.blobs();
     let written = match place {
@@ -97,7 +98,10 @@ fn write(
         }
     };
     let place = quoted(&args.dest).to_string();
-    if let Some(text) = remark(&place, written.note) {
+    // In a directory, a step may be larger than in the store.
+    let limit = format!("--max-size {}", human_size(choice.limits.bytes));
+    let left_out = [left_out, written.left_out].iter().filter_map(|left_out| left_out.sentence("", &limit)).next();
+    for text in remark(&place, written.note).into_iter().chain(left_out) {
         terminal::warning(rbuild_engine::Warning { text, help: None });
     }
     if written.note != CacheNote::OtherFormat {
@@ -171,7 +175,7 @@ fn imported(name: &str, report: &ImportReport) -> String {
     };
     let mounts = match report.mounts {
         0 => String::new(),
-        mounts => format!(" and {}", counted(mounts as u64, "cache mount")),
+        mounts => format!(", {}", counted(mounts as u64, "cache mount")),
     };
     format!("imported {}{mounts} from the cache {name}{known}", counted(report.steps as u64, "step"))
 }
@@ -184,7 +188,7 @@ mod tests {
     fn reports_are_in_words() {
         for (steps, known, mounts, want) in [
             (2, 0, 0, "imported 2 steps from the cache `c`"),
-            (1, 3, 1, "imported 1 step and 1 cache mount from the cache `c`; the store had 3 steps already"),
+            (1, 3, 1, "imported 1 step, 1 cache mount from the cache `c`; the store had 3 steps already"),
         ] {
             assert_eq!(imported("`c`", &ImportReport { steps, known, mounts, warnings: Vec::new() }), want);
         }

@@ -1,12 +1,13 @@
 //! Writes the steps of a build to the caches of `--cache-to`.
 
-use rbuild_engine::{BuildReport, ReportedSteps, Warning};
+use rbuild_engine::{BuildReport, CacheMode, ReportedSteps, Warning};
 use rbuild_image::human_size;
 use rbuild_linux::quoted;
 use rbuild_remedy::counted;
 use rbuild_store::{CacheKey, Store};
 use rbuild_transport::{
-    BlobSource, CacheNote, ImportedCaches, OwnSteps, RecordKeys, RemoteCache, WrittenCache, day_of, write_local_cache,
+    BlobSource, CacheNote, ImportedCaches, OwnSteps, RecordKeys, RemoteCache, StepCount, WrittenCache, day_of,
+    write_local_cache,
 };
 
 use crate::args::RegistryFlags;
@@ -36,7 +37,8 @@ pub struct CacheExports<'a> {
 /// Fails after all caches if one of them was not written completely, unless its failures are
 /// ignored.
 pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool) -> Result<bool, Failure> {
-    let (mut failed, mut has_awaited) = (None, false);
+    let (mut failed, mut has_awaited, mut has_hint) = (None, false, false);
+    let takes_all = exports.targets.iter().any(|target| target.export.mode == CacheMode::Max && !target.is_inline());
     for target in exports.targets {
         let place = match &target.to {
             CachePlace::Directory(to) => quoted(to.dir.path()).to_string(),
@@ -47,11 +49,15 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
         match write_one(exports, target, &finished.cached) {
             Ok(written) => {
                 has_awaited |= written.has_awaited;
-                if let Some(text) = remark(&place, written.note) {
+                let note = remark(&place, written.note);
+                for text in note.into_iter().chain(left_out(&place, target, &finished.cached, &written)) {
                     terminal::warning(Warning { text, help: None });
                 }
                 if !is_quiet && written.note != CacheNote::OtherFormat {
                     terminal::err(&format!("{}\n", report(&place, &written)));
+                    if !written.is_unchanged && !takes_all && !std::mem::replace(&mut has_hint, true) {
+                        other_stages(&finished.cached, target).iter().for_each(|text| terminal::note(text));
+                    }
                 }
             }
             Err(failure) if is_ignored(target) && !failure.is_interruption() => {
@@ -88,7 +94,7 @@ fn write_one(
         && refreshed.is_empty()
         && caches.has_recent(cache, &steps, day_of(now))
     {
-        return Ok(WrittenCache { steps: steps.len(), is_unchanged: true, ..WrittenCache::default() });
+        return Ok(WrittenCache { content: StepCount::of(&steps), is_unchanged: true, ..WrittenCache::default() });
     }
     let own = OwnSteps {
         steps: &steps,
@@ -135,9 +141,29 @@ pub fn remark(place: &str, note: CacheNote) -> Option<String> {
     }
 }
 
+/// Returns warnings about the parts of a build that do not fit in a cache.
+fn left_out(place: &str, target: &CacheTarget, cached: &ReportedSteps, written: &WrittenCache) -> Vec<String> {
+    let max_mount = human_size(target.export.max_mount);
+    let mounts = cached.large_mounts(&target.export).into_iter().map(|(id, size)| {
+        let size = human_size(size);
+        format!("the cache mount `{id}` ({size}) exceeds mounts-max={max_mount}, so the cache {place} does not get it")
+    });
+    let limit = format!("max-size={} of the cache {place}", human_size(target.limits.bytes));
+    mounts.chain(written.left_out.sentence(" of this build", &limit)).collect()
+}
+
+/// Returns the hint that a cache lacks the steps of other stages.
+fn other_stages(cached: &ReportedSteps, target: &CacheTarget) -> Option<String> {
+    match cached.left_out_of(&target.export) {
+        0 => None,
+        1 => Some("1 step of another stage is not in the cache; mode=max writes it".into()),
+        steps => Some(format!("{steps} steps of other stages are not in the cache; mode=max writes them")),
+    }
+}
+
 /// Describes a cache that was written.
 pub fn report(place: &str, written: &WrittenCache) -> String {
-    let steps = counted(written.steps as u64, "step");
+    let steps = written.content;
     if written.is_unchanged {
         return format!("the cache {place} is unchanged: {steps}");
     }
@@ -156,18 +182,12 @@ mod tests {
 
     #[test]
     fn reports_are_in_words() {
-        let written = WrittenCache {
-            steps: 2,
-            layers: 1,
-            bytes: 3_000_000,
-            is_unchanged: false,
-            has_awaited: false,
-            note: CacheNote::None,
-        };
+        let content = StepCount { steps: 2, mounts: 0 };
+        let written = WrittenCache { content, layers: 1, bytes: 3_000_000, ..WrittenCache::default() };
         assert_eq!(report("`c`", &written), "wrote the cache `c`: 2 steps, 1 new layer of 3MB");
         let none = WrittenCache { layers: 0, bytes: 0, ..written };
         assert_eq!(report("`c`", &none), "wrote the cache `c`: 2 steps, no new layer");
-        let unchanged = WrittenCache { steps: 1, is_unchanged: true, ..none };
-        assert_eq!(report("`c`", &unchanged), "the cache `c` is unchanged: 1 step");
+        let unchanged = WrittenCache { content: StepCount { steps: 1, mounts: 2 }, is_unchanged: true, ..none };
+        assert_eq!(report("`c`", &unchanged), "the cache `c` is unchanged: 1 step, 2 cache mounts");
     }
 }

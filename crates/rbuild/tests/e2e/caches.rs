@@ -191,12 +191,18 @@ fn mode_min_writes_the_layers_of_the_result_and_no_change_writes_nothing() {
     let build = |args: &str| one.build(FILE, &["-t", "x", "--cache-to", &to(&cache, args)]).ok().stderr;
     let first = build("");
     assert!(first.contains(": 4 steps, 4 new layers of "), "{first}");
+    let hint = "note: 1 step of another stage is not in the cache; mode=max writes it\n";
+    assert!(first.ends_with(hint), "{first}");
     let before = one.sh("cd $LAB/cache && find . -type f -printf '%p %T@ %i\\n' | sort").ok().stdout;
     let again = build("");
-    assert!(again.contains("is unchanged: 4 steps"), "{again}");
+    assert!(again.contains("is unchanged: 4 steps") && !again.contains("mode=max"), "{again}");
     assert_eq!(one.sh("cd $LAB/cache && find . -type f -printf '%p %T@ %i\\n' | sort").ok().stdout, before);
     let all = build(",mode=max");
-    assert!(all.contains(": 5 steps, 1 new layer of "), "{all}");
+    assert!(all.contains(": 5 steps, 1 new layer of ") && !all.contains("mode=max"), "{all}");
+    // All steps are those of the result.
+    let one_stage = ["-t", "y", "--cache-to", &to(&one.path("one"), "")];
+    let ran = one.build("FROM busybox\nRUN echo 1 > /1\n", &one_stage).ok();
+    assert!(ran.stderr.contains(": 1 step, 1 new layer of ") && !ran.stderr.contains("mode=max"), "{}", ran.stderr);
     // Two machines that write the same steps write the same bytes.
     let other = one.path("other");
     one.build(FILE, &["-q", "--cache-to", &to(&other, ",mode=max")]).ok();
@@ -384,8 +390,14 @@ fn a_cache_is_limited() {
     let cache = lab.path("cache");
     let ran = lab.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max,max-size=300")]).ok();
     assert!(!ran.stderr.contains(": 5 steps"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("do not fit in max-size=300B of the cache"), "{}", ran.stderr);
+    let export = |dest: &str| lab.rbuild(["cache", "export", "--max-size", "300", lab.path(dest).to_str().unwrap()]);
+    for dest in ["exported", "exported.tar"] {
+        let ran = export(dest).ok();
+        assert!(ran.stderr.contains("do not fit in --max-size 300B\n"), "{}", ran.stderr);
+    }
     let ran = lab.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max,max-age=2d")]).ok();
-    assert!(ran.stderr.contains(": 5 steps"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(": 5 steps") && !ran.stderr.contains("fit"), "{}", ran.stderr);
 }
 
 /// The first use of a cache mount on a machine finds the files of another one.
@@ -427,6 +439,22 @@ fn cache_mounts_travel_with_a_cache() {
         assert!(ran.stderr.contains("contains the value of a secret, so no cache gets it"), "{}", ran.stderr);
         assert_eq!(layers(&cache).len(), 1);
     }
+}
+
+#[test]
+fn a_cache_mount_that_is_too_large_is_reported() {
+    let lab = machine();
+    let cache = lab.path("cache");
+    let file = "FROM busybox\nRUN --mount=type=cache,id=m,target=/m head -c 50000 /dev/urandom > /m/f\n";
+    let build = |more: &str| {
+        let to = to(&cache, &format!(",mounts=all{more}"));
+        lab.build(file, &["-o", "type=cacheonly", "--no-cache", "--cache-to", &to]).ok().stderr
+    };
+    let large = build(",mounts-max=40k");
+    assert!(large.contains("warning: the cache mount `m` (50") && large.contains("exceeds mounts-max=40kB"), "{large}");
+    assert!(large.contains(": 1 step, 1 new layer of "), "{large}");
+    let other = build("");
+    assert!(!other.contains("exceeds") && other.contains(": 1 step, 1 cache mount, "), "{other}");
 }
 
 /// The records and layers of a cache that BuildKit could have written: the digests are computed as

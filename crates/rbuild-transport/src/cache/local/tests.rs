@@ -49,6 +49,11 @@ fn read(dir: &Path, tag: &str) -> Option<CachedSteps> {
     open_local(dir, tag, RecordKeys::none()).unwrap().map(|(records, _)| records.steps)
 }
 
+fn written(steps: usize, layers: usize, bytes: u64, is_unchanged: bool) -> WrittenCache {
+    let content = StepCount { steps, mounts: 0 };
+    WrittenCache { content, layers, bytes, is_unchanged, ..WrittenCache::default() }
+}
+
 #[test]
 fn only_new_layers_are_written_and_nothing_if_nothing_is_new() {
     let place = Scratch::new();
@@ -56,19 +61,19 @@ fn only_new_layers_are_written_and_nothing_if_nothing_is_new() {
     assert_eq!(read(&dir, "main"), None);
     let one = step("a", b"one", 100);
     let first =
-        WrittenCache { steps: 1, layers: 1, bytes: 3, is_unchanged: false, has_awaited: false, note: CacheNote::None };
+        written(1, 1, 3, false);
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), first);
     assert_eq!(read(&dir, "main"), Some(steps([one.clone()])));
     assert_eq!(read(&dir, "other"), None);
     let before = files(&dir);
     let again =
-        WrittenCache { steps: 1, layers: 0, bytes: 0, is_unchanged: true, has_awaited: false, note: CacheNote::None };
+        written(1, 0, 0, true);
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), again);
     assert_eq!(files(&dir), before);
     let two = [step("b", b"two", 100), step("c", b"one", 100)];
     assert_eq!(
         write(&dir, &two, &source),
-        WrittenCache { steps: 3, layers: 1, bytes: 3, is_unchanged: false, has_awaited: false, note: CacheNote::None }
+        written(3, 1, 3, false)
     );
     assert_eq!(read(&dir, "main"), Some(steps([[one].as_slice(), &two].concat())));
 }
@@ -113,12 +118,12 @@ fn damage_is_repaired_by_the_next_build() {
     write(&dir, &ours, &source);
     let blob = |content: &[u8]| dir.join("blobs/sha256").join(BlobDigest::of(content).hex());
     std::fs::remove_file(blob(b"one")).unwrap();
-    assert_eq!(write(&dir, &[], &source).steps, 1);
+    assert_eq!(write(&dir, &[], &source).content.steps, 1);
     assert_eq!(read(&dir, "main"), Some(steps([ours[1].clone()])));
     std::fs::write(blob(b"two"), "t").unwrap();
     assert_eq!(
         write(&dir, &ours, &source),
-        WrittenCache { steps: 2, layers: 2, bytes: 6, is_unchanged: false, has_awaited: false, note: CacheNote::None }
+        written(2, 2, 6, false)
     );
     assert_eq!(std::fs::read(blob(b"two")).unwrap(), b"two");
     // A layer of the right size that a build found to be damaged.
@@ -131,7 +136,7 @@ fn damage_is_repaired_by_the_next_build() {
     std::fs::write(dir.join("blobs/sha256").join(manifest), "{}").unwrap();
     assert!(open_local(&dir, "main", RecordKeys::none()).is_err());
     let written = write(&dir, &ours, &source);
-    assert_eq!((written.steps, written.note), (2, CacheNote::Replaced));
+    assert_eq!((written.content.steps, written.note), (2, CacheNote::Replaced));
     assert_eq!(read(&dir, "main"), Some(steps(ours)));
 }
 
@@ -141,7 +146,7 @@ fn a_step_whose_layer_nobody_has_is_left_out() {
     let (dir, source) = (place.join("cache"), layout(&place.join("store"), &[b"one"]));
     std::fs::write(place.join("store/blobs/sha256").join(BlobDigest::of(b"bad").hex()), "dab").unwrap();
     let ours = [step("a", b"one", 100), step("b", b"two", 100), step("c", b"bad", 100)];
-    assert_eq!(write(&dir, &ours, &source).steps, 1);
+    assert_eq!(write(&dir, &ours, &source).content.steps, 1);
     assert_eq!(read(&dir, "main"), Some(steps([ours[0].clone()])));
 }
 
@@ -196,7 +201,7 @@ fn a_cache_that_cannot_be_read_now_is_not_replaced() {
     write_local_cache(&cache(&dir, "main"), &own(&more, NONE), &[&source]).unwrap_err();
     std::fs::remove_dir(&records).unwrap();
     std::fs::write(&records, &documents[1]).unwrap();
-    assert_eq!(write(&dir, &more, &source).steps, 2, "no step is lost");
+    assert_eq!(write(&dir, &more, &source).content.steps, 2, "no step is lost");
     std::fs::write(&records, "x").unwrap();
     // The manifest with both steps refers to other records.
     assert_eq!(write(&dir, &more, &source).note, CacheNote::None);
