@@ -1,11 +1,12 @@
 //! The documents of a cache: a manifest, whose first layer contains the records of steps, followed
 //! by the layers that these name.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 
 use rbuild_image::{BlobDigest, MediaType, parse_manifest};
-use rbuild_layer::{Decoder, LAYER_FORMAT};
+use rbuild_layer::{Compression, Decoder, LAYER_FORMAT};
 use rbuild_registry::embeddable;
 use rbuild_remedy::ServerRemedy;
 use rbuild_store::{CacheKey, CachedStep};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::blobs::{BlobSource, Document};
+use crate::cache::merge::CacheNote;
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::signature::RecordKeys;
 use crate::cache::step_count::StepCount;
@@ -124,7 +126,7 @@ pub(crate) struct ReadSteps {
 }
 
 /// Reads the steps of a cache from its manifest and the blobs of records. Lines in an unknown form
-/// are ignored, and so are blobs that `keys` do not accept.
+/// are ignored unless all lines of a blob are, and so are blobs that `keys` do not accept.
 ///
 /// # Errors
 ///
@@ -141,7 +143,7 @@ pub(crate) fn read_steps(
         rbuild_image::digest_of(descriptor).map_err(TransportError::document("the cache's manifest"))
     };
     let config = blobs.document(&digest(parsed.config())?)?;
-    if has_other_format(&config)? {
+    if order_of_format(&config)?.is_ne() {
         return Err(TransportError::other("it was written by a version of rbuild with another format"));
     }
     let mut read = ReadSteps::default();
@@ -156,12 +158,19 @@ pub(crate) fn read_steps(
             continue;
         }
         let packed = blobs.document(&digest)?;
+        let (mut has_lines, mut is_known) = (false, false);
         rest.parse(&packed, &mut |line| {
+            has_lines = true;
+            let Ok(step) = serde_json::from_slice::<CachedStep>(line) else { return };
+            is_known = true;
             // The first record of a key applies.
-            if let Some(step) = serde_json::from_slice::<CachedStep>(line).ok().filter(CachedStep::has_valid_times) {
+            if step.has_valid_times() {
                 read.steps.entry(step.key).or_insert(step);
             }
         })?;
+        if has_lines && !is_known {
+            return Err(damaged_records("no line of them is a record"));
+        }
     }
     Ok(read)
 }
@@ -180,8 +189,12 @@ impl RecordLimits<'_> {
 
     /// Decompresses records, and calls `found` with each line.
     fn parse(&mut self, packed: &[u8], found: &mut dyn FnMut(&[u8])) -> Result<()> {
-        let failed = || TransportError::document("cannot read the records of the cache");
-        let mut lines = BufReader::new(Decoder::new(packed).map_err(failed())?);
+        let failed = || damaged_records;
+        let decoder = Decoder::new(packed).map_err(failed())?;
+        if decoder.compression() != Compression::Zstd {
+            return Err(damaged_records("they are not compressed with zstd"));
+        }
+        let mut lines = BufReader::new(decoder);
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -211,10 +224,15 @@ pub(crate) fn parse_lines(packed: &[u8], budget: &RecordBudget, found: &mut dyn 
     RecordLimits::of(budget).parse(packed, found)
 }
 
-/// Returns true if the configuration is that of another format.
-fn has_other_format(config: &[u8]) -> Result<bool> {
+/// Returns the error for records that are damaged.
+fn damaged_records(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TransportError {
+    TransportError::document("the records of the cache are damaged")(cause)
+}
+
+/// Compares the format of a configuration with that of this program: an older one is less.
+fn order_of_format(config: &[u8]) -> Result<Ordering> {
     let config = config_of(config)?;
-    Ok(config.version != 1 || config.layer_format != LAYER_FORMAT)
+    Ok((config.version, config.layer_format).cmp(&(1, LAYER_FORMAT)))
 }
 
 fn config_of(bytes: &[u8]) -> Result<CacheConfig> {
@@ -226,8 +244,25 @@ pub(crate) enum KnownSteps {
     Whole(ReadSteps),
     /// A document is missing, or has wrong bytes. The cache is replaced.
     Damaged,
-    /// Another version of the program uses the cache.
-    OtherFormat,
+    /// An older version of the program wrote the layers. The cache is replaced.
+    OlderFormat,
+    /// A newer version of the program uses the cache.
+    NewerFormat,
+}
+
+impl KnownSteps {
+    /// Returns the steps that stay when the cache is extended, and the remark on the others.
+    pub fn kept(&self) -> (CachedSteps, CacheNote) {
+        match self {
+            KnownSteps::Whole(read) => {
+                (read.steps.clone(), if read.has_unsigned { CacheNote::Unsigned } else { CacheNote::None })
+            }
+            // A cache that is damaged is replaced, but nothing else.
+            KnownSteps::Damaged => (CachedSteps::new(), CacheNote::Replaced),
+            KnownSteps::OlderFormat => (CachedSteps::new(), CacheNote::OlderFormat),
+            KnownSteps::NewerFormat => (CachedSteps::new(), CacheNote::NewerFormat),
+        }
+    }
 }
 
 /// Reads the steps of a cache before it is written. `blobs` returns the error
@@ -243,21 +278,19 @@ pub(crate) fn steps_to_extend(
     budget: &RecordBudget,
 ) -> Result<KnownSteps> {
     check_type(manifest)?;
-    let is_other = || -> Result<bool> {
+    let order = || -> Result<Ordering> {
         let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
         let digest = rbuild_image::digest_of(parsed.config()).map_err(TransportError::document("the manifest"))?;
-        has_other_format(&blobs.document(&digest)?)
+        order_of_format(&blobs.document(&digest)?)
     };
     match read_steps(manifest, blobs, keys, budget) {
         Ok(steps) => Ok(KnownSteps::Whole(steps)),
         Err(TransportError::Document { .. }) => Ok(KnownSteps::Damaged),
-        Err(e) => {
-            if is_other()? {
-                Ok(KnownSteps::OtherFormat)
-            } else {
-                Err(e)
-            }
-        }
+        Err(e) => match order()? {
+            Ordering::Less => Ok(KnownSteps::OlderFormat),
+            Ordering::Equal => Err(e),
+            Ordering::Greater => Ok(KnownSteps::NewerFormat),
+        },
     }
 }
 
@@ -429,6 +462,61 @@ pub mod tests {
         assert_eq!(read(&manifest, &blobs).unwrap(), steps([step("b", b"two", 1)]));
     }
 
+    /// Returns the cache of one step with other records.
+    fn with_records(packed: Vec<u8>) -> (Vec<u8>, Memory) {
+        let (manifest, mut blobs) = written(&steps([step("a", b"one", 5)]));
+        let records = BlobDigest::of(&blobs.0.values().find(|bytes| !bytes.starts_with(b"{")).unwrap()[..]);
+        let manifest =
+            String::from_utf8_lossy(&manifest).replace(&records.to_string(), &BlobDigest::of(&packed).to_string());
+        blobs.0.insert(BlobDigest::of(&packed), packed);
+        (manifest.into_bytes(), blobs)
+    }
+
+    /// Single lines may be those of another version; a blob of which nothing can be read is none.
+    #[test]
+    fn records_of_which_nothing_can_be_read_are_damaged() {
+        let line = [&serde_json::to_vec(&step("b", b"two", 1)).unwrap()[..], b"\n"].concat();
+        let whole = compressed(&line).unwrap();
+        for (packed, want) in [
+            (b"garbage".to_vec(), "not compressed with zstd"),
+            (b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "not compressed with zstd"),
+            (line, "not compressed with zstd"),
+            (Vec::new(), "not compressed with zstd"),
+            (whole[..whole.len() - 3].to_vec(), ""),
+            (compressed(b"{}\n{\"k\":1}\n").unwrap(), "no line of them is a record"),
+        ] {
+            let (manifest, blobs) = with_records(packed);
+            let e = read(&manifest, &blobs).unwrap_err();
+            let message = e.message();
+            assert!(matches!(e, TransportError::Document { .. }), "{message}");
+            assert!(message.starts_with("the records of the cache are damaged: ") && message.contains(want), "{message}");
+            let known = steps_to_extend(&manifest, &blobs, RecordKeys::none(), &RecordBudget::default()).unwrap();
+            assert!(matches!(known, KnownSteps::Damaged));
+        }
+        let (manifest, blobs) = with_records(compressed(b"").unwrap());
+        assert!(read(&manifest, &blobs).unwrap().is_empty());
+    }
+
+    /// A cache of an older version is replaced, one of a newer version is not.
+    #[test]
+    fn caches_of_other_versions_are_told_apart() {
+        let (manifest, blobs) = written(&steps([step("a", b"one", 5)]));
+        let config = blobs.0.values().find(|bytes| bytes.starts_with(b"{")).unwrap().clone();
+        for (version, format, is_older) in [(1, LAYER_FORMAT - 1, true), (1, LAYER_FORMAT + 1, false), (2, 1, false)] {
+            let other = json!({"version": version, "layer_format": format}).to_string().into_bytes();
+            let manifest = String::from_utf8_lossy(&manifest)
+                .replace(&BlobDigest::of(&config).to_string(), &BlobDigest::of(&other).to_string());
+            let blobs = Memory(blobs.0.clone().into_iter().chain([(BlobDigest::of(&other), other)]).collect());
+            let known = steps_to_extend(manifest.as_bytes(), &blobs, RecordKeys::none(), &RecordBudget::default());
+            match known.unwrap() {
+                KnownSteps::OlderFormat => assert!(is_older, "{version} {format}"),
+                KnownSteps::NewerFormat => assert!(!is_older, "{version} {format}"),
+                KnownSteps::Whole(_) | KnownSteps::Damaged => panic!("{version} {format}"),
+            }
+            assert!(read(manifest.as_bytes(), &blobs).unwrap_err().message().contains("another format"));
+        }
+    }
+
     /// Registries accept manifests of 4 MB, and so does this program.
     #[test]
     fn a_manifest_of_the_largest_number_of_layers_is_accepted() {
@@ -439,13 +527,8 @@ pub mod tests {
 
     #[test]
     fn records_are_limited() {
-        let packed = compressed(&vec![b'\n'; MAX_RECORDS as usize + 1]).unwrap();
-        let (manifest, mut blobs) = written(&steps([step("a", b"one", 5)]));
-        let records = BlobDigest::of(&blobs.0.values().find(|bytes| !bytes.starts_with(b"{")).unwrap()[..]);
-        let text =
-            String::from_utf8_lossy(&manifest).replace(&records.to_string(), &BlobDigest::of(&packed).to_string());
-        blobs.0.insert(BlobDigest::of(&packed), packed);
-        let e = read(text.as_bytes(), &blobs).unwrap_err();
+        let (manifest, blobs) = with_records(compressed(&vec![b'\n'; MAX_RECORDS as usize + 1]).unwrap());
+        let e = read(&manifest, &blobs).unwrap_err();
         assert!(e.message().contains("exceed 64 MiB"), "{}", e.message());
     }
 

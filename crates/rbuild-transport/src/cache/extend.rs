@@ -40,8 +40,8 @@ pub(crate) struct OtherSteps {
     pub steps: CachedSteps,
     /// The shards that could not be taken over, which the manifest still names.
     pub unread: ShardDigests,
-    /// True if records without a valid signature were ignored.
-    pub has_unsigned: bool,
+    /// The state in which they were found.
+    pub note: CacheNote,
 }
 
 /// Returns the steps that a manifest, if there is one, takes over.
@@ -73,27 +73,17 @@ pub(crate) fn extend(
     let (mut written, mut layers) = (WrittenCache::default(), KnownLayers::default());
     let mut known = known_steps(store, place, ours.keys)?;
     for _ in 0..=MERGES {
-        let (before, theirs) = match &known {
-            Some(KnownCache { found, steps: KnownSteps::Whole(read), .. }) => {
-                if read.has_unsigned {
-                    written.note = CacheNote::Unsigned;
-                }
-                (Some(found), read.steps.clone())
-            }
-            Some(KnownCache { found, steps: KnownSteps::Damaged, .. }) => {
-                written.note = CacheNote::Replaced;
-                (Some(found), CachedSteps::new())
-            }
-            Some(KnownCache { steps: KnownSteps::OtherFormat, .. }) => {
-                written.note = CacheNote::OtherFormat;
+        let before = known.as_ref().map(|known| &known.found);
+        let (theirs, note) = match known.as_ref().map(|known| &known.steps) {
+            Some(KnownSteps::NewerFormat) => {
+                written.note = CacheNote::NewerFormat;
                 return Ok(ExtendedCache { written, manifest: None, steps: CachedSteps::new() });
             }
-            None => (None, CachedSteps::new()),
+            Some(steps) => steps.kept(),
+            None => Default::default(),
         };
         let others = others(known.as_ref().map(|known| &known.manifest[..]))?;
-        if others.has_unsigned && written.note == CacheNote::None {
-            written.note = CacheNote::Unsigned;
-        }
+        written.note = note.or(others.note).or(written.note);
         let theirs = union([theirs, others.steps]);
         layers.note_recorded(place, &theirs, ours)?;
         let MergedSteps { steps: mut all, left_out } = merged(theirs, ours);

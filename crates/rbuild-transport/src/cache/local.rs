@@ -9,7 +9,7 @@ use rbuild_linux::{Directory, is_disk_full};
 use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobRead, BlobSource, copy_verified};
-use crate::cache::artifact::{ARTIFACT, CacheDocuments, CachedSteps, KnownSteps, damaged_document, steps_to_extend};
+use crate::cache::artifact::{ARTIFACT, CacheDocuments, KnownSteps, damaged_document, steps_to_extend};
 use crate::cache::merge::{CacheNote, MergedSteps, OwnSteps, WrittenCache, merged};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, read_any};
@@ -79,23 +79,15 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
             None => None,
         };
         let here = layout.source()?;
-        let mut theirs = CachedSteps::new();
-        if let Some(manifest) = known {
-            match known_steps(&manifest, &here, ours.keys)? {
-                KnownSteps::Whole(read) => {
-                    theirs = read.steps;
-                    if read.has_unsigned {
-                        written.note = CacheNote::Unsigned;
-                    }
-                }
-                // A cache that is damaged is replaced, but nothing else.
-                KnownSteps::Damaged => written.note = CacheNote::Replaced,
-                KnownSteps::OtherFormat => {
-                    written.note = CacheNote::OtherFormat;
-                    return Ok(None);
-                }
+        let (mut theirs, note) = match known.map(|manifest| known_steps(&manifest, &here, ours.keys)).transpose()? {
+            Some(KnownSteps::NewerFormat) => {
+                written.note = CacheNote::NewerFormat;
+                return Ok(None);
             }
-        }
+            Some(steps) => steps.kept(),
+            None => Default::default(),
+        };
+        written.note = note;
         let damaged: BTreeSet<BlobDigest> =
             ours.lost.iter().filter_map(|key| theirs.get(key)).map(|step| step.layer.blob).collect();
         let lacks = |blob, size| Ok::<_, TransportError>(damaged.contains(&blob) || !layout.has(&blob, size)?);

@@ -76,10 +76,24 @@ pub enum CacheNote {
     None,
     /// The documents were damaged, and the cache was replaced.
     Replaced,
-    /// Another version of the program uses it, and it was not changed.
-    OtherFormat,
+    /// An older version of the program wrote its layers, and the cache was replaced.
+    OlderFormat,
+    /// A newer version of the program uses it, and it was not changed.
+    NewerFormat,
     /// Some records had no valid signature, and were dropped.
     Unsigned,
+}
+
+impl CacheNote {
+    /// Returns this note, or else the other one.
+    pub(crate) fn or(self, other: CacheNote) -> CacheNote {
+        if self == CacheNote::None { other } else { self }
+    }
+
+    /// Returns true if the cache could not be extended and was replaced.
+    pub(crate) fn is_replaced(self) -> bool {
+        matches!(self, CacheNote::Replaced | CacheNote::OlderFormat)
+    }
 }
 
 /// Returns the day of a time in seconds since the Unix epoch.

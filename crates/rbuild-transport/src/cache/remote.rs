@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{CacheKey, Store, Workspace};
 
-use crate::cache::artifact::{CachedSteps, KnownSteps, ReadSteps};
+use crate::cache::artifact::{CachedSteps, KnownSteps};
 use crate::cache::extend::{ExtendedCache, OtherSteps, extend, steps_in};
 use crate::cache::listed_shards::{ShardDigests, listed_shards};
 use crate::cache::merge::{CacheNote, OwnSteps, WrittenCache, own_share};
@@ -15,7 +15,7 @@ use crate::cache::shards::{RemoteCache, union};
 use crate::cache::step_count::StepCount;
 use crate::cache::tag::{CacheTag, tag_of};
 use crate::cache::top::WrittenShard;
-use crate::error::Result;
+use crate::error::{Result, TransportError};
 
 /// Number of layers up to which a machine adds the steps of all others to its shard, so that its
 /// manifest is the only one that is read.
@@ -58,27 +58,28 @@ pub(crate) fn write_remote_cache(
         return Ok(WrittenCache { has_awaited: has_awaited(&extended.steps), ..extended.written });
     }
     let top = repository.pushed(tag_of(cache.name()))?;
-    let (mut others, mut merged_shards) = (OtherSteps::default(), ShardDigests::new());
+    let (mut others, mut merged_shards, mut is_lost) = (OtherSteps::default(), ShardDigests::new(), false);
     if let Some(top) = &top {
-        let read = match steps_in(&reader.documents, &top.bytes, ours.keys)? {
-            KnownSteps::Whole(read) => read,
-            KnownSteps::Damaged => ReadSteps::default(),
-            KnownSteps::OtherFormat => {
-                return Ok(WrittenCache { note: CacheNote::OtherFormat, ..WrittenCache::default() });
-            }
-        };
+        let known = steps_in(&reader.documents, &top.bytes, ours.keys)?;
+        if matches!(known, KnownSteps::NewerFormat) {
+            return Ok(WrittenCache { note: CacheNote::NewerFormat, ..WrittenCache::default() });
+        }
+        let (read, note) = known.kept();
         (others, merged_shards) = read_shards(&reader, &repository, &top.bytes)?;
-        others.steps = union([read.steps, others.steps]);
-        others.has_unsigned |= read.has_unsigned;
+        others.steps = union([read, others.steps]);
+        others.note = note.or(others.note);
+        is_lost = note.is_replaced();
     }
+    let layers: BTreeSet<_> = others.steps.values().map(|step| step.layer.blob).collect();
+    let merges = layers.len() <= MERGED;
+    // Otherwise, the tag may have steps that no shard has.
+    let replaces = is_lost || (merges && others.note.is_replaced());
     let (steps, limits) = own_share(ours, &others.steps, cache.shards());
-    if steps.is_empty() && !others.steps.is_empty() {
+    if steps.is_empty() && !others.steps.is_empty() && !replaces {
         let has_awaited = has_awaited(&others.steps);
         let content = StepCount::of(others.steps.values());
         return Ok(WrittenCache { content, is_unchanged: true, has_awaited, ..WrittenCache::default() });
     }
-    let layers: BTreeSet<_> = others.steps.values().map(|step| step.layer.blob).collect();
-    let merges = layers.len() <= MERGED;
     let own = if merges { *ours } else { OwnSteps { steps: &steps, limits, ..*ours } };
     let merged = || if merges { others.steps.clone() } else { CachedSteps::new() };
     let name = cache.name_of(machine);
@@ -94,20 +95,19 @@ pub(crate) fn write_remote_cache(
         steps: own.steps.iter().filter_map(|step| all.get(&step.key).cloned()).collect(),
         before: top.as_ref().map(|top| top.digest),
         merged: merges.then_some(merged_shards),
+        replaces,
         signatures: ours.keys,
     };
     shard.publish(store, &repository)?;
     let content = if merges { written.content } else { written.content + StepCount::of(others.steps.values()) };
-    let note = match written.note {
-        CacheNote::None if others.has_unsigned => CacheNote::Unsigned,
-        note => note,
-    };
+    let note = others.note.or(written.note);
+    let is_unchanged = written.is_unchanged && !replaces;
     let has_awaited = has_awaited(&all) || has_awaited(&others.steps);
-    Ok(WrittenCache { content, note, has_awaited, ..written })
+    Ok(WrittenCache { content, note, is_unchanged, has_awaited, ..written })
 }
 
-/// Reads the shards that the manifest of a cache names. Those that cannot be read now stay named.
-/// Returns the read ones, too.
+/// Reads the shards that the manifest of a cache names. Those that cannot be read now stay named,
+/// unless they are damaged. Returns the others, too.
 fn read_shards(
     reader: &CacheTagReader<'_>,
     repository: &Repository,
@@ -118,11 +118,14 @@ fn read_shards(
     for (number, shard) in reader.shards(repository, manifest)? {
         match shard {
             Ok(Some(records)) => {
-                others.has_unsigned |= records.has_unsigned;
+                if records.has_unsigned {
+                    others.note = others.note.or(CacheNote::Unsigned);
+                }
                 found.push(records.steps);
             }
             // It is gone.
             Ok(None) => {}
+            Err(TransportError::Document { .. }) => others.note = CacheNote::Replaced,
             Err(_) => others.unread.extend(listed.remove_entry(&number)),
         }
     }

@@ -40,6 +40,8 @@ pub(crate) struct WrittenShard<'a> {
     pub before: Option<BlobDigest>,
     /// The shards that the tag named then, if the written one has their steps and those of the tag.
     pub merged: Option<ShardDigests>,
+    /// True if the tag, as it was read, must be replaced: it is damaged or exceeds the limits.
+    pub replaces: bool,
     /// Keys for the records.
     pub signatures: &'a RecordKeys,
 }
@@ -93,6 +95,9 @@ impl WrittenShard<'_> {
 
     /// Returns true if the tag names the shard, or has its steps.
     fn is_in(&self, top: &ReceivedManifest, own: &BlobDigest, store: &Store, repository: &Repository) -> Result<bool> {
+        if self.replaces && Some(top.digest) == self.before {
+            return Ok(false);
+        }
         if listed_shards(&top.bytes).get(&self.number) == Some(own) {
             return Ok(true);
         }
@@ -124,7 +129,7 @@ impl WrittenShard<'_> {
         }
         shards.insert(self.number, *own);
         match top {
-            Some(top) if !(is_unchanged && self.merged.is_some()) => with_shards(&top.bytes, &shards),
+            Some(top) if !(is_unchanged && (self.merged.is_some() || self.replaces)) => with_shards(&top.bytes, &shards),
             _ => {
                 let empty = CacheDocuments::of(&CachedSteps::new(), self.signatures)?;
                 let documents = Prefetched::of(&empty.blobs);

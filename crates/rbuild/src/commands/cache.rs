@@ -104,7 +104,7 @@ fn write(
     for text in remark(&place, written.note).into_iter().chain(left_out) {
         terminal::warning(rbuild_engine::Warning { text, help: None });
     }
-    if written.note != CacheNote::OtherFormat {
+    if written.note != CacheNote::NewerFormat {
         terminal::err(&format!("{}\n", report(&place, &written)));
     }
     Ok(())

@@ -53,7 +53,7 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
                 for text in note.into_iter().chain(left_out(&place, target, &finished.cached, &written)) {
                     terminal::warning(Warning { text, help: None });
                 }
-                if !is_quiet && written.note != CacheNote::OtherFormat {
+                if !is_quiet && written.note != CacheNote::NewerFormat {
                     terminal::err(&format!("{}\n", report(&place, &written)));
                     if !written.is_unchanged && !takes_all && !std::mem::replace(&mut has_hint, true) {
                         other_stages(&finished.cached, target).iter().for_each(|text| terminal::note(text));
@@ -132,8 +132,11 @@ pub fn remark(place: &str, note: CacheNote) -> Option<String> {
     match note {
         CacheNote::None => None,
         CacheNote::Replaced => Some(format!("the cache {place} was damaged, so its earlier steps were dropped")),
-        CacheNote::OtherFormat => Some(format!(
-            "the cache {place} was written by a version of rbuild with another format, so it is unchanged"
+        CacheNote::OlderFormat => Some(format!(
+            "the cache {place} was written by an older version of rbuild, so its earlier steps were dropped"
+        )),
+        CacheNote::NewerFormat => Some(format!(
+            "the cache {place} was written by a newer version of rbuild with another format, so it is unchanged"
         )),
         CacheNote::Unsigned => {
             Some(format!("the cache {place} had records without a valid signature, so their steps were dropped"))

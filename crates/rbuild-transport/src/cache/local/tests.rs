@@ -216,6 +216,6 @@ fn a_cache_that_cannot_be_read_now_is_not_replaced() {
     std::fs::write(path(changed.as_bytes()), &changed).unwrap();
     let index = index.replace(&digest.to_string(), &BlobDigest::of(changed.as_bytes()).to_string());
     std::fs::write(dir.join("index.json"), &index).unwrap();
-    assert_eq!(write(&dir, &more, &source).note, CacheNote::OtherFormat);
+    assert_eq!(write(&dir, &more, &source).note, CacheNote::NewerFormat);
     assert_eq!(std::fs::read_to_string(dir.join("index.json")).unwrap(), index);
 }
