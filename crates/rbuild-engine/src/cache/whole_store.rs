@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use rbuild_dockerfile::Help;
+use rbuild_dockerfile::{Help, closest};
 use rbuild_image::BlobDigest;
 use rbuild_layer::LayerForm;
 use rbuild_linux::parallel::{cores, try_map};
@@ -104,6 +104,13 @@ fn packed_step(store: &Store, work: &Workspace, step: &KnownStep, form: LayerFor
     Ok(Some(CachedStep { key: *key, shared, result, layer, created, runner, used, is_searched, note, mount: None }))
 }
 
+/// Returns a warning for each cache mount that was chosen by name and that does not exist.
+fn unknown_mounts<'a>(choice: &MountChoice, known: impl Iterator<Item = &'a str>) -> Vec<Warning<Help>> {
+    let known: Vec<&str> = known.collect();
+    let unknown = choice.named().filter(|id| !known.contains(id));
+    unknown.map(|id| BuildWarning::UnknownMount { id, similar: closest(id, known.iter().copied()) }.into()).collect()
+}
+
 fn packed_mounts(
     store: &Store,
     work: &Workspace,
@@ -112,7 +119,9 @@ fn packed_mounts(
 ) -> Result<Vec<CachedStep>> {
     let mut found = Vec::new();
     let now = rbuild_linux::Timestamp::now().sec;
-    for KnownMount { id, name, may_hold_secrets, .. } in store.cache_mounts().known()? {
+    let known = store.cache_mounts().known()?;
+    warnings.extend(unknown_mounts(&choice.mounts, known.iter().map(|mount| mount.name.as_str())));
+    for KnownMount { id, name, may_hold_secrets, .. } in known {
         if !choice.mounts.takes(&name) {
             continue;
         }
@@ -249,7 +258,8 @@ fn import_step(
     };
     let is_imported = store.once(Lock::Step(shared), || Ok(None), make)?.into_inner();
     if is_imported && step.used > 0 {
-        store.records().set_last_use(&step.key, step.used.saturating_mul(DAY))?;
+        // The clock of the other machine may be wrong.
+        store.records().set_last_use(&step.key, step.used.saturating_mul(DAY).min(rbuild_linux::Timestamp::now().sec))?;
     }
     Ok(is_imported)
 }

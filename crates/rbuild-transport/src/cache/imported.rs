@@ -16,6 +16,7 @@ use crate::blobs::{BlobInfo, BlobSource};
 use crate::cache::artifact::CachedSteps;
 use crate::cache::buildkit::BuildKitCache;
 use crate::cache::local::{LocalCache, open_local};
+use crate::cache::merge::CacheLimits;
 use crate::cache::records::{CacheRecords, RemoteSteps};
 use crate::cache::shared_cache::SharedCache;
 use crate::cache::signature::RecordKeys;
@@ -36,6 +37,8 @@ pub struct ImportedCache {
     buildkit: Option<BuildKitCache>,
     /// True if records without a valid signature were ignored.
     has_unsigned: bool,
+    /// True if all parts of it could be read.
+    is_whole: bool,
     layers: LayerPlace,
 }
 
@@ -79,10 +82,11 @@ impl ImportedCache {
 
     /// Returns the cache on other machines with these records.
     pub fn shared(cache: SharedCache, steps: RemoteSteps) -> ImportedCache {
-        let RemoteSteps { steps, buildkit, has_unsigned, .. } = steps;
+        let RemoteSteps { steps, buildkit, has_unsigned, faults } = steps;
         let steps = steps.into_iter().map(|step| (step.key, step)).collect();
         let records = CacheRecords { steps, buildkit, has_unsigned };
-        ImportedCache::new(format!("`{}`", cache.name()), records, LayerPlace::Shared(cache))
+        let cache = ImportedCache::new(format!("`{}`", cache.name()), records, LayerPlace::Shared(cache));
+        ImportedCache { is_whole: faults.is_empty(), ..cache }
     }
 
     fn new(name: String, records: CacheRecords, layers: LayerPlace) -> ImportedCache {
@@ -94,7 +98,7 @@ impl ImportedCache {
                 contents.entry(content).or_insert(step.key);
             }
         }
-        ImportedCache { name, steps, contents, buildkit, has_unsigned, layers }
+        ImportedCache { name, steps, contents, buildkit, has_unsigned, is_whole: true, layers }
     }
 
     /// Returns the cache with another name in messages.
@@ -190,9 +194,9 @@ impl ImportedCaches {
         self.lost_in(|place| matches!(place, LayerPlace::Shared(known) if known.is_same_place(cache)))
     }
 
-    /// Returns true if a shared cache, as it was read, has these steps, and they were used
-    /// recently.
-    pub fn has_recent(&self, cache: &SharedCache, steps: &[CachedStep], today: i64) -> bool {
+    /// Returns true if a shared cache, as it was read, has these steps, they were used recently, and
+    /// it is whole and within its limits.
+    pub fn has_recent(&self, cache: &SharedCache, steps: &[CachedStep], limits: CacheLimits, today: i64) -> bool {
         let lost = locked(&self.lost);
         self.caches.iter().enumerate().any(|(number, imported)| {
             let is_there = |step: &CachedStep| {
@@ -200,6 +204,8 @@ impl ImportedCaches {
                 known.is_some_and(|known| known.result == step.result) && !lost.contains(&(number, step.key))
             };
             matches!(&imported.layers, LayerPlace::Shared(known) if known.has_same_documents(cache))
+                && imported.is_whole
+                && limits.contain(imported.steps.values(), today)
                 && steps.iter().all(is_there)
         })
     }

@@ -101,6 +101,30 @@ pub fn day_of(seconds: i64) -> i64 {
     seconds.div_euclid(DAY)
 }
 
+/// Returns true if a day is not later than tomorrow. Machines with a wrong clock write such days.
+fn is_past(day: i64, today: i64) -> bool {
+    day <= today.saturating_add(1)
+}
+
+impl CacheLimits {
+    /// Returns the first day of use of steps that stay.
+    fn oldest(&self, today: i64) -> i64 {
+        today.saturating_sub(day_of(i64::try_from(self.age).unwrap_or(i64::MAX)))
+    }
+
+    /// Returns true if a cache with these steps has none that a writer drops, nor one with a day in
+    /// the future.
+    pub(crate) fn contain<'a>(&self, steps: impl IntoIterator<Item = &'a CachedStep>, today: i64) -> bool {
+        let (mut left, mut layers) = (self.bytes, BTreeSet::new());
+        steps.into_iter().all(|step| {
+            let size = if layers.insert(step.layer.blob) { step.layer.size } else { 0 };
+            let rest = left.checked_sub(size);
+            left = rest.unwrap_or(0);
+            rest.is_some() && step.used >= self.oldest(today) && is_past(step.used, today)
+        })
+    }
+}
+
 /// Returns the steps that a machine writes to its shard of a cache, and the limits of the shard.
 /// `others` are the steps of the other shards. A step that another shard has stays there, unless it
 /// is lost or replaced, or will soon be dropped because of its age.
@@ -108,7 +132,8 @@ pub(crate) fn own_share(ours: &OwnSteps<'_>, others: &CachedSteps, shards: u32) 
     let OwnSteps { steps, lost, refreshed, limits, today, .. } = *ours;
     let half_age = day_of(i64::try_from(limits.age / 2).unwrap_or(i64::MAX));
     let is_left = |step: &CachedStep| {
-        let is_fresh = |there: &CachedStep| there.used >= today.saturating_sub(half_age);
+        let is_fresh =
+            |there: &CachedStep| there.used >= today.saturating_sub(half_age) && is_past(there.used, today);
         !lost.contains(&step.key) && !refreshed.contains(&step.key) && others.get(&step.key).is_some_and(is_fresh)
     };
     let steps = steps.iter().filter(|step| !is_left(step)).cloned().collect();
@@ -163,6 +188,8 @@ pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> MergedSteps {
     let OwnSteps { steps, lost, refreshed, limits, today, .. } = *ours;
     let mut all = theirs;
     all.retain(|key, _| !lost.contains(key));
+    // Steps with a day in the future would stay, and precede all others.
+    all.values_mut().filter(|step| !is_past(step.used, today)).for_each(|step| step.used = today);
     let own: BTreeSet<CacheKey> = steps.iter().map(|step| step.key).collect();
     own.intersection(refreshed).for_each(|key| drop(all.remove(key)));
     for step in steps {
@@ -171,8 +198,7 @@ pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> MergedSteps {
         all.entry(step.key).and_modify(|known| known.used = known.used.max(used)).or_insert(step);
     }
     let mut list: Vec<CachedStep> = all.into_values().collect();
-    let oldest = today - day_of(i64::try_from(limits.age).unwrap_or(i64::MAX));
-    list.retain(|step| step.used >= oldest);
+    list.retain(|step| step.used >= limits.oldest(today));
     list.sort_by_key(|step| (!own.contains(&step.key), std::cmp::Reverse(step.used), step.key));
     let mut selection = StepSelection::within(limits.bytes);
     let (kept, dropped): (Vec<_>, Vec<_>) = list.into_iter().partition(|step| selection.takes(step));
@@ -269,6 +295,34 @@ mod tests {
         assert_eq!([merged(14), merged(9)], [LeftOut::default(); 2]);
         assert_eq!(merged(2), LeftOut { count: StepCount { steps: 2, mounts: 1 }, bytes: 7 });
         assert_eq!(merged(0), LeftOut { count: StepCount { steps: 3, mounts: 1 }, bytes: 9 });
+    }
+
+    /// The clock of the machine that wrote them was wrong.
+    #[test]
+    fn days_in_the_future_count_as_today() {
+        let theirs = [step("future", b"1", 5000), step("end", b"2", i64::MAX), step("tomorrow", b"3", 101)];
+        let ours = [step("end", b"2", 0)];
+        let limits = CacheLimits::default();
+        let mut own =
+            OwnSteps { steps: &ours, lost: NONE, refreshed: NONE, limits, today: 100, keys: RecordKeys::none() };
+        let all = merged(steps(theirs.clone()), &own).steps;
+        assert_eq!(all, steps([step("future", b"1", 100), step("end", b"2", 100), step("tomorrow", b"3", 101)]));
+        own.today = 131;
+        assert_eq!(merged(all, &own).steps, steps([step("end", b"2", 131), step("tomorrow", b"3", 101)]));
+        // A shard with such a day does not keep other machines from writing the step.
+        own.today = 100;
+        assert_eq!(own_share(&own, &steps(theirs), 4).0, ours);
+    }
+
+    #[test]
+    fn a_cache_beyond_its_limits_is_recognized() {
+        let all = [step("a", b"1234", 90), step("b", b"1234", 100), step("c", b"5", 101)];
+        let contain = |bytes, days: u64, today| CacheLimits { bytes, age: days * DAY as u64 }.contain(&all, today);
+        assert!(contain(5, 10, 100) && contain(u64::MAX, u64::MAX / DAY as u64, 100));
+        assert!(!contain(4, 10, 100), "too large");
+        assert!(!contain(5, 9, 100), "too old");
+        assert!(!contain(5, 10, 99), "a day in the future");
+        assert!(CacheLimits { bytes: 0, age: 0 }.contain([], 100));
     }
 
     #[test]

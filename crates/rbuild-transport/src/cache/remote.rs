@@ -72,8 +72,9 @@ pub(crate) fn write_remote_cache(
     }
     let layers: BTreeSet<_> = others.steps.values().map(|step| step.layer.blob).collect();
     let merges = layers.len() <= MERGED;
+    let is_over = !ours.limits.contain(others.steps.values(), ours.today);
     // Otherwise, the tag may have steps that no shard has.
-    let replaces = is_lost || (merges && others.note.is_replaced());
+    let replaces = is_lost || (merges && (is_over || others.note.is_replaced()));
     let (steps, limits) = own_share(ours, &others.steps, cache.shards());
     if steps.is_empty() && !others.steps.is_empty() && !replaces {
         let has_awaited = has_awaited(&others.steps);

@@ -123,8 +123,8 @@ pub fn tag_of_scope(prefix: &str, scope: &str) -> String {
 /// Returns true if a scope ends like a tag with digits of a hash, or like that of a shard or of
 /// claims. Whoever chooses the name of a branch could otherwise choose the tag of another scope.
 fn has_suffix(scope: &str) -> bool {
-    let Some((_, last)) = scope.rsplit_once('-') else { return false };
-    let is_hash = last.len() == DIGITS && last.chars().all(|c| c.is_ascii_hexdigit());
+    let (rest, last) = scope.rsplit_once('-').map_or((None, scope), |(rest, last)| (Some(rest), last));
+    let is_hash = rest.is_some() && last.len() == DIGITS && last.chars().all(|c| c.is_ascii_hexdigit());
     let is_shard = last.strip_prefix(['s', 'c']).is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()));
     is_hash || is_shard
 }
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn scopes_have_different_tags() {
-        for (scope, want) in [("main", "cache-main"), ("v1.2_x", "cache-v1.2_x"), ("", "cache-")] {
+        for (scope, want) in [("main", "cache-main"), ("v1.2_x", "cache-v1.2_x"), ("s3x", "cache-s3x"), ("", "cache-")] {
             assert_eq!(tag_of_scope("cache", scope), want);
         }
         let changed = ["feature/a", "feature-a", "feature a", "größe", &"x".repeat(200), &"x".repeat(201)]
@@ -197,6 +197,11 @@ mod tests {
         assert_eq!(shard.tag(), Some("cache-main-s2"));
         assert_ne!(tag_of_scope("cache", "main-s2"), "cache-main-s2", "the shard of another scope");
         assert_ne!(tag_of_scope("cache", "main-c2"), "cache-main-c2", "claims of another scope");
+        // The shards and claims of `a.io/b:cache`.
+        for scope in ["s3", "c15", "s63", "c0"] {
+            let tag = tag_of_scope("cache", scope);
+            assert!(tag.starts_with(&format!("cache-{scope}-")) && tag.len() == "cache--".len() + scope.len() + DIGITS);
+        }
         for tag in &changed {
             let name: Reference = format!("a.io/b:{tag}").parse().unwrap();
             assert!(RemoteCache::new(name, 64).names().len() == 65);

@@ -92,7 +92,7 @@ fn write_one(
         && cached.failure.is_none()
         && !steps.is_empty()
         && refreshed.is_empty()
-        && caches.has_recent(cache, &steps, day_of(now))
+        && caches.has_recent(cache, &steps, target.limits, day_of(now))
     {
         return Ok(WrittenCache { content: StepCount::of(&steps), is_unchanged: true, ..WrittenCache::default() });
     }

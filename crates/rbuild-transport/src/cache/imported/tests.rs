@@ -119,9 +119,16 @@ fn a_lost_layer_is_one_of_its_cache() {
     let remote = |name: &str| SharedCache::Registry(RemoteCache::new(name.parse().unwrap(), 16));
     let name = remote("a.io/cache:x");
     let steps = RemoteSteps { steps: vec![a.clone()], ..RemoteSteps::default() };
+    let limits = CacheLimits::default();
+    let partial = RemoteSteps { faults: vec!["a shard is damaged".into()], ..steps.clone() };
+    let partial = ImportedCaches::new(vec![ImportedCache::shared(name.clone(), partial)]);
     let caches = ImportedCaches::new(vec![first, ImportedCache::shared(name.clone(), steps)]);
-    let recent = |name: &str, used| caches.has_recent(&remote(name), std::slice::from_ref(&a), used);
+    let recent = |name: &str, used| caches.has_recent(&remote(name), std::slice::from_ref(&a), limits, used);
     assert_eq!((recent("a.io/cache:x", 1), recent("a.io/cache:x", 2), recent("a.io/cache:y", 1)), (true, false, false));
+    // It is written if it is damaged or beyond its limits.
+    assert!(!partial.has_recent(&name, std::slice::from_ref(&a), limits, 1));
+    let small = CacheLimits { bytes: a.layer.size - 1, ..limits };
+    assert!(!caches.has_recent(&name, std::slice::from_ref(&a), small, 1));
     let lost_in = |dir: &str, tag: &str| {
         caches.lost_in_directory(&LocalCache { dir: Directory::find(&place.join(dir)).unwrap(), tag: tag.into() }).len()
     };
@@ -130,6 +137,6 @@ fn a_lost_layer_is_one_of_its_cache() {
     assert_eq!((lost_in("first", "other"), lost_in("second", "t"), caches.lost_in_shared(&name).len()), (0, 0, 0));
     caches.give_up(&caches.step(&a.key).unwrap());
     assert_eq!(caches.lost_in_shared(&name), BTreeSet::from([a.key]));
-    assert!(!caches.has_recent(&name, std::slice::from_ref(&a), 1));
+    assert!(!caches.has_recent(&name, std::slice::from_ref(&a), limits, 1));
     assert!(caches.lost_in_shared(&remote("a.io/cache:y")).is_empty());
 }
