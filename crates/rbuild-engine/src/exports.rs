@@ -96,6 +96,15 @@ impl MountChoice {
             MountChoice::Named(names) => names.iter().any(|name| name == id),
         }
     }
+
+    /// Returns the IDs of the mounts that are chosen by name.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &str> {
+        let names = match self {
+            MountChoice::None | MountChoice::All => &[],
+            MountChoice::Named(names) => names.as_slice(),
+        };
+        names.iter().map(String::as_str)
+    }
 }
 
 /// The steps that are written to a cache.
@@ -298,6 +307,11 @@ pub struct ImageForm {
 }
 
 impl ImageForm {
+    /// Returns true if the layers of an image with that epoch are those of its steps.
+    pub(crate) fn has_layers_of_steps(&self, epoch: Option<i64>) -> bool {
+        self.squash == Squash::None && (self.late_times || epoch.is_none())
+    }
+
     /// Returns the form of images in the local store. Their layers are compressed only on export.
     pub fn of_store() -> ImageForm {
         let layers = LayerForm::Uncompressed;

@@ -1,6 +1,7 @@
 //! The phases of a build that need no namespaces: resolve, plan, key.
 
 mod buildkit_walk;
+mod cache_targets;
 pub(crate) mod demands;
 pub(crate) mod downloads;
 pub(crate) mod image_key;
@@ -115,7 +116,9 @@ pub fn prepare(
         events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
     let of_secrets = [demands::misspelled(request, &graph), demands::unsearched(request, &graph)].concat();
-    of_secrets.into_iter().for_each(|warning| events.send(Event::Warning(warning)));
+    let of_caches = cache_targets::unused_mounts(request, &graph).into_iter();
+    let of_caches = of_caches.chain(cache_targets::inline_without_effect(request, &graph));
+    of_secrets.into_iter().chain(of_caches).for_each(|warning| events.send(Event::Warning(warning)));
     let downloads = DownloadedFiles::download(&graph, store, network)?;
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(store.records().hashes(&name)?, request.now));

@@ -41,6 +41,12 @@ pub(crate) enum BuildWarning<'a> {
     NotImported { cache: &'a str, cause: &'a str },
     /// A cache mount that a build with secrets used is not written to a cache.
     MountOfBuildsWithSecrets { name: &'a str },
+    /// A cache mount that a cache is to have is used by no command.
+    UnusedMount { id: &'a str, similar: Option<&'a str> },
+    /// A cache mount that is to be exported does not exist.
+    UnknownMount { id: &'a str, similar: Option<&'a str> },
+    /// The image does not get the records of its steps.
+    InlineWithoutEffect { reason: &'a str },
     /// A cache mount is too large to be written to a cache.
     LargeMount { name: &'a str, size: u64 },
     /// A cache mount cannot be written to a cache.
@@ -94,6 +100,15 @@ impl BuildWarning<'_> {
             BuildWarning::MountOfBuildsWithSecrets { name } => {
                 format!("the cache mount `{name}` was used by a build with secrets, so it is not exported")
             }
+            BuildWarning::UnusedMount { id, similar: _ } => {
+                format!("no command of this build uses a cache mount `{id}`, so no cache gets it")
+            }
+            BuildWarning::UnknownMount { id, similar: _ } => {
+                format!("there is no cache mount `{id}`, so it is not exported")
+            }
+            BuildWarning::InlineWithoutEffect { reason } => {
+                format!("--cache-to type=inline has no effect: {reason}")
+            }
             BuildWarning::LargeMount { name, size } => {
                 format!("the cache mount `{name}` is not exported: it has {} in compressed form", human_size(*size))
             }
@@ -111,6 +126,9 @@ impl BuildWarning<'_> {
             | BuildWarning::ShortSecret { .. } => None,
             BuildWarning::Overwritten { .. } => Some(FileRemedy::EndWithSlash.into()),
             BuildWarning::UnusedSecret { similar, .. } => Some(Remedy::did_you_mean(*similar)),
+            BuildWarning::UnusedMount { similar, .. } | BuildWarning::UnknownMount { similar, .. } => {
+                similar.map(Remedy::did_you_mean)
+            }
             BuildWarning::StoreLeftOut { path } => {
                 Some(FileRemedy::IgnoreStore { path: path.to_string_lossy().into_owned() }.into())
             }
@@ -121,6 +139,7 @@ impl BuildWarning<'_> {
             | BuildWarning::MountOfEarlierBuilds { .. }
             | BuildWarning::NotImported { .. }
             | BuildWarning::MountOfBuildsWithSecrets { .. }
+            | BuildWarning::InlineWithoutEffect { .. }
             | BuildWarning::LargeMount { .. }
             | BuildWarning::NotPacked { .. } => None,
         }
@@ -159,6 +178,9 @@ mod tests {
             BuildWarning::MountOfEarlierBuilds { name: "/root/.cache" },
             BuildWarning::NotImported { cache: "`/cache`", cause: "it is missing" },
             BuildWarning::MountOfBuildsWithSecrets { name: "/root/.cache" },
+            BuildWarning::UnusedMount { id: "/root/.cach", similar: Some("/root/.cache") },
+            BuildWarning::UnknownMount { id: "nosuch", similar: None },
+            BuildWarning::InlineWithoutEffect { reason: "no output is an image" },
             BuildWarning::LargeMount { name: "/root/.cache", size: 3_000_000_000 },
             BuildWarning::NotPacked { name: "/root/.cache", cause: "`x` is a socket" },
         ];
@@ -177,6 +199,9 @@ mod tests {
             MountOfEarlierBuilds,
             NotImported,
             MountOfBuildsWithSecrets,
+            UnusedMount,
+            UnknownMount,
+            InlineWithoutEffect,
             LargeMount,
             NotPacked,
         });

@@ -91,9 +91,7 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
     let own = packed.iter().map(|layer| (layer.descriptor(), layer.diff_id)).collect();
     let created = |id: VertexId| env.done(id).created;
     let parts = ImageParts { graph, request: env.request, images: &env.prepared.images, created: &created };
-    // The layers of an image with an epoch are not those of the steps.
-    let are_of_steps = form.squash == Squash::None && (form.late_times || graph.epoch.is_none());
-    let records = if env.request.inline_cache && are_of_steps {
+    let records = if env.request.inline_cache && form.has_layers_of_steps(graph.epoch) {
         Some(inline_records(&cache_steps::of_image(env, form.layers)?)?)
     } else {
         None
