@@ -43,7 +43,7 @@ pub(crate) enum BuildWarning<'a> {
     MountOfBuildsWithSecrets { name: &'a str },
     /// A cache mount that a cache is to have is used by no command.
     UnusedMount { id: &'a str, similar: Option<&'a str> },
-    /// A cache mount that is to be exported does not exist.
+    /// A cache mount that is to be exported or imported does not exist.
     UnknownMount { id: &'a str, similar: Option<&'a str> },
     /// The image does not get the records of its steps.
     InlineWithoutEffect { reason: &'a str },
@@ -104,7 +104,7 @@ impl BuildWarning<'_> {
                 format!("no command of this build uses a cache mount `{id}`, so no cache gets it")
             }
             BuildWarning::UnknownMount { id, similar: _ } => {
-                format!("there is no cache mount `{id}`, so it is not exported")
+                format!("there is no cache mount `{id}`")
             }
             BuildWarning::InlineWithoutEffect { reason } => {
                 format!("--cache-to type=inline has no effect: {reason}")

@@ -143,7 +143,8 @@ fn add_a_step(dir: &Path) {
         // Nothing is changed in a cache of another version, either.
         Ok(written) if std::fs::read(dir.join("index.json")).unwrap() != index => {
             let read = ImportedCache::local(dir, TAG, RecordKeys::none()).unwrap().unwrap();
-            assert!(written.steps > 0 && read.len() == written.steps, "{written:?}, but {} can be read", read.len());
+            let count = written.content.steps + written.content.mounts;
+            assert!(count > 0 && read.len() == count, "{written:?}, but {} can be read", read.len());
         }
         _ => assert_eq!(std::fs::read(dir.join("index.json")).unwrap(), index),
     }

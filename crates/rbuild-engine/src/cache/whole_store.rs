@@ -190,6 +190,8 @@ pub fn import_steps(
 ) -> Result<ImportReport> {
     let mut report = ImportReport::default();
     let (steps, in_mounts): (Vec<_>, Vec<_>) = caches.all().into_iter().partition(|found| found.step.mount.is_none());
+    let names = in_mounts.iter().filter_map(|found| Some(found.step.mount.as_ref()?.name.as_str()));
+    report.warnings.extend(unknown_mounts(mounts, names));
     let (mut new, mut restored) = (Vec::new(), Vec::new());
     for found in steps {
         let is_known = store.records().record(&found.step.key)?.is_some()
@@ -259,7 +261,9 @@ fn import_step(
     let is_imported = store.once(Lock::Step(shared), || Ok(None), make)?.into_inner();
     if is_imported && step.used > 0 {
         // The clock of the other machine may be wrong.
-        store.records().set_last_use(&step.key, step.used.saturating_mul(DAY).min(rbuild_linux::Timestamp::now().sec))?;
+        store
+            .records()
+            .set_last_use(&step.key, step.used.saturating_mul(DAY).min(rbuild_linux::Timestamp::now().sec))?;
     }
     Ok(is_imported)
 }

@@ -95,7 +95,8 @@ pub(crate) fn extend(
         if !others.unread.is_empty() {
             documents.manifest.bytes = with_shards(&documents.manifest.bytes, &others.unread)?;
         }
-        let is_same = before.map(|found| found.digest) == Some(documents.manifest.digest());
+        // Of a damaged cache, another document may be missing.
+        let is_same = !note.is_replaced() && before.map(|found| found.digest) == Some(documents.manifest.digest());
         // A shard without steps is not begun.
         if is_same || (before.is_none() && all.is_empty()) {
             written.is_unchanged = true;

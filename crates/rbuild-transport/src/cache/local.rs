@@ -117,7 +117,9 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
         written.content = StepCount::of(all.values());
         let documents = CacheDocuments::of(&all, ours.keys)?;
         let manifest = documents.manifest.digest();
-        if known == Some(manifest) && layout.has(&manifest, documents.manifest.bytes.len() as u64)? {
+        // Of a damaged cache, another document may be missing.
+        let is_same = !note.is_replaced() && known == Some(manifest);
+        if is_same && layout.has(&manifest, documents.manifest.bytes.len() as u64)? {
             written.is_unchanged = true;
             return Ok(None);
         }

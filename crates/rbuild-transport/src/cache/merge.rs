@@ -132,8 +132,7 @@ pub(crate) fn own_share(ours: &OwnSteps<'_>, others: &CachedSteps, shards: u32) 
     let OwnSteps { steps, lost, refreshed, limits, today, .. } = *ours;
     let half_age = day_of(i64::try_from(limits.age / 2).unwrap_or(i64::MAX));
     let is_left = |step: &CachedStep| {
-        let is_fresh =
-            |there: &CachedStep| there.used >= today.saturating_sub(half_age) && is_past(there.used, today);
+        let is_fresh = |there: &CachedStep| there.used >= today.saturating_sub(half_age) && is_past(there.used, today);
         !lost.contains(&step.key) && !refreshed.contains(&step.key) && others.get(&step.key).is_some_and(is_fresh)
     };
     let steps = steps.iter().filter(|step| !is_left(step)).cloned().collect();

@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn scopes_have_different_tags() {
-        for (scope, want) in [("main", "cache-main"), ("v1.2_x", "cache-v1.2_x"), ("s3x", "cache-s3x"), ("", "cache-")] {
+        for (scope, want) in [("main", "cache-main"), ("v1.2_x", "cache-v1.2_x"), ("s3x", "cache-s3x"), ("", "cache-")]
+        {
             assert_eq!(tag_of_scope("cache", scope), want);
         }
         let changed = ["feature/a", "feature-a", "feature a", "größe", &"x".repeat(200), &"x".repeat(201)]

@@ -70,7 +70,8 @@ impl WrittenShard<'_> {
                 None => {
                     if let Some(top) = &top {
                         check_type(&top.bytes)?;
-                        if self.is_in(top, &own, store, repository)? {
+                        let must_be_replaced = self.replaces && writes == 0 && digest == self.before;
+                        if !must_be_replaced && self.is_in(top, &own, store, repository)? {
                             return Ok(());
                         }
                     }
@@ -95,9 +96,6 @@ impl WrittenShard<'_> {
 
     /// Returns true if the tag names the shard, or has its steps.
     fn is_in(&self, top: &ReceivedManifest, own: &BlobDigest, store: &Store, repository: &Repository) -> Result<bool> {
-        if self.replaces && Some(top.digest) == self.before {
-            return Ok(false);
-        }
         if listed_shards(&top.bytes).get(&self.number) == Some(own) {
             return Ok(true);
         }
@@ -129,7 +127,9 @@ impl WrittenShard<'_> {
         }
         shards.insert(self.number, *own);
         match top {
-            Some(top) if !(is_unchanged && (self.merged.is_some() || self.replaces)) => with_shards(&top.bytes, &shards),
+            Some(top) if !(is_unchanged && (self.merged.is_some() || self.replaces)) => {
+                with_shards(&top.bytes, &shards)
+            }
             _ => {
                 let empty = CacheDocuments::of(&CachedSteps::new(), self.signatures)?;
                 let documents = Prefetched::of(&empty.blobs);

@@ -443,18 +443,51 @@ fn cache_mounts_travel_with_a_cache() {
 
 #[test]
 fn a_cache_mount_that_is_too_large_is_reported() {
-    let lab = machine();
-    let cache = lab.path("cache");
     let file = "FROM busybox\nRUN --mount=type=cache,id=m,target=/m head -c 50000 /dev/urandom > /m/f\n";
     let build = |more: &str| {
-        let to = to(&cache, &format!(",mounts=all{more}"));
-        lab.build(file, &["-o", "type=cacheonly", "--no-cache", "--cache-to", &to]).ok().stderr
+        let lab = machine();
+        let to = to(&lab.path("cache"), &format!(",mounts=all{more}"));
+        lab.build(file, &["-o", "type=cacheonly", "--cache-to", &to]).ok().stderr
     };
     let large = build(",mounts-max=40k");
     assert!(large.contains("warning: the cache mount `m` (50") && large.contains("exceeds mounts-max=40kB"), "{large}");
     assert!(large.contains(": 1 step, 1 new layer of "), "{large}");
     let other = build("");
     assert!(!other.contains("exceeds") && other.contains(": 1 step, 1 cache mount, "), "{other}");
+}
+
+/// What a flag names but the build lacks is a warning.
+#[test]
+fn targets_without_effect_are_reported() {
+    let lab = machine();
+    let file = "FROM busybox\nRUN --mount=type=cache,id=modules,target=/m echo m > /m/f\n";
+    let build = |to: &str, more: &[&str]| lab.build(file, &[&["--cache-to", to], more].concat()).ok().stderr;
+    let unused = "no command of this build uses a cache mount `module`, so no cache gets it";
+    let named = |mounts: &str| to(&lab.path("cache"), &format!(",\"mounts={mounts}\""));
+    let ran = build(&named("modules;module;other"), &["-t", "x"]);
+    assert!(ran.contains(unused) && ran.contains("`modules`") && ran.contains("mount `other`"), "{ran}");
+    assert!(!build(&named("modules"), &["-t", "x"]).contains("no command"));
+    let dest = lab.path("exported");
+    let export = |mounts: &str| lab.rbuild(["cache", "export", "--mounts", mounts, dest.to_str().unwrap()]).ok().stderr;
+    let ran = export("modules;module");
+    assert!(ran.contains("there is no cache mount `module`\n") && ran.contains("`modules`"), "{ran}");
+    assert_eq!(ran.matches("there is no cache mount").count(), 1, "{ran}");
+    let ran = machine().rbuild(["cache", "import", "--mounts", "modul", dest.to_str().unwrap()]).ok().stderr;
+    assert!(ran.contains("there is no cache mount `modul`\n") && ran.contains("`modules`"), "{ran}");
+    for (more, effect) in [
+        (&["-t", "y"][..], None),
+        (&["-t", "y", "--squash"], Some("the layers of a squashed image are not those of its steps")),
+        (&["-o", "type=tar,dest=-"], Some("no output is an image")),
+        (&["-o", "type=cacheonly"], Some("no output is an image")),
+        (&["-o", "type=cacheonly", "-t", "y"], None),
+    ] {
+        let ran = build("type=inline", more);
+        let warning = "--cache-to type=inline has no effect: ";
+        match effect {
+            Some(reason) => assert!(ran.contains(&format!("{warning}{reason}")), "{more:?}: {ran}"),
+            None => assert!(!ran.contains(warning), "{more:?}: {ran}"),
+        }
+    }
 }
 
 /// The records and layers of a cache that BuildKit could have written: the digests are computed as

@@ -19,6 +19,7 @@ mod copy_covers;
 mod copy_edge_cases;
 mod copy_links;
 mod copying;
+mod damaged_caches;
 mod debug_log;
 mod destinations;
 mod downloads;

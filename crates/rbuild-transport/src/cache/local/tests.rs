@@ -5,6 +5,7 @@ use rbuild_store::{CacheKey, CachedStep};
 use rbuild_testkit::Scratch;
 
 use super::*;
+use crate::cache::artifact::CachedSteps;
 use crate::cache::artifact::tests::{step, steps};
 use crate::cache::merge::CacheLimits;
 
@@ -60,21 +61,16 @@ fn only_new_layers_are_written_and_nothing_if_nothing_is_new() {
     let (dir, source) = (place.join("a/cache"), layout(&place.join("store"), &[b"one", b"two"]));
     assert_eq!(read(&dir, "main"), None);
     let one = step("a", b"one", 100);
-    let first =
-        written(1, 1, 3, false);
+    let first = written(1, 1, 3, false);
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), first);
     assert_eq!(read(&dir, "main"), Some(steps([one.clone()])));
     assert_eq!(read(&dir, "other"), None);
     let before = files(&dir);
-    let again =
-        written(1, 0, 0, true);
+    let again = written(1, 0, 0, true);
     assert_eq!(write(&dir, std::slice::from_ref(&one), &source), again);
     assert_eq!(files(&dir), before);
     let two = [step("b", b"two", 100), step("c", b"one", 100)];
-    assert_eq!(
-        write(&dir, &two, &source),
-        written(3, 1, 3, false)
-    );
+    assert_eq!(write(&dir, &two, &source), written(3, 1, 3, false));
     assert_eq!(read(&dir, "main"), Some(steps([[one].as_slice(), &two].concat())));
 }
 
@@ -121,10 +117,7 @@ fn damage_is_repaired_by_the_next_build() {
     assert_eq!(write(&dir, &[], &source).content.steps, 1);
     assert_eq!(read(&dir, "main"), Some(steps([ours[1].clone()])));
     std::fs::write(blob(b"two"), "t").unwrap();
-    assert_eq!(
-        write(&dir, &ours, &source),
-        written(2, 2, 6, false)
-    );
+    assert_eq!(write(&dir, &ours, &source), written(2, 2, 6, false));
     assert_eq!(std::fs::read(blob(b"two")).unwrap(), b"two");
     // A layer of the right size that a build found to be damaged.
     std::fs::write(blob(b"two"), "owt").unwrap();
@@ -137,6 +130,12 @@ fn damage_is_repaired_by_the_next_build() {
     assert!(open_local(&dir, "main", RecordKeys::none()).is_err());
     let written = write(&dir, &ours, &source);
     assert_eq!((written.content.steps, written.note), (2, CacheNote::Replaced));
+    assert_eq!(read(&dir, "main"), Some(steps(ours.clone())));
+    // Records that are gone are written again, although the manifest is the same.
+    let documents = CacheDocuments::of(&steps(ours.clone()), RecordKeys::none()).unwrap();
+    std::fs::remove_file(blob(&documents.blobs[1])).unwrap();
+    let written = write(&dir, &ours, &source);
+    assert_eq!((written.is_unchanged, written.note), (false, CacheNote::Replaced));
     assert_eq!(read(&dir, "main"), Some(steps(ours)));
 }
 
