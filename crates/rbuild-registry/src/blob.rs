@@ -18,14 +18,13 @@ use crate::range_policy::RangePolicy;
 use crate::ranges::{Ranges, RangesFailed};
 use crate::reply_fault::ReplyFault;
 use crate::retry::Attempts;
+use crate::retry_policy::RetryMode;
 use crate::session::EndpointSession;
 use crate::stall::StallDetector;
 use crate::url;
 
 /// Maximum number of URLs of a layer that are tried.
 const MAX_URLS: usize = 8;
-/// Number of times that an endpoint may send a blob with a wrong digest.
-const WRONG_BLOBS: usize = 2;
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
 
@@ -51,6 +50,7 @@ pub struct BlobReader<'a> {
     /// Counts the first connection, once there is one.
     connection: Option<CountedConnection>,
     pace: ConnectionRate,
+    retry_mode: RetryMode,
     attempts: Attempts,
     /// Position of the last failure.
     failed_at: u64,
@@ -85,11 +85,12 @@ impl<'a> BlobReader<'a> {
     /// Returns the reader of a blob of a repository. Connects on the first read.
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
         let usable = |session: &&Arc<EndpointSession>| {
-            session.endpoint.operations.digests && repository.faults(digest, &session.source()) < WRONG_BLOBS
+            session.endpoint.operations.digests && !has_only_wrong(repository, digest, session)
         };
         let sessions: Vec<&Arc<EndpointSession>> = repository.sessions.iter().filter(usable).collect();
         let shared = repository.sessions.first().map(|session| session.shared());
         let retry_policy = shared.map(|shared| shared.http.retry_policy()).unwrap_or_default();
+        let retry_mode = repository.sessions.first().map(|session| session.retry_mode()).unwrap_or_default();
         BlobReader {
             repository,
             sessions,
@@ -102,7 +103,8 @@ impl<'a> BlobReader<'a> {
             contributors: Vec::new(),
             connection: None,
             pace: ConnectionRate::Unknown,
-            attempts: Attempts::new(retry_policy, EndpointRole::Registry),
+            retry_mode,
+            attempts: Attempts::new(retry_policy, EndpointRole::Registry).in_mode(retry_mode),
             failed_at: 0,
             stall: StallDetector::new(retry_policy.idle),
         }
@@ -129,10 +131,19 @@ impl<'a> BlobReader<'a> {
 }
 
 impl BlobReader<'_> {
-    /// Continues at a position, counted in bytes from the beginning.
+    /// Continues at a position, counted in bytes from the beginning. Endpoints that sent the blob
+    /// with a wrong digest too often are skipped.
     pub fn start_at(&mut self, at: u64) {
         self.incoming = None;
         (self.request.at, self.failed_at) = (at, at);
+        if at == 0 {
+            self.contributors.clear();
+            let (repository, digest) = (self.repository, self.request.digest);
+            let is_usable = |session: &&Arc<EndpointSession>| !has_only_wrong(repository, &digest, session);
+            if self.sessions.iter().any(is_usable) {
+                self.sessions.retain(is_usable);
+            }
+        }
     }
 
     /// Records that the blob has the wrong digest `found`. Returns true if it should be read again:
@@ -148,7 +159,7 @@ impl BlobReader<'_> {
             return true;
         }
         let times = self.repository.note_fault(digest, last, Some(self.wrong_blob(*found)));
-        !self.urls.is_empty() || times < WRONG_BLOBS || self.sessions.len() > 1
+        !self.urls.is_empty() || times < wrong_blobs(self.retry_mode) || self.sessions.len() > 1
     }
 
     /// Returns the error for a blob with another digest.
@@ -354,6 +365,18 @@ impl BlobReader<'_> {
         }
         Ok(())
     }
+}
+
+/// Number of times that an endpoint may send a blob with a wrong digest.
+fn wrong_blobs(mode: RetryMode) -> usize {
+    match mode {
+        RetryMode::Standard => 2,
+        RetryMode::Quick => 1,
+    }
+}
+/// Returns true if an endpoint sent a blob with a wrong digest as often as it may.
+fn has_only_wrong(repository: &Repository, digest: &BlobDigest, session: &EndpointSession) -> bool {
+    repository.faults(digest, &session.source()) >= wrong_blobs(session.retry_mode())
 }
 
 impl Read for BlobReader<'_> {

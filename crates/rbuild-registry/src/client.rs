@@ -13,6 +13,7 @@ use crate::environment::ProcessEnvironment;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
 use crate::http::Http;
 use crate::retry::Notice;
+use crate::retry_policy::RetryMode;
 use crate::session::EndpointSession;
 use crate::shared::{ClientState, Options};
 
@@ -73,6 +74,12 @@ impl Repository {
     pub(crate) fn new(place: RemoteRepository, endpoints: Vec<Endpoint>, shared: &Arc<ClientState>) -> Repository {
         let sessions = endpoints.into_iter().map(|e| Arc::new(EndpointSession::new(e, shared.clone())));
         Repository { place, sessions: sessions.collect(), faults: Mutex::default() }
+    }
+
+    /// Returns the same repository, with the same logins, whose requests are repeated in a mode.
+    pub fn in_mode(&self, mode: RetryMode) -> Repository {
+        let sessions = self.sessions.iter().map(|session| Arc::new(session.in_mode(mode)));
+        Repository { place: self.place.clone(), sessions: sessions.collect(), faults: Mutex::default() }
     }
 
     /// Records a fault of a source of a blob, with the problem if it is known. Returns the number

@@ -209,7 +209,10 @@ impl Http {
                 agent.run(limited(&agent, request.body(body).map_err(invalid)?, left))
             }
         };
-        let response = response.map_err(failed)?;
+        let response = response.map_err(|e| match (e, server.limit) {
+            (ureq::Error::Timeout(ureq::Timeout::Global), Some(limit)) => limit.exceeded().of(authority),
+            (e, _) => failed(e),
+        })?;
         tracing::debug!(target: "registry", status = response.status().as_u16(), "response");
         Ok(response)
     }

@@ -76,14 +76,14 @@ pub use listing::{referrers, tags};
 pub use login::VerifiedLogin;
 pub use manifest::{ReceivedManifest, ResolvedTag};
 pub use objects::{
-    ActionsCache, ActionsPlace, AzureContainer, EntryContent, ObjectLogin, ObjectPlace, ObjectReader, ObjectState,
-    ObjectStore, PartPolicy, S3Bucket, StoredObject, UploadObject, WriteCondition, WriteOutcome,
+    ActionsCache, ActionsPlace, AzureContainer, EntryContent, NewestEntry, ObjectLogin, ObjectPlace, ObjectReader,
+    ObjectState, ObjectStore, PartPolicy, S3Bucket, StoredObject, UploadObject, WriteCondition, WriteOutcome,
 };
 pub use open_uploads::OpenUploads;
 pub use push::{GrowingUpload, PushOutcome, UploadBlob};
 pub use range_policy::RangePolicy;
 pub use retry::Notice;
-pub use retry_policy::RetryPolicy;
+pub use retry_policy::{RetryMode, RetryPolicy};
 pub use secret::Secret;
 pub use server_settings::{MirrorPlace, ServerSetting, ServerSettings};
 pub use shared::Options;

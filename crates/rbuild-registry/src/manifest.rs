@@ -12,14 +12,12 @@ use crate::interruption::Interruption;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::repeated;
+use crate::retry_policy::RetryMode;
 use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 use crate::stall::read_document;
 
 /// Maximum size of a manifest in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
-
-/// Number of manifests with a wrong digest after which a request fails.
-const WRONG_DIGESTS: u32 = 3;
 
 /// Media types that are requested. Without this header, some registries convert manifests or answer
 /// that there is none.
@@ -178,7 +176,7 @@ pub(crate) fn get(
     wanted: Option<&BlobDigest>,
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let shared = session.shared();
-    let mut attempts = shared.attempts(session.endpoint.role);
+    let mut attempts = session.attempts();
     let mut wrong = 0;
     loop {
         let reply = ask(session, "GET", reference)?;
@@ -204,7 +202,7 @@ pub(crate) fn get(
                     return document(session, bytes, found, content_type, reference);
                 };
                 wrong += 1;
-                if wrong < WRONG_DIGESTS {
+                if wrong < wrong_digests(session.retry_mode()) {
                     continue;
                 }
                 let host = session.endpoint.host.clone();
@@ -220,6 +218,14 @@ pub(crate) fn get(
             Some(wait) => shared.wait(&session.endpoint.host, sentence(&problem), wait),
             None => return Err(repeated(problem)),
         }
+    }
+}
+
+/// Number of manifests with a wrong digest after which a request fails.
+fn wrong_digests(mode: RetryMode) -> u32 {
+    match mode {
+        RetryMode::Standard => 3,
+        RetryMode::Quick => 1,
     }
 }
 

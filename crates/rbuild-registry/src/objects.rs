@@ -12,7 +12,7 @@ mod sigv4;
 mod store;
 mod upload;
 
-pub use actions::{ActionsCache, ActionsPlace, EntryContent};
+pub use actions::{ActionsCache, ActionsPlace, EntryContent, NewestEntry};
 pub use calls::ObjectStore;
 pub use login::ObjectLogin;
 pub use part_policy::PartPolicy;

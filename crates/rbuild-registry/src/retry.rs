@@ -8,7 +8,8 @@ use crate::endpoint::without_port;
 use crate::endpoint_modes::EndpointRole;
 use crate::error::{ConnectionFailure, RegistryProblem};
 use crate::proxy::is_loopback;
-use crate::retry_policy::RetryPolicy;
+use crate::retry_policy::{RetryMode, RetryPolicy};
+use crate::time_limit::TimeLimit;
 
 /// Longest wait that a server may request.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -34,8 +35,11 @@ pub enum Notice {
     },
 }
 
-/// Maximum number of attempts at mirrors, and at servers of this machine that refuse connections.
+/// Maximum number of attempts at mirrors, at servers of this machine that refuse connections, and
+/// of [`RetryMode::Quick`].
 const FEW: u32 = 2;
+/// Wait before the second attempt of [`RetryMode::Quick`].
+const QUICK_WAIT: Duration = Duration::from_millis(100);
 
 /// Counts attempts.
 pub(crate) struct Attempts {
@@ -45,6 +49,9 @@ pub(crate) struct Attempts {
     tries_if_refused: u32,
     made: u32,
     start: Instant,
+    mode: RetryMode,
+    /// The duration of this request and others together.
+    limit: Option<TimeLimit>,
 }
 
 impl Attempts {
@@ -54,7 +61,22 @@ impl Attempts {
             EndpointRole::Registry => retry_policy.tries,
             EndpointRole::Mirror => FEW.min(retry_policy.tries),
         };
-        Attempts { retry_policy, tries, tries_if_refused: tries, made: 0, start: Instant::now() }
+        let (mode, limit) = (RetryMode::Standard, None);
+        Attempts { retry_policy, tries, tries_if_refused: tries, made: 0, start: Instant::now(), mode, limit }
+    }
+
+    /// Counts attempts in a mode.
+    pub(crate) fn in_mode(self, mode: RetryMode) -> Attempts {
+        let tries = match mode {
+            RetryMode::Standard => self.tries,
+            RetryMode::Quick => self.tries.min(FEW),
+        };
+        Attempts { mode, tries, ..self }
+    }
+
+    /// Counts attempts within a time. There is no attempt after a wait that would exceed it.
+    pub(crate) fn within(self, limit: Option<TimeLimit>) -> Attempts {
+        Attempts { limit, ..self }
     }
 
     /// Counts attempts of a login. A user waits for it, and may have mistyped the host: a refused
@@ -76,7 +98,14 @@ impl Attempts {
             return None;
         }
         let wait = self.retry_policy.first_wait * 2u32.pow((self.made - 1).min(3));
-        Some(requested.map_or_else(|| jittered(wait), |requested| requested.min(MAX_WAIT)))
+        let wait = match (self.mode, requested) {
+            (RetryMode::Quick, Some(requested)) if requested > QUICK_WAIT => return None,
+            (RetryMode::Quick, _) => QUICK_WAIT,
+            (RetryMode::Standard, Some(requested)) => requested.min(MAX_WAIT),
+            (RetryMode::Standard, None) => jittered(wait),
+        };
+        let fits = |limit: TimeLimit| limit.left().is_some_and(|left| left > wait);
+        self.limit.is_none_or(fits).then_some(wait)
     }
 
     /// Returns the time to wait before the next attempt after a problem, or `None` if there is no
@@ -148,6 +177,27 @@ mod tests {
         let mut attempts = Attempts::new(RetryPolicy::default(), EndpointRole::Mirror);
         assert_eq!(attempts.next(Some(Duration::from_secs(900))), Some(MAX_WAIT));
         assert_eq!(attempts.next(None), None);
+    }
+
+    #[test]
+    fn a_quick_request_is_repeated_once_and_waits_for_no_server() {
+        let attempts = || Attempts::new(RetryPolicy::default(), EndpointRole::Registry).in_mode(RetryMode::Quick);
+        let mut quick = attempts();
+        assert_eq!([quick.next(None), quick.next(None)], [Some(QUICK_WAIT), None]);
+        let mut quick = attempts();
+        assert_eq!([quick.next(Some(Duration::ZERO)), quick.next(None)], [Some(QUICK_WAIT), None]);
+        assert_eq!(attempts().next(Some(Duration::from_secs(1))), None);
+    }
+
+    #[test]
+    fn no_wait_exceeds_the_time_of_all_requests() {
+        let limited = |time| {
+            let limit = TimeLimit::from_now(Duration::from_secs(time));
+            Attempts::new(RetryPolicy::default(), EndpointRole::Registry).within(Some(limit))
+        };
+        let ten = Duration::from_secs(10);
+        assert_eq!((limited(11).next(Some(ten)), limited(9).next(Some(ten))), (Some(ten), None));
+        assert_eq!(limited(0).next(None), None);
     }
 
     #[test]

@@ -23,3 +23,14 @@ impl Default for RetryPolicy {
         RetryPolicy { connect: seconds(30), idle: seconds(60), whole: seconds(300), first_wait: seconds(1), tries: 5 }
     }
 }
+
+/// The repetition of requests that fail temporarily.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetryMode {
+    /// As the [`RetryPolicy`] says.
+    #[default]
+    Standard,
+    /// Once more at most, at once, and not if content is damaged: for content that the caller can
+    /// do without.
+    Quick,
+}

@@ -14,6 +14,8 @@ use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::open_uploads::OpenUploads;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
+use crate::retry::Attempts;
+use crate::retry_policy::RetryMode;
 use crate::secret::Secret;
 use crate::shared::ClientState;
 use crate::url::Redirect;
@@ -133,15 +135,32 @@ enum UrlOrigin {
 /// An endpoint with its state of authentication.
 pub(crate) struct EndpointSession {
     pub endpoint: Endpoint,
-    auth: Auth,
+    auth: Arc<Auth>,
     shared: Arc<ClientState>,
+    retry_mode: RetryMode,
 }
 
 impl EndpointSession {
     pub(crate) fn new(endpoint: Endpoint, shared: Arc<ClientState>) -> EndpointSession {
         // Headers of the settings may be credentials.
         endpoint.headers.iter().for_each(|(_, value)| shared.http.sent.note(value));
-        EndpointSession { auth: Auth::new(&endpoint), endpoint, shared }
+        let auth = Arc::new(Auth::new(&endpoint));
+        EndpointSession { auth, endpoint, shared, retry_mode: RetryMode::default() }
+    }
+
+    /// Returns a session with the same login whose requests are repeated in a mode.
+    pub(crate) fn in_mode(&self, retry_mode: RetryMode) -> EndpointSession {
+        let EndpointSession { endpoint, auth, shared, .. } = self;
+        EndpointSession { endpoint: endpoint.clone(), auth: auth.clone(), shared: shared.clone(), retry_mode }
+    }
+
+    pub(crate) fn retry_mode(&self) -> RetryMode {
+        self.retry_mode
+    }
+
+    /// Returns the counter of attempts of a request.
+    pub(crate) fn attempts(&self) -> Attempts {
+        self.shared.attempts(self.endpoint.role).in_mode(self.retry_mode)
     }
 
     pub(crate) fn shared(&self) -> &ClientState {
@@ -181,8 +200,7 @@ impl EndpointSession {
         if call.repetition == Repetition::Single {
             return self.authorized(call, deadline);
         }
-        self.shared
-            .repeat(&self.endpoint.host, self.shared.attempts(self.endpoint.role), || self.authorized(call, deadline))
+        self.shared.repeat(&self.endpoint.host, self.attempts(), || self.authorized(call, deadline))
     }
 
     /// Sends a request that cancels an upload, once.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::reply_fault::ReplyFault;
 
-/// The duration of several requests together, with their repetitions.
+/// The duration of several requests together, with their repetitions and the waits between them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimit {
     start: Instant,

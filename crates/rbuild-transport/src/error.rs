@@ -194,6 +194,18 @@ impl TransportError {
         matches!(self, TransportError::Registry(e) if matches!(&*e.problem, RegistryProblem::Missing { .. }))
     }
 
+    /// Returns true if content is missing or damaged where it was read from, so that it will be at
+    /// the next time, too.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            TransportError::Document { .. } => true,
+            TransportError::Registry(e) => {
+                matches!(&*e.problem, RegistryProblem::Missing { .. } | RegistryProblem::Digest { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
         rbuild_remedy::sentence(self)

@@ -16,8 +16,11 @@ use crate::client::Client;
 use crate::config::certs::CertFiles;
 use crate::endpoint::ConnectionSecurity;
 use crate::endpoint_modes::EndpointRole;
-use crate::error::{RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
+use crate::error::{
+    ConnectionFailure, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result,
+};
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
+use crate::interruption::Interruption;
 use crate::objects::azure::AzureLogin;
 use crate::objects::calls::ObjectStore;
 use crate::objects::login::{FoundLogin, StoreLogin};
@@ -71,6 +74,15 @@ pub struct EntryContent<'a> {
     pub size: u64,
     /// Opens it.
     pub open: OpenAt<'a>,
+}
+
+/// An entry that was found by the beginning of its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewestEntry {
+    /// The key.
+    pub key: String,
+    /// The content; `None` if it is lost.
+    pub content: Option<Vec<u8>>,
 }
 
 /// An entry that was found.
@@ -128,7 +140,7 @@ impl ActionsCache {
         Ok(ActionsCache { base, host, security, certs, token, version, place, limit: None, urls, shared })
     }
 
-    /// Limits the duration of all further requests together.
+    /// Limits the duration of all further requests together, with the waits between them.
     pub fn within(self, time: Duration) -> ActionsCache {
         ActionsCache { limit: Some(TimeLimit::from_now(time)), ..self }
     }
@@ -141,16 +153,15 @@ impl ActionsCache {
         scopes.into_iter().map(|scope| scope.scope).collect()
     }
 
-    /// Reads the content of the newest entry whose key begins so. Returns it with its key; `None`
-    /// if there is none.
+    /// Reads the newest entry whose key begins so. Returns `None` if there is none.
     ///
     /// # Errors
     ///
     /// Fails if the service fails or refuses, or if the content is larger than `limit`.
-    pub fn newest(&self, prefix: &str, limit: u64) -> Result<Option<(String, Vec<u8>)>> {
+    pub fn newest(&self, prefix: &str, limit: u64) -> Result<Option<NewestEntry>> {
         let Some(found) = self.find(prefix, true).map_err(|problem| self.fail(problem))? else { return Ok(None) };
         let content = self.signed(&found.url).map_err(|problem| self.fail(problem))?.read("", limit)?;
-        Ok(content.map(|content| (found.key, content.bytes)))
+        Ok(Some(NewestEntry { key: found.key, content: content.map(|content| content.bytes) }))
     }
 
     /// Reads the content of an entry; `None` if there is none.
@@ -239,11 +250,21 @@ impl ActionsCache {
             let server = Server { limit: self.limit, ..Server::new(self.security, &self.certs) };
             self.shared.http.send(server, request)
         };
-        let attempts = self.shared.attempts(EndpointRole::Registry);
+        let attempts = self.shared.attempts(EndpointRole::Registry).within(self.limit);
         let reply = self.shared.repeat(&self.host, attempts, send).map_err(repeated)?;
         let status = reply.status();
         let body = read_document(reply.response.into_body().into_reader(), MAX_REPLY, self.shared.http.retry_policy());
-        let answer: ServiceReply = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+        let body = match body {
+            // What was created or found is not known.
+            Err(e) if status == 200 => {
+                let request = RequestName::Object { method, key }.to_string();
+                let (kind, source) = (ConnectionFailure::Transport, Interruption::of_read(e, Interruption::BrokenOff));
+                let host = self.host.clone();
+                return Err(repeated(RegistryProblem::Connection { host, request, kind, source: source.into() }));
+            }
+            body => body.unwrap_or_default(),
+        };
+        let answer: ServiceReply = serde_json::from_slice(&body).unwrap_or_default();
         match status {
             200 => Ok(Some(answer)),
             404 | 409 => Ok(None),
@@ -323,8 +344,8 @@ impl RangeSource for SignedEntry<'_> {
     }
 
     fn origin(&self) -> ObjectOrigin<'_> {
-        let ActionsCache { shared, host, place, .. } = self.cache;
-        ObjectOrigin { shared, host, place }
+        let ActionsCache { shared, host, place, limit, .. } = self.cache;
+        ObjectOrigin { shared, host, place, limit: *limit }
     }
 }
 

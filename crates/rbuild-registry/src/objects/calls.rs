@@ -32,7 +32,7 @@ pub struct ObjectStore {
     pub(crate) host: String,
     pub(crate) security: ConnectionSecurity,
     pub(crate) certs: CertFiles,
-    /// The duration of all requests together.
+    /// The duration of all requests together, with the waits between them.
     pub(crate) limit: Option<TimeLimit>,
     pub(crate) found: FoundLogin,
     pub(crate) place: RemoteRepository,
@@ -86,7 +86,7 @@ impl ObjectStore {
     /// of temporary failures. Fails once the transfers end.
     pub(crate) fn call(&self, call: &ObjectCall<'_>) -> std::result::Result<HttpReply, RegistryProblem> {
         self.shared.check_ending()?;
-        let attempts = self.shared.attempts(EndpointRole::Registry);
+        let attempts = self.shared.attempts(EndpointRole::Registry).within(self.limit);
         let reply = self.shared.repeat(&self.host, attempts, || self.send(call)).map_err(repeated)?;
         if is_temporary_status(reply.status()) {
             return Err(repeated(self.refused(reply, call, RemoteAction::ReadObject)));

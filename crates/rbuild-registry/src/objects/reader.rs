@@ -14,6 +14,7 @@ use crate::reply_fault::ReplyFault;
 use crate::retry::Attempts;
 use crate::shared::ClientState;
 use crate::stall::StallDetector;
+use crate::time_limit::TimeLimit;
 
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
@@ -64,18 +65,22 @@ pub(crate) struct ObjectOrigin<'a> {
     /// The host in messages.
     pub host: &'a str,
     pub place: &'a RemoteRepository,
+    /// The duration of all requests together.
+    pub limit: Option<TimeLimit>,
 }
 
 impl<'a> ObjectReader<'a> {
     /// Returns the reader of a blob. Connects on the first read.
     pub(crate) fn new(source: Box<dyn RangeSource + 'a>, digest: &BlobDigest, size: u64) -> ObjectReader<'a> {
-        let policy = source.shared().http.retry_policy();
+        let origin = source.origin();
+        let policy = origin.shared.http.retry_policy();
+        let attempts = origin.shared.attempts(EndpointRole::Registry).within(origin.limit);
         ObjectReader {
             source,
             offset: None,
             request: BlobRequest { digest: *digest, at: 0, size },
             body: None,
-            attempts: Attempts::new(policy, EndpointRole::Registry),
+            attempts,
             failed_at: 0,
             stall: StallDetector::new(policy.idle),
             wrong: std::cell::Cell::new(0),

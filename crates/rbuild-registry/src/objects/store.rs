@@ -67,7 +67,7 @@ impl ObjectStore {
     fn read_once_whole(&self, key: &str, limit: u64) -> std::result::Result<Option<StoredObject>, RegistryProblem> {
         let call = ObjectCall::plain("GET", key);
         let policy = self.shared.http.retry_policy();
-        let mut attempts = self.shared.attempts(EndpointRole::Registry);
+        let mut attempts = self.shared.attempts(EndpointRole::Registry).within(self.limit);
         loop {
             let reply = self.call(&call)?;
             match reply.status() {
@@ -219,8 +219,8 @@ impl RangeSource for ObjectRange<'_> {
     }
 
     fn origin(&self) -> ObjectOrigin<'_> {
-        let ObjectStore { shared, host, place, .. } = self.store;
-        ObjectOrigin { shared, host, place }
+        let ObjectStore { shared, host, place, limit, .. } = self.store;
+        ObjectOrigin { shared, host, place, limit: *limit }
     }
 }
 

@@ -30,6 +30,8 @@ const URL_SIGNATURE: &str = "sig=sIgNeD";
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Status(u16),
+    /// The status 429, with `Retry-After` in seconds.
+    Throttle(u64),
     /// The connection is closed after that many bytes of the body.
     Cut(usize),
     /// A bit of the body is wrong.
@@ -117,6 +119,11 @@ impl ObjectServer {
         self.state().rules.push(Rule { method, path: path.into(), fault, left: count });
     }
 
+    /// Forgets all faults.
+    pub fn behave(&self) {
+        self.state().rules.clear();
+    }
+
     /// Returns the requests since the last call.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state().log)
@@ -152,6 +159,11 @@ fn serve(connection: &TcpStream, state: &Mutex<State>) {
             });
             let reply = match fault {
                 Some(Fault::Status(status)) => error(status, "InjectedFault"),
+                Some(Fault::Throttle(seconds)) => {
+                    let (status, mut headers, body) = error(429, "InjectedFault");
+                    headers.push(("Retry-After", seconds.to_string()));
+                    (status, headers, body)
+                }
                 _ if path.starts_with("/twirp/") => state.serve_job(&request, &path),
                 _ => state.refusal(&request).unwrap_or_else(|| state.answer(&request, &path)),
             };

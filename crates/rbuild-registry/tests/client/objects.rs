@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rbuild_image::BlobDigest;
 use rbuild_registry::{
-    ActionsCache, ActionsPlace, AzureContainer, Client, EntryContent, ObjectLogin, ObjectPlace, ObjectStore,
-    OpenUploads, Options, PartPolicy, ProcessEnvironment, RetryPolicy, S3Bucket, Secret, UploadObject, WriteCondition,
-    WriteOutcome,
+    ActionsCache, ActionsPlace, AzureContainer, Client, EntryContent, NewestEntry, ObjectLogin, ObjectPlace,
+    ObjectStore, OpenUploads, Options, PartPolicy, ProcessEnvironment, RetryPolicy, S3Bucket, Secret, UploadObject,
+    WriteCondition, WriteOutcome,
 };
 
 use crate::object_server::{ACCOUNT_KEY, Fault, KEY_ID, ObjectServer, SAS, SECRET, SESSION, job_token};
@@ -240,6 +240,33 @@ fn the_requests_to_github_are_limited_together() {
     }
 }
 
+/// A pause that the service requests, or one between attempts, never exceeds the time.
+#[test]
+fn the_waits_for_github_are_limited_with_the_requests() {
+    let server = ObjectServer::start();
+    let bytes = [7u8; 900];
+    assert!(create(&service(&server, &job_token()), "index#1", &bytes));
+    for (method, path) in [("POST", "GetCacheEntry"), ("GET", "/gha/"), ("POST", "CreateCacheEntry")] {
+        for (fault, most) in [(Fault::Throttle(60), 1), (Fault::Throttle(1), 3), (Fault::Cut(0), 5)] {
+            server.requests();
+            server.fault(method, path, fault, 99);
+            let start = std::time::Instant::now();
+            let limited = service(&server, &job_token()).within(Duration::from_millis(2500));
+            let failed = match method {
+                "POST" if path == "CreateCacheEntry" => {
+                    let open = |_| Ok(Box::new(&bytes[..]) as Box<dyn Read + '_>) as io::Result<_>;
+                    limited.create("index#2", &EntryContent { size: 900, open: &open }).is_err()
+                }
+                _ => limited.newest("index#", 2000).is_err(),
+            };
+            assert!(failed && start.elapsed().as_secs_f64() < 2.9, "{path}: {:?}", start.elapsed());
+            let requests = server.requests().iter().filter(|line| line.contains(path)).count();
+            assert!((1..=most).contains(&requests), "{path}: {requests}");
+            server.behave();
+        }
+    }
+}
+
 #[test]
 fn entries_of_github_are_created_once_and_found_by_the_beginning_of_their_keys() {
     let server = ObjectServer::start();
@@ -248,9 +275,12 @@ fn entries_of_github_are_created_once_and_found_by_the_beginning_of_their_keys()
     assert_eq!(service.newest("index#", 99).unwrap(), None);
     assert!(create(&service, "index#1", b"one") && create(&service, "index#2", &[7; 1500]));
     assert!(!create(&service, "index#2", b"other"));
-    assert_eq!(service.newest("index#", 2000).unwrap(), Some(("index#2".to_string(), vec![7; 1500])));
+    let newest = |content| Some(NewestEntry { key: "index#2".to_string(), content });
+    assert_eq!(service.newest("index#", 2000).unwrap(), newest(Some(vec![7; 1500])));
     assert_eq!(service.read("index#1", 99).unwrap().as_deref(), Some(&b"one"[..]));
     assert!(service.has("index#1").unwrap() && !service.has("index#3").unwrap());
+    server.state().objects.clear();
+    assert_eq!(service.newest("index#", 2000).unwrap(), newest(None));
 }
 
 /// The URL of an entry is requested again once it has expired, and after a broken connection.

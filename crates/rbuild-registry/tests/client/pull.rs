@@ -2,7 +2,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{RegistryError, RegistryProblem, RemoteAction, Repository, ResolvedTag, Secret};
+use rbuild_registry::{RegistryError, RegistryProblem, RemoteAction, Repository, ResolvedTag, RetryMode, Secret};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
@@ -69,6 +69,45 @@ fn manifests_are_checked() {
     }
     registry.add_manifest("x", "long", MANIFEST, &vec![b' '; (4 << 20) + 1]);
     assert!(repository.tagged("long").unwrap_err().message().contains("larger than 4 MiB"));
+}
+
+/// Of content that the caller can do without, a temporary failure costs one more request, and
+/// damage none.
+#[test]
+fn quick_requests_are_repeated_once_and_damaged_content_never() {
+    let (registry, scene) = (open(), Scene::new());
+    let (repository, data) = (scene.repository(&registry, "x").in_mode(RetryMode::Quick), bytes(5000));
+    let (blob, manifest) = (registry.add_blob("x", &data), BlobDigest::of(TEXT));
+    for (fault, requests) in [
+        (Fault::Status(503, None), 2),
+        (Fault::Status(429, Some(30)), 1),
+        (Fault::Cut(10), 2),
+        (Fault::Status(404, None), 1),
+        (Fault::Flip, 1),
+    ] {
+        let start = std::time::Instant::now();
+        registry.fault("GET", "", fault.clone(), 99);
+        assert!(repository.document(&manifest).is_err());
+        let found = read(&repository, &blob, 5000).map(|found| BlobDigest::of(&found));
+        match &fault {
+            Fault::Flip => {
+                let (mut reader, found) = (repository.blob(&blob, 5000), found.unwrap());
+                std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+                assert!(found != blob && !reader.note_wrong(&found), "the next one is the last one");
+                registry.requests();
+                assert!(repository.document(&manifest).is_err());
+                assert_eq!(registry.requests().len(), requests);
+            }
+            _ => {
+                assert!(found.is_err());
+                assert_eq!(registry.requests().len(), 2 * requests, "{fault:?}");
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(2), "{fault:?}");
+        registry.behave();
+    }
+    registry.fault("GET", "", Fault::Status(503, None), 1);
+    assert_eq!(repository.document(&manifest).unwrap().bytes, TEXT);
 }
 
 #[test]

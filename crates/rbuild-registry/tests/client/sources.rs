@@ -108,6 +108,30 @@ fn a_mirror_that_sends_the_wrong_beginning_does_not_harm_the_registry() {
     assert_eq!(mirror.requests(), Vec::<String>::new(), "its bytes were wrong twice");
 }
 
+/// The reader of a small document starts again itself.
+#[test]
+fn a_reader_that_starts_again_skips_a_mirror_with_wrong_bytes() {
+    let (registry, mirror, scene) = (Registry::start(Access::Open), Registry::start(Access::Open), Scene::new());
+    let data = bytes(1000);
+    let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
+    mirror.add_blob("x", &data);
+    scene.configure(&mirrors(&registry.address, std::slice::from_ref(&mirror.address)));
+    mirror.fault("GET", "blobs", Fault::Flip, 99);
+    let repository = scene.repository(&registry, "x");
+    let mut reader = repository.blob(&digest, size);
+    for number in 0.. {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        let found = BlobDigest::of(&all);
+        if found == digest {
+            assert_eq!((number, mirror.requests().len(), registry.requests().len()), (2, 2, 1));
+            break;
+        }
+        assert!(reader.note_wrong(&found) && number < 5);
+        reader.start_at(0);
+    }
+}
+
 #[test]
 fn mirrors_on_one_host_are_counted_separately() {
     let (registry, mirror, scene) = (Registry::start(Access::Open), Registry::start(Access::Open), Scene::new());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rbuild_image::{BlobDigest, Hasher};
 use rbuild_linux::Timestamp;
 use rbuild_linux::parallel::{locked, try_map};
-use rbuild_registry::{ActionsCache, ActionsPlace, Client, EntryContent};
+use rbuild_registry::{ActionsCache, ActionsPlace, Client, EntryContent, NewestEntry};
 use rbuild_store::{Store, Workspace};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSource};
 use crate::cache::artifact::{CacheDocuments, MAX_EMBEDDED, check_type, damaged_document, read_steps};
 use crate::cache::memory::Prefetched;
-use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, ManifestContent, Replacement};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::RemoteSteps;
 use crate::cache::remote_documents::RemoteDocuments;
@@ -96,8 +96,12 @@ struct ActionsIndex {
     manifest: Box<RawValue>,
 }
 
-/// The number and the manifest of the newest index of a scope, if it has one.
-type FoundIndex = Option<(u64, Vec<u8>)>;
+/// The newest index of a scope.
+struct FoundIndex {
+    number: u64,
+    /// The manifest, or the damage of the index.
+    manifest: Result<Vec<u8>>,
+}
 
 /// A layer in a pack, and its position in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,13 +130,13 @@ impl OpenGithubCache {
     /// there is no such cache.
     pub fn read(&self, store: &Store, keys: &RecordKeys, budget: &RecordBudget) -> Result<Option<RemoteSteps>> {
         let documents = RemoteDocuments { store, blobs: self, work: &Workspace::open(store)?, budget };
-        let read = |index: Result<FoundIndex>| {
-            let Some((_, manifest)) = index? else { return Ok(None) };
-            check_type(&manifest)?;
+        let read = |index: Result<Option<FoundIndex>>| {
+            let Some(FoundIndex { manifest, .. }) = index? else { return Ok(None) };
+            let manifest = manifest?;
             read_steps(&manifest, &documents.prefetched(&manifest)?, keys, budget).map(Some)
         };
         let (mut found, mut all, mut failure) = (Vec::new(), RemoteSteps::default(), None);
-        for (scope, index) in self.scopes.iter().zip(self.indexes()) {
+        for (number, (scope, index)) in self.scopes.iter().zip(self.indexes()).enumerate() {
             match read(index) {
                 Ok(Some(records)) => {
                     all.has_unsigned |= records.has_unsigned;
@@ -140,6 +144,8 @@ impl OpenGithubCache {
                 }
                 Ok(None) => {}
                 Err(e) => {
+                    // Only the first one can be written again.
+                    all.has_damage |= number == 0 && e.is_damage();
                     let scope = if scope.is_empty() { String::new() } else { format!("{scope}: ") };
                     all.faults.push(scope + &e.message());
                     failure = failure.or(Some(e));
@@ -153,26 +159,32 @@ impl OpenGithubCache {
         }
     }
 
-    /// Reads the newest index of each scope. Returns their numbers and manifests, in the order of
-    /// the scopes.
-    fn indexes(&self) -> Vec<Result<FoundIndex>> {
+    /// Reads the newest index of each scope, in their order.
+    fn indexes(&self) -> Vec<Result<Option<FoundIndex>>> {
         let read = |scope: &String| Ok::<_, Infallible>(self.index(scope));
         try_map(self.scopes.len(), &self.scopes, read).unwrap_or_else(|never| match never {})
     }
 
     /// Reads the newest index of a scope, and notes its packs.
-    fn index(&self, scope: &str) -> Result<FoundIndex> {
+    fn index(&self, scope: &str) -> Result<Option<FoundIndex>> {
         let prefix = self.cache.index(scope);
-        let found = self.service.newest(&prefix, MAX_INDEX)?;
-        let Some((key, bytes)) = found else { return Ok(None) };
+        let Some(NewestEntry { key, content }) = self.service.newest(&prefix, MAX_INDEX)? else { return Ok(None) };
         let number = key.strip_prefix(&prefix).and_then(|number| number.parse().ok()).unwrap_or(0);
+        let manifest = content.ok_or_else(|| damaged_document("it is missing"));
+        Ok(Some(FoundIndex { number, manifest: manifest.and_then(|bytes| self.manifest_in(&bytes)) }))
+    }
+
+    /// Returns the manifest in an index, and notes the packs of the index.
+    fn manifest_in(&self, index: &[u8]) -> Result<Vec<u8>> {
         let index: ActionsIndex =
-            serde_json::from_slice(&bytes).map_err(TransportError::document("the index of the cache"))?;
+            serde_json::from_slice(index).map_err(TransportError::document("the index of the cache"))?;
+        let manifest = index.manifest.get().as_bytes().to_vec();
+        check_type(&manifest).map_err(|e| TransportError::document("the index of the cache")(e.message()))?;
         let mut packs = locked(&self.packs);
         for (pack, layers) in index.packs {
             packs.extend(layers.into_iter().map(|LayerPosition(digest, at)| (digest, (pack.clone(), at))));
         }
-        Ok(Some((number, index.manifest.get().as_bytes().to_vec())))
+        Ok(manifest)
     }
 
     /// Returns the key of the entry with a layer, and the position of the layer.
@@ -325,10 +337,10 @@ impl CacheStore for OpenGithubCache {
 
     fn current(&self) -> Result<Option<FoundManifest>> {
         let Some(scope) = self.scopes.first() else { return Ok(None) };
-        Ok(self.index(scope)?.map(|(number, bytes)| FoundManifest {
-            digest: BlobDigest::of(&bytes),
+        // There is no tag of something else with the key of an index.
+        Ok(self.index(scope)?.map(|FoundIndex { number, manifest }| FoundManifest {
             revision: number.to_string(),
-            bytes: Some(bytes),
+            content: manifest.map_or(ManifestContent::Damaged, ManifestContent::Read),
         }))
     }
 
@@ -399,7 +411,7 @@ impl CacheStore for OpenGithubCache {
         }
         // A machine that was interrupted may never finish the next number.
         *locked(&self.conflict) = (known, skipped + 1);
-        std::thread::sleep(CONFLICT);
+        std::thread::sleep(CONFLICT.min(self.deadline.saturating_duration_since(Instant::now())));
         Ok(Replacement::Conflict)
     }
 }

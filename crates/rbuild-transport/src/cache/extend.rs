@@ -9,7 +9,7 @@ use crate::blobs::{BlobInfo, BlobOrigin};
 use crate::cache::artifact::{CacheDocuments, CachedSteps, KnownSteps, check_type, steps_to_extend};
 use crate::cache::listed_shards::{ShardDigests, with_shards};
 use crate::cache::merge::{CacheNote, MergedSteps, OwnSteps, WrittenCache, merged};
-use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::place::{CacheStore, FoundManifest, LayerUpload, ManifestContent, Replacement};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::remote_documents::RemoteDocuments;
 use crate::cache::shards::union;
@@ -95,8 +95,9 @@ pub(crate) fn extend(
         if !others.unread.is_empty() {
             documents.manifest.bytes = with_shards(&documents.manifest.bytes, &others.unread)?;
         }
-        // Of a damaged cache, another document may be missing.
-        let is_same = !note.is_replaced() && before.map(|found| found.digest) == Some(documents.manifest.digest());
+        // Of a damaged cache, even equal documents are written again.
+        let whole = before.filter(|_| !note.is_replaced()).and_then(|found| found.content.digest());
+        let is_same = whole == Some(documents.manifest.digest());
         // A shard without steps is not begun.
         if is_same || (before.is_none() && all.is_empty()) {
             written.is_unchanged = true;
@@ -196,12 +197,18 @@ fn known_steps(store: &Store, place: &dyn CacheStore, keys: &RecordKeys) -> Resu
     let Some(found) = place.current()? else { return Ok(None) };
     let (work, budget) = (&Workspace::open(store)?, &RecordBudget::default());
     let documents = RemoteDocuments { store, blobs: place.blobs(), work, budget };
-    let manifest = match &found.bytes {
-        Some(bytes) => bytes.clone(),
-        None => documents.manifest(&found.digest)?,
+    let manifest = match &found.content {
+        ManifestContent::Read(bytes) => Some(bytes.clone()),
+        ManifestContent::Unread(digest) => match documents.manifest(digest) {
+            Err(e) if e.is_damage() && place.has_only_caches() => None,
+            manifest => Some(manifest?),
+        },
+        ManifestContent::Damaged => None,
     };
-    let steps = steps_in(&documents, &manifest, keys)?;
-    Ok(Some(KnownCache { found, manifest, steps }))
+    Ok(Some(match manifest {
+        Some(manifest) => KnownCache { found, steps: steps_in(&documents, &manifest, keys)?, manifest },
+        None => KnownCache { found, steps: KnownSteps::Damaged, manifest: Vec::new() },
+    }))
 }
 
 /// Returns the steps of a manifest that is extended.

@@ -37,8 +37,8 @@ pub struct ImportedCache {
     buildkit: Option<BuildKitCache>,
     /// True if records without a valid signature were ignored.
     has_unsigned: bool,
-    /// True if all parts of it could be read.
-    is_whole: bool,
+    /// True if parts of it are damaged or lost.
+    has_damage: bool,
     layers: LayerPlace,
 }
 
@@ -82,11 +82,11 @@ impl ImportedCache {
 
     /// Returns the cache on other machines with these records.
     pub fn shared(cache: SharedCache, steps: RemoteSteps) -> ImportedCache {
-        let RemoteSteps { steps, buildkit, has_unsigned, faults } = steps;
+        let RemoteSteps { steps, buildkit, has_unsigned, has_damage, faults: _ } = steps;
         let steps = steps.into_iter().map(|step| (step.key, step)).collect();
         let records = CacheRecords { steps, buildkit, has_unsigned };
-        let cache = ImportedCache::new(format!("`{}`", cache.name()), records, LayerPlace::Shared(cache));
-        ImportedCache { is_whole: faults.is_empty(), ..cache }
+        let imported = ImportedCache::new(format!("`{}`", cache.name()), records, LayerPlace::Shared(cache));
+        ImportedCache { has_damage, ..imported }
     }
 
     fn new(name: String, records: CacheRecords, layers: LayerPlace) -> ImportedCache {
@@ -98,7 +98,7 @@ impl ImportedCache {
                 contents.entry(content).or_insert(step.key);
             }
         }
-        ImportedCache { name, steps, contents, buildkit, has_unsigned, is_whole: true, layers }
+        ImportedCache { name, steps, contents, buildkit, has_unsigned, has_damage: false, layers }
     }
 
     /// Returns the cache with another name in messages.
@@ -195,7 +195,7 @@ impl ImportedCaches {
     }
 
     /// Returns true if a shared cache, as it was read, has these steps, they were used recently, and
-    /// it is whole and within its limits.
+    /// it is undamaged and within its limits.
     pub fn has_recent(&self, cache: &SharedCache, steps: &[CachedStep], limits: CacheLimits, today: i64) -> bool {
         let lost = locked(&self.lost);
         self.caches.iter().enumerate().any(|(number, imported)| {
@@ -204,9 +204,16 @@ impl ImportedCaches {
                 known.is_some_and(|known| known.result == step.result) && !lost.contains(&(number, step.key))
             };
             matches!(&imported.layers, LayerPlace::Shared(known) if known.has_same_documents(cache))
-                && imported.is_whole
+                && !imported.has_damage
                 && limits.contain(imported.steps.values(), today)
                 && steps.iter().all(is_there)
+        })
+    }
+
+    /// Returns true if parts of a shared cache were found to be damaged when it was read.
+    pub fn knows_damage_of(&self, cache: &SharedCache) -> bool {
+        self.caches.iter().any(|imported| {
+            matches!(&imported.layers, LayerPlace::Shared(known) if known.is_same_place(cache)) && imported.has_damage
         })
     }
 

@@ -82,9 +82,16 @@ pub enum CacheNote {
     NewerFormat,
     /// Some records had no valid signature, and were dropped.
     Unsigned,
+    /// Parts of it were damaged, and were dropped.
+    PartlyDamaged,
 }
 
 impl CacheNote {
+    /// Returns the remark about damaged parts, if there are any, unless there is another remark.
+    pub(crate) fn or_damage(self, has_damage: bool) -> CacheNote {
+        if has_damage && self == CacheNote::None { CacheNote::PartlyDamaged } else { self }
+    }
+
     /// Returns this note, or else the other one.
     pub(crate) fn or(self, other: CacheNote) -> CacheNote {
         if self == CacheNote::None { other } else { self }

@@ -14,7 +14,7 @@ use rbuild_store::{Store, Workspace};
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSource};
 use crate::cache::artifact::{CacheDocuments, MAX_EMBEDDED, check_type, damaged_document};
 use crate::cache::memory::Prefetched;
-use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, ManifestContent, Replacement};
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
 use crate::cache::remote_documents::RemoteDocuments;
@@ -77,7 +77,7 @@ impl OpenObjects {
         let blobs = documents.prefetched(&found.bytes)?;
         let CacheRecords { steps, buildkit, has_unsigned } = read_any(&found.bytes, &blobs, keys, budget)?;
         let steps = steps.into_values().collect();
-        Ok(Some(RemoteSteps { steps, buildkit, has_unsigned, faults: Vec::new() }))
+        Ok(Some(RemoteSteps { steps, buildkit, has_unsigned, ..RemoteSteps::default() }))
     }
 
     fn manifest(&self) -> String {
@@ -168,11 +168,7 @@ impl CacheStore for OpenObjects {
 
     fn current(&self) -> Result<Option<FoundManifest>> {
         let found = self.objects.read(&self.manifest(), MAX_MANIFEST)?;
-        Ok(found.map(|found| FoundManifest {
-            digest: BlobDigest::of(&found.bytes),
-            revision: found.etag,
-            bytes: Some(found.bytes),
-        }))
+        Ok(found.map(|found| FoundManifest { revision: found.etag, content: ManifestContent::Read(found.bytes) }))
     }
 
     fn blobs(&self) -> &dyn BlobSource {

@@ -16,9 +16,28 @@ pub(crate) const CONNECTIONS: usize = 6;
 pub(crate) struct FoundManifest {
     /// Changes with each write.
     pub revision: String,
-    pub digest: BlobDigest,
-    /// The bytes, if they were read.
-    pub bytes: Option<Vec<u8>>,
+    pub content: ManifestContent,
+}
+
+/// The content of a manifest.
+pub(crate) enum ManifestContent {
+    /// The digest of a manifest that was not read yet.
+    Unread(BlobDigest),
+    /// The bytes.
+    Read(Vec<u8>),
+    /// Nothing, because the manifest is damaged or lost.
+    Damaged,
+}
+
+impl ManifestContent {
+    /// Returns the digest, if the manifest is undamaged.
+    pub fn digest(&self) -> Option<BlobDigest> {
+        match self {
+            ManifestContent::Unread(digest) => Some(*digest),
+            ManifestContent::Read(bytes) => Some(BlobDigest::of(bytes)),
+            ManifestContent::Damaged => None,
+        }
+    }
 }
 
 /// The outcome of an attempt to replace the manifest of a cache.
@@ -46,6 +65,11 @@ pub(crate) trait CacheStore: Sync {
 
     /// Returns the present manifest; `None` if there is no cache yet.
     fn current(&self) -> Result<Option<FoundManifest>>;
+
+    /// Returns true if only caches have manifests here, so that a damaged one may be replaced.
+    fn has_only_caches(&self) -> bool {
+        true
+    }
 
     /// Returns the source of documents and layers.
     fn blobs(&self) -> &dyn BlobSource;

@@ -20,8 +20,10 @@ pub struct RemoteSteps {
     pub buildkit: Option<BuildKitCache>,
     /// True if records without a valid signature were ignored.
     pub has_unsigned: bool,
-    /// The reasons why some of its shards cannot be read.
+    /// The reasons why some of its parts cannot be read.
     pub faults: Vec<String>,
+    /// True if parts are damaged or lost, which the next writer replaces or leaves out.
+    pub has_damage: bool,
 }
 
 /// The records of a cache.

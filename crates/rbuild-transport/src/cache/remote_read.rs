@@ -2,11 +2,12 @@
 
 use rbuild_image::{BlobDigest, Reference};
 use rbuild_linux::parallel::try_map;
-use rbuild_registry::{Client, Repository, ResolvedTag};
+use rbuild_registry::{Client, Repository, ResolvedTag, RetryMode};
 use rbuild_store::{Store, Workspace};
 
-use crate::cache::artifact::check_type;
+use crate::cache::artifact::{KnownSteps, check_type};
 use crate::cache::buildkit::BuildKitCache;
+use crate::cache::extend::steps_in;
 use crate::cache::listed_shards::listed_shards;
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, RemoteSteps, read_any};
@@ -31,12 +32,11 @@ pub(crate) fn read_remote_cache(
     keys: &RecordKeys,
     budget: &RecordBudget,
 ) -> Result<Option<RemoteSteps>> {
-    let repository = client.repository(cache.name())?;
-    let work = Workspace::open(store)?;
-    let reader = CacheTagReader { documents: documents(store, &repository, &work, budget), cache, keys };
-    let Some(manifest) = reader.top(&repository)? else { return Ok(None) };
+    let (repository, work) = (client.repository(cache.name())?, Workspace::open(store)?);
+    let reader = CacheTagReader::new(store, &work, budget, &repository, cache, keys);
+    let Some(manifest) = reader.top()? else { return Ok(None) };
     let mut parts = vec![reader.records(&manifest).map(Some)];
-    parts.extend(reader.shards(&repository, &manifest)?.into_iter().map(|(_, shard)| shard));
+    parts.extend(reader.shards(&manifest)?.into_iter().map(|(_, shard)| shard));
     let (mut found, mut failure) = (Vec::new(), None);
     let mut all = RemoteSteps::default();
     for part in parts {
@@ -49,8 +49,9 @@ pub(crate) fn read_remote_cache(
                     (known, more) => known.or(more),
                 };
             }
-            Ok(None) => {}
+            Ok(None) => all.has_damage = true,
             Err(e) => {
+                all.has_damage |= e.is_damage();
                 all.faults.push(e.message());
                 failure = failure.or(Some(e));
             }
@@ -65,32 +66,55 @@ pub(crate) fn read_remote_cache(
     }
 }
 
-/// Returns the documents of a repository, which the store keeps.
-pub(crate) fn documents<'a>(
-    store: &'a Store,
-    blobs: &'a Repository,
-    work: &'a Workspace,
-    budget: &'a RecordBudget,
-) -> RemoteDocuments<'a> {
-    RemoteDocuments { store, blobs, work, budget }
-}
-
 /// Reads the manifests of a cache.
 pub(crate) struct CacheTagReader<'a> {
-    pub documents: RemoteDocuments<'a>,
-    pub cache: &'a RemoteCache,
-    pub keys: &'a RecordKeys,
+    store: &'a Store,
+    work: &'a Workspace,
+    budget: &'a RecordBudget,
+    /// The repository for the manifest of the cache.
+    repository: &'a Repository,
+    /// The same for all that the cache can be read without: shards and records.
+    parts: Repository,
+    cache: &'a RemoteCache,
+    keys: &'a RecordKeys,
 }
 
-impl CacheTagReader<'_> {
+impl<'a> CacheTagReader<'a> {
+    pub fn new(
+        store: &'a Store,
+        work: &'a Workspace,
+        budget: &'a RecordBudget,
+        repository: &'a Repository,
+        cache: &'a RemoteCache,
+        keys: &'a RecordKeys,
+    ) -> CacheTagReader<'a> {
+        let parts = repository.in_mode(RetryMode::Quick);
+        CacheTagReader { store, work, budget, repository, parts, cache, keys }
+    }
+
+    /// Returns the documents of a repository, which the store keeps.
+    fn documents<'b>(&'b self, blobs: &'b Repository) -> RemoteDocuments<'b> {
+        let CacheTagReader { store, work, budget, .. } = *self;
+        RemoteDocuments { store, blobs, work, budget }
+    }
+
+    /// Returns the steps of the manifest of a cache that is extended.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`steps_in`] does.
+    pub fn steps_to_extend(&self, manifest: &[u8]) -> Result<KnownSteps> {
+        steps_in(&self.documents(self.repository), manifest, self.keys)
+    }
+
     /// Returns the manifest that the name of the cache refers to. With shards, it is small, and is
     /// requested without its digest first.
-    fn top(&self, repository: &Repository) -> Result<Option<Vec<u8>>> {
+    fn top(&self) -> Result<Option<Vec<u8>>> {
         let name = self.cache.name();
         if self.cache.shards() == 1 {
-            return self.manifest(repository, name);
+            return self.manifest(self.repository, name);
         }
-        match repository.tagged(tag_of(name)).map_err(TransportError::from) {
+        match self.repository.tagged(tag_of(name)).map_err(TransportError::from) {
             Ok(found) => Ok(Some(found.bytes)),
             Err(e) if e.is_missing() => Ok(None),
             Err(e) => Err(e),
@@ -106,34 +130,38 @@ impl CacheTagReader<'_> {
                 None => return Ok(None),
             },
         };
-        match self.documents.manifest(&digest) {
+        match self.documents(repository).manifest(&digest) {
             Err(e) if e.is_missing() => Ok(None),
             manifest => manifest.map(Some),
         }
     }
 
     /// Returns the records of a manifest.
-    pub fn records(&self, manifest: &[u8]) -> Result<CacheRecords> {
+    fn records(&self, manifest: &[u8]) -> Result<CacheRecords> {
+        let documents = self.documents(&self.parts);
         let blobs = match check_type(manifest) {
-            Ok(()) => self.documents.prefetched(manifest)?,
-            Err(_) => self.documents.of_others(manifest)?,
+            Ok(()) => documents.prefetched(manifest)?,
+            Err(_) => documents.of_others(manifest)?,
         };
-        read_any(manifest, &blobs, self.keys, self.documents.budget)
+        read_any(manifest, &blobs, self.keys, self.budget)
     }
 
-    /// Returns the records of the shards that a manifest names, with their numbers.
-    pub fn shards(&self, repository: &Repository, manifest: &[u8]) -> Result<Vec<(u32, Result<Option<CacheRecords>>)>> {
+    /// Returns the records of the shards that a manifest names, with their numbers; `None` for a
+    /// shard that is lost.
+    pub fn shards(&self, manifest: &[u8]) -> Result<Vec<(u32, Result<Option<CacheRecords>>)>> {
         let listed: Vec<(u32, BlobDigest)> = listed_shards(manifest).into_iter().collect();
-        try_map(listed.len().max(1), &listed, |(number, digest)| Ok((*number, self.shard(repository, *number, digest))))
+        try_map(listed.len().max(1), &listed, |(number, digest)| Ok((*number, self.shard(*number, digest))))
     }
 
-    fn shard(&self, repository: &Repository, number: u32, digest: &BlobDigest) -> Result<Option<CacheRecords>> {
-        let manifest = match self.documents.manifest(digest) {
+    fn shard(&self, number: u32, digest: &BlobDigest) -> Result<Option<CacheRecords>> {
+        let manifest = match self.documents(&self.parts).manifest(digest) {
             // The registry removes manifests that have no tag any more.
-            Err(e) if e.is_missing() => self.manifest(repository, &self.cache.shard(number))?,
+            Err(e) if e.is_missing() => self.manifest(&self.parts, &self.cache.shard(number))?,
             manifest => Some(manifest?),
         };
-        manifest.map(|manifest| self.records(&manifest)).transpose()
+        let Some(manifest) = manifest else { return Ok(None) };
+        check_type(&manifest).map_err(|e| TransportError::document("a shard of the cache")(e.message()))?;
+        self.records(&manifest).map(Some)
     }
 }
 

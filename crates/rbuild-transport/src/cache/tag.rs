@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rbuild_image::{BlobDigest, Reference};
 use rbuild_linux::parallel::try_map;
@@ -12,7 +12,7 @@ use rbuild_registry::{Client, RegistryError, RegistryProblem, Repository, Resolv
 use crate::blobs::{BlobInfo, BlobSink, BlobSource};
 use crate::cache::artifact::CacheDocuments;
 use crate::cache::memory::Prefetched;
-use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, Replacement};
+use crate::cache::place::{CONNECTIONS, CacheStore, FoundManifest, LayerUpload, ManifestContent, Replacement};
 use crate::cache::shards::{CONTENDED_SETTLED, SETTLED, SHARED_SETTLED, settle_for};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
@@ -21,22 +21,24 @@ use crate::registry::Upload;
 pub(crate) struct CacheTag<'a> {
     name: &'a Reference,
     repository: Repository,
-    /// Minimum time after which it is read again after it was written.
-    settled: Duration,
+    /// True if all machines write it, and if it may be the tag of something else.
+    is_shared: bool,
     /// True if another machine wrote it meanwhile.
     is_contended: AtomicBool,
 }
 
 impl CacheTag<'_> {
-    /// Returns the place with that name, to which few machines write. Connects to nothing.
+    /// Returns the place with the name of a shard, to which few machines write. Connects to
+    /// nothing.
     pub fn open<'a>(client: &Client, name: &'a Reference) -> Result<CacheTag<'a>> {
-        let (settled, is_contended) = (SETTLED, AtomicBool::new(false));
-        Ok(CacheTag { name, repository: client.repository(name)?, settled, is_contended })
+        let (is_shared, is_contended) = (false, AtomicBool::new(false));
+        Ok(CacheTag { name, repository: client.repository(name)?, is_shared, is_contended })
     }
 
-    /// Returns the place with that name, to which all machines write. Connects to nothing.
+    /// Returns the place with the name of a cache, to which all machines write. Connects to
+    /// nothing.
     pub fn open_shared<'a>(client: &Client, name: &'a Reference) -> Result<CacheTag<'a>> {
-        Ok(CacheTag { settled: SHARED_SETTLED, ..CacheTag::open(client, name)? })
+        Ok(CacheTag { is_shared: true, ..CacheTag::open(client, name)? })
     }
 
     fn resolved(&self) -> Result<Option<BlobDigest>> {
@@ -55,8 +57,12 @@ impl CacheTag<'_> {
         }
         let manifest = &documents.manifest;
         self.repository.push_document(tag_of(self.name), &manifest.media_type, &manifest.bytes)?;
-        let is_contended = self.is_contended.load(Ordering::Relaxed);
-        settle_for(checked.elapsed(), if is_contended { CONTENDED_SETTLED } else { self.settled });
+        let least = match (self.is_contended.load(Ordering::Relaxed), self.is_shared) {
+            (true, _) => CONTENDED_SETTLED,
+            (false, true) => SHARED_SETTLED,
+            (false, false) => SETTLED,
+        };
+        settle_for(checked.elapsed(), least);
         Ok(self.resolved()? == Some(manifest.digest()))
     }
 }
@@ -68,7 +74,12 @@ impl CacheStore for CacheTag<'_> {
 
     fn current(&self) -> Result<Option<FoundManifest>> {
         let found = self.resolved()?;
-        Ok(found.map(|digest| FoundManifest { revision: digest.to_string(), digest, bytes: None }))
+        let content = ManifestContent::Unread;
+        Ok(found.map(|digest| FoundManifest { revision: digest.to_string(), content: content(digest) }))
+    }
+
+    fn has_only_caches(&self) -> bool {
+        !self.is_shared
     }
 
     fn blobs(&self) -> &dyn BlobSource {
@@ -95,7 +106,7 @@ impl CacheStore for CacheTag<'_> {
     }
 
     fn replace(&self, documents: &CacheDocuments, before: Option<&FoundManifest>) -> Result<Replacement> {
-        match self.put(documents, before.map(|found| found.digest)) {
+        match self.put(documents, before.and_then(|found| found.content.digest())) {
             Ok(true) => Ok(Replacement::Done),
             Ok(false) => {
                 self.is_contended.store(true, Ordering::Relaxed);

@@ -40,7 +40,10 @@ pub(crate) struct WrittenShard<'a> {
     pub before: Option<BlobDigest>,
     /// The shards that the tag named then, if the written one has their steps and those of the tag.
     pub merged: Option<ShardDigests>,
-    /// True if the tag, as it was read, must be replaced: it is damaged or exceeds the limits.
+    /// The shards that the tag named then and that are lost or damaged.
+    pub lost: ShardDigests,
+    /// True if the tag, as it was read, must be replaced even if it leads to the shard: it or a
+    /// shard is damaged or lost, or it exceeds the limits.
     pub replaces: bool,
     /// Keys for the records.
     pub signatures: &'a RecordKeys,
@@ -114,6 +117,7 @@ impl WrittenShard<'_> {
     fn next(&self, top: Option<&ReceivedManifest>, own: &mut BlobDigest, repository: &Repository) -> Result<Vec<u8>> {
         let is_unchanged = top.map(|top| top.digest) == self.before;
         let mut shards = top.map(|top| listed_shards(&top.bytes)).unwrap_or_default();
+        shards.retain(|number, digest| self.lost.get(number) != Some(digest));
         if let Some(merged) = &self.merged {
             shards.retain(|number, digest| merged.get(number) != Some(digest));
             if is_unchanged && self.manifest.len() <= MAX_TOP {

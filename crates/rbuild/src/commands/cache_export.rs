@@ -49,7 +49,9 @@ pub fn write(exports: &CacheExports<'_>, finished: &BuildReport, is_quiet: bool)
         match write_one(exports, target, &finished.cached) {
             Ok(written) => {
                 has_awaited |= written.has_awaited;
-                let note = remark(&place, written.note);
+                let is_known = written.note == CacheNote::PartlyDamaged
+                    && matches!(&target.to, CachePlace::Shared(cache) if exports.caches.knows_damage_of(cache));
+                let note = remark(&place, written.note).filter(|_| !is_known);
                 for text in note.into_iter().chain(left_out(&place, target, &finished.cached, &written)) {
                     terminal::warning(Warning { text, help: None });
                 }
@@ -140,6 +142,9 @@ pub fn remark(place: &str, note: CacheNote) -> Option<String> {
         )),
         CacheNote::Unsigned => {
             Some(format!("the cache {place} had records without a valid signature, so their steps were dropped"))
+        }
+        CacheNote::PartlyDamaged => {
+            Some(format!("parts of the cache {place} were damaged, so their steps were dropped"))
         }
     }
 }

@@ -159,6 +159,56 @@ fn a_shard_that_cannot_be_read_stays_named() {
     }
 }
 
+/// A shard that is damaged or lost costs one request each time, and the next build leaves it out,
+/// even if it has nothing to add. One that fails now is requested twice, and stays.
+#[test]
+fn a_damaged_shard_is_left_out_and_a_failing_one_stays_named() {
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    for (fault, of_records, most, is_kept) in [
+        (Fault::Flip, false, 1, false),
+        (Fault::Flip, true, 1, false),
+        (Fault::Status(404, None), false, 1, false),
+        (Fault::Status(404, None), true, 1, false),
+        (Fault::Status(503, None), false, 2, true),
+        (Fault::Status(503, None), true, 2, true),
+        (Fault::Status(429, Some(60)), false, 1, true),
+    ] {
+        for (shards, adds) in [("", false), ("", true), (",shards=1", true)] {
+            let fleet = Fleet::new();
+            fleet.build(&Machine::bare(), "first", "1", &[]);
+            let registry = &fleet.scene.registry;
+            let mut top = fleet.scene.document("app", "cache-main");
+            let mut shard = top.clone();
+            let records = shard["layers"][0]["digest"].as_str().unwrap().to_string();
+            shard["layers"][0].as_object_mut().unwrap().remove("data");
+            let shard = registry.add_manifest("app", "shard", media_type, shard.to_string().as_bytes()).to_string();
+            top["annotations"] = json!({"io.rbuild.cache.shards": json!({"40": shard}).to_string()});
+            registry.add_manifest("app", "cache-main", media_type, top.to_string().as_bytes());
+            let part = if of_records { records } else { shard };
+            registry.fault("GET", &part, fault.clone(), 99);
+            let mut other = fleet.with_cache(&format!("{}{shards}", fleet.cache));
+            if adds {
+                other.file = format!("FROM {}\nRUN echo other > /other\n", fleet.scene.name("base:1"));
+            }
+            let case = format!("{fault:?} {of_records} {shards} {adds}");
+            let start = std::time::Instant::now();
+            let (ran, requests) = other.build(&Machine::bare(), "other", "other", &["--cache-claim=false"]);
+            assert!(start.elapsed().as_secs() < 20, "{case}");
+            let writes = adds || !is_kept;
+            assert_eq!(paths(&requests, "GET", &part), most * if writes { 2 } else { 1 }, "{case}: {requests:?}");
+            let is_noticed = of_records || !matches!(fault, Fault::Status(404, _));
+            let is_warning = |line: &&str| line.starts_with("warning: --cache") || line.contains("were damaged");
+            let warnings = ran.stderr.lines().filter(is_warning).count();
+            assert_eq!(warnings, usize::from(is_noticed), "{case}: {}", ran.stderr);
+            assert_eq!(fleet.scene.document("app", "cache-main")["annotations"].is_null(), !is_kept, "{case}");
+            if !is_kept {
+                let (ran, requests) = fleet.build(&Machine::bare(), "last", "last", &[]);
+                assert_eq!((ran.steps().0, paths(&requests, "GET", &part)), (0, 0), "{case}: {}", ran.stderr);
+            }
+        }
+    }
+}
+
 /// The store knows the cache, the machine and the time of an import, and can forget all that it has
 /// from a cache.
 #[test]

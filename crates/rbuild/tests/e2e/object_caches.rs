@@ -353,15 +353,57 @@ fn a_damaged_index_of_one_scope_does_not_affect_the_others() {
     one.build(file, &["-t", "x", "--cache-from", &required]).fails(1, &["refs/heads/main"]);
 }
 
+/// A damaged index has no steps, and the next build that writes the cache adds another one.
+#[test]
+fn a_damaged_index_of_github_is_followed_by_another_one() {
+    let file = |name: &str| format!("FROM busybox\nRUN echo {name} > /n\n");
+    let none = br#"{"manifest":{"artifactType":"application/x"}}"#;
+    for content in [Some(&b"{\"manifest\":"[..]), Some(&b""[..]), Some(&none[..]), None] {
+        for more in [&[][..], &["--cache-from"][..]] {
+            let (server, one) = (ObjectServer::start(), Machine::new());
+            let place = job(&server);
+            let to = ["-t", "x", "--cache-to", &place];
+            one.build(&file("a"), &to).ok();
+            {
+                let mut state = server.state();
+                let number = state.entries.iter().find(|(key, _)| key.ends_with("#1")).unwrap().1.0.to_string();
+                match content {
+                    Some(bytes) => state.objects.get_mut(&number).unwrap().bytes = bytes.to_vec(),
+                    None => drop(state.objects.remove(&number)),
+                }
+            }
+            let from: Vec<&str> = more.iter().flat_map(|flag| [*flag, &place]).collect();
+            let ran = one.build(&file("b"), &[&to[..], &from].concat()).ok();
+            let warnings =
+                ["was damaged, so its earlier steps were dropped", "cannot read the cache, so it is not used"];
+            assert_eq!(warnings.map(|text| ran.stderr.matches(text).count()), [1, more.len()], "{}", ran.stderr);
+            let numbers: Vec<String> = {
+                let state = server.state();
+                let indexes = state.entries.iter().filter(|(key, (_, done))| key.contains("index") && *done);
+                indexes.map(|(key, _)| key.rsplit('#').next().unwrap().to_string()).collect()
+            };
+            assert_eq!(numbers, ["1", "2"], "{}", ran.stderr);
+            let again = Machine::new().build(&file("b"), &["-t", "x", "--cache-from", &place]).ok();
+            assert_eq!((again.steps(), again.stderr.contains("--cache-from")), ((0, 1), false), "{}", again.stderr);
+        }
+    }
+}
+
+/// Neither for an answer nor for the time that it requests, whatever the build does with the cache.
 #[test]
 fn a_slow_cache_service_of_github_is_not_waited_for() {
     let (server, machine) = (ObjectServer::start(), Machine::new());
     let (place, file) = (format!("{},timeout=1s", job(&server)), "FROM busybox\nRUN true\n");
-    server.fault("POST", "/GetCacheEntry", Fault::Stall(std::time::Duration::from_secs(20)), 9);
-    let start = std::time::Instant::now();
-    let ran = machine.build(file, &["-t", "x", "--cache-from", &place]).ok();
-    assert!(start.elapsed().as_secs() < 10, "{}", ran.stderr);
-    assert_eq!(ran.stderr.matches("warning: --cache-from").count(), 1, "{}", ran.stderr);
+    for fault in [Fault::Stall(std::time::Duration::from_secs(20)), Fault::Throttle(20)] {
+        for (flag, path) in [("--cache-from", "/GetCacheEntry"), ("--cache-to", "/CreateCacheEntry")] {
+            server.fault("POST", path, fault, 9);
+            let start = std::time::Instant::now();
+            let ran = machine.build(file, &["-t", "x", flag, &place]).ok();
+            assert!(start.elapsed().as_secs() < 10, "{}", ran.stderr);
+            assert_eq!(ran.stderr.matches(&format!("warning: {flag}")).count(), 1, "{}", ran.stderr);
+            server.behave();
+        }
+    }
 }
 
 #[test]
