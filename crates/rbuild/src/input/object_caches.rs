@@ -10,7 +10,7 @@ use crate::input::value::{self, BadValue};
 use crate::ui::hints::ValueRemedy;
 
 /// The options of buckets of S3. Secrets are among them for suggestions only: they are withheld.
-pub const S3_KEYS: [&str; 18] = [
+pub const S3_KEYS: [&str; 17] = [
     "bucket",
     "region",
     "prefix",
@@ -27,11 +27,10 @@ pub const S3_KEYS: [&str; 18] = [
     "disable_accept_encoding",
     "retry_mode",
     "retry_max_attempts",
-    "login",
     "scope",
 ];
 /// The options of containers of Azure.
-pub const AZURE_KEYS: [&str; 10] = [
+pub const AZURE_KEYS: [&str; 9] = [
     "account_url",
     "account_name",
     "container",
@@ -40,12 +39,10 @@ pub const AZURE_KEYS: [&str; 10] = [
     "blobs_prefix",
     "name",
     "secret_access_key",
-    "login",
     "scope",
 ];
 /// The options of the cache service of GitHub Actions.
-pub const GITHUB_KEYS: [&str; 9] =
-    ["scope", "token", "url", "url_v2", "version", "timeout", "repository", "ghtoken", "login"];
+pub const GITHUB_KEYS: [&str; 8] = ["scope", "token", "url", "url_v2", "version", "timeout", "repository", "ghtoken"];
 /// Scope of a cache of GitHub Actions without `scope=`, as in BuildKit.
 const GITHUB_SCOPE: &str = "buildkit";
 /// Maximum duration of writing a cache of GitHub Actions, as in BuildKit.
@@ -65,6 +62,8 @@ pub struct ObjectOptions<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// Names of the caches.
     pub names: Vec<String>,
+    /// Number of the login among those of the client.
+    pub login: Option<usize>,
 }
 
 impl ObjectOptions<'_> {
@@ -76,6 +75,7 @@ impl ObjectOptions<'_> {
         };
         let endpoint = self.given("endpoint_url", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
         check_url("endpoint_url", endpoint.as_deref())?;
+        let endpoint = endpoint.map(|url| without_query(&url).to_string());
         let region = self.given("region", &["AWS_REGION", "AWS_DEFAULT_REGION"]);
         let region = region.or_else(|| endpoint.as_ref().map(|_| "us-east-1".to_string()));
         let touch = self.given("touch_refresh", &[]).map(|text| duration("touch_refresh", &text)).transpose()?;
@@ -101,7 +101,7 @@ impl ObjectOptions<'_> {
         check_url("account_url", Some(&url))?;
         let container = self.given("container", &["BUILDKIT_AZURE_STORAGE_CONTAINER"]);
         let place = AzureContainer {
-            account_url: url.trim_end_matches('/').to_string(),
+            account_url: without_query(&url).trim_end_matches('/').to_string(),
             account_name: self.given("account_name", &["BUILDKIT_AZURE_STORAGE_ACCOUNT_NAME"]),
             container: container.unwrap_or_else(|| "buildkit-cache".into()),
         };
@@ -118,15 +118,14 @@ impl ObjectOptions<'_> {
             let problem = "version 1 of GitHub's cache service is not supported".to_string();
             return Err(BadValue { problem, hint: ValueRemedy::CacheServiceVersion.into() });
         }
-        let login: Option<usize> = self.given("login", &[]).and_then(|number| number.parse().ok());
-        let (Some(url), Some(_)) = (url, login) else { return Ok(None) };
+        let (Some(url), Some(_)) = (url, self.login) else { return Ok(None) };
         let timeout = self.given("timeout", &[]).map(|text| duration("timeout", &text)).transpose()?;
         let place = ActionsPlace { url, version: BlobDigest::of(ENTRIES.as_bytes()).hex().to_string() };
         let usual = [GITHUB_SCOPE.to_string()];
         let scopes = if scopes.is_empty() { &usual[..] } else { scopes };
         let cache = |scope: &String| GithubCache {
             place: place.clone(),
-            login,
+            login: self.login,
             scope: scope.clone(),
             timeout: timeout.unwrap_or(TIMEOUT),
         };
@@ -140,10 +139,9 @@ impl ObjectOptions<'_> {
             format!("{prefix}{FORMAT}{}/", own.trim_matches('/'))
         };
         let (manifests, blobs) = (dir("manifests_prefix", "manifests"), dir("blobs_prefix", "blobs"));
-        let login = self.given("login", &[]).and_then(|number| number.parse().ok());
         let cache = |name: &String| ObjectCache {
             place: place.clone(),
-            login,
+            login: self.login,
             name: name.clone(),
             manifests: manifests.clone(),
             blobs: blobs.clone(),
@@ -166,6 +164,11 @@ fn check_url(key: &str, text: Option<&str>) -> Result<(), BadValue> {
         }
         _ => Ok(()),
     }
+}
+
+/// Returns a URL without its query, which is a login or the mask of one.
+fn without_query(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
 }
 
 fn duration(key: &str, text: &str) -> Result<Duration, BadValue> {
@@ -195,7 +198,12 @@ mod tests {
         let leaked: Vec<(String, String)> = options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let option = |key: &str| leaked.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
         let variable = |key: &str| find(variables, key);
-        let options = ObjectOptions { option: &option, variable: &variable, names: vec!["main".into(), "x".into()] };
+        let options = ObjectOptions {
+            option: &option,
+            variable: &variable,
+            names: vec!["main".into(), "x".into()],
+            login: Some(3),
+        };
         let caches = if azure { options.of_azure() } else { options.of_s3() };
         caches.map_err(|e| e.problem)
     }
@@ -204,7 +212,7 @@ mod tests {
     fn options_precede_variables() {
         let caches = parse(
             false,
-            &[("bucket", "b"), ("prefix", "p/"), ("touch_refresh", "2h"), ("use_path_style", "true"), ("login", "3")],
+            &[("bucket", "b"), ("prefix", "p/"), ("touch_refresh", "2h"), ("use_path_style", "true")],
             &[("AWS_BUCKET", "other"), ("AWS_REGION", "eu-west-1")],
         );
         let [cache, second] = &caches.unwrap()[..] else { panic!() };

@@ -1,5 +1,6 @@
 //! Logins in the values of `--cache-from` and `--cache-to`, which only the fetcher receives.
 
+use rbuild_dockerfile::CsvError;
 use rbuild_image::hide_logins;
 use rbuild_registry::{ObjectLogin, Secret};
 use serde::{Deserialize, Serialize};
@@ -30,8 +31,39 @@ const VARIABLES: [(&str, &[&str]); 3] = [
     ("azblob", &["BUILDKIT_AZURE_STORAGE_ACCOUNT_URL"]),
     ("gha", &["ACTIONS_RUNTIME_TOKEN"]),
 ];
-/// The option that refers to a login that was withheld.
-pub const LOGIN: &str = "login";
+/// The field before the number of a login that was withheld. Fields from there on are not those of
+/// the user.
+const LOGIN: &str = "login";
+/// A secret in a value that is displayed.
+const MASK: &str = "***";
+
+/// The fields of a value whose login may have been withheld.
+pub struct CacheFlagValue {
+    /// The value as the user wrote it, with masked secrets.
+    pub shown: String,
+    /// The fields, except for the login.
+    pub fields: Vec<String>,
+    /// Number of the login that was withheld.
+    pub login: Option<usize>,
+}
+
+impl CacheFlagValue {
+    /// Splits a value.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the value has no fields.
+    pub fn split(text: &str) -> Result<CacheFlagValue, CsvError> {
+        let mut fields = csv_fields(text)?;
+        let number = |field: &String| field.strip_prefix(LOGIN)?.strip_prefix('=')?.parse::<usize>().ok();
+        let Some((at, login)) = fields.iter().enumerate().find_map(|(at, field)| Some((at, number(field)?))) else {
+            return Ok(CacheFlagValue { shown: text.to_string(), fields, login: None });
+        };
+        let shown = joined(&fields[..at]);
+        fields.remove(at);
+        Ok(CacheFlagValue { shown, fields, login: Some(login) })
+    }
+}
 
 /// The logins of a command line.
 #[derive(Debug, Default)]
@@ -42,12 +74,12 @@ pub struct CacheLogins {
 }
 
 impl CacheLogins {
-    /// Returns the value of a flag without its login, and keeps the login. `variable` returns the
-    /// values of variables.
+    /// Returns the value of a flag with masks in place of its login, and keeps the login, whose
+    /// number follows the value. `variable` returns the values of variables.
     ///
     /// # Errors
     ///
-    /// Fails if the value has no fields.
+    /// Fails if the value has no fields, or one that only follows a value.
     pub fn withhold(
         &mut self,
         flag: &str,
@@ -60,6 +92,9 @@ impl CacheLogins {
             Failure::usage(format!("{flag}: {e}")).help(form)
         })?;
         let pairs: Vec<(String, String)> = fields.iter().map(|field| pair(field)).collect();
+        if pairs.iter().any(|(key, _)| key == LOGIN) {
+            return Err(Failure::usage(format!("{flag}: unknown option `{LOGIN}`")));
+        }
         let kind = pairs.iter().rev().find(|(key, _)| key == "type");
         let kind = kind.map(|(_, value)| value.trim().to_lowercase()).unwrap_or_default();
         let is_known = VARIABLES.iter().any(|(known, _)| *known == kind);
@@ -72,25 +107,32 @@ impl CacheLogins {
                 ("s3", "access_key_id") => login.id = Some(value.clone()),
                 ("s3" | "azblob", "secret_access_key") => login.key = Some(value.clone()),
                 ("s3", "session_token") | ("gha", "token") => login.token = Some(value.clone()),
-                ("gha", "ghtoken") => {}
                 ("azblob", "account_url") => {
                     has_url = true;
-                    kept.push(format!("{key}={}", login.without_signature(value)));
+                    login.token = signature(value).or(login.token);
+                    kept.push(format!("{key}={}", masked_url(value)));
+                    continue;
                 }
                 ("s3", "endpoint_url") => {
-                    kept.push(format!("{key}={}", hide_logins(value.split('?').next().unwrap_or_default())));
+                    kept.push(format!("{key}={}", masked_url(value)));
+                    continue;
                 }
                 // An unknown option, or one of an unknown type, which an error states.
-                (_, key) if is_secret(key) => kept.push(format!("{key}=***")),
-                _ => kept.push(field.clone()),
+                (_, key) if is_secret(key) => {}
+                _ => {
+                    kept.push(field.clone());
+                    continue;
+                }
             }
+            kept.push(format!("{}={MASK}", field.split_once('=').map_or(field.as_str(), |(name, _)| name)));
         }
         if !is_known {
             return Ok(joined(&kept));
         }
-        let url = variable("BUILDKIT_AZURE_STORAGE_ACCOUNT_URL").filter(|url| url.contains('?'));
-        if let Some(url) = url.filter(|_| kind == "azblob" && !has_url) {
-            kept.push(format!("account_url={}", login.without_signature(&url)));
+        let url = variable("BUILDKIT_AZURE_STORAGE_ACCOUNT_URL").filter(|_| kind == "azblob" && !has_url);
+        let signed_url = url.and_then(|url| Some((signature(&url)?, url)));
+        if let Some((signature, _)) = &signed_url {
+            login.token = Some(signature.clone());
         }
         if kind == "gha" && login.token.is_none() {
             login.token = variable("ACTIONS_RUNTIME_TOKEN").filter(|token| !token.is_empty());
@@ -105,6 +147,7 @@ impl CacheLogins {
             self.logins.push(login);
         }
         kept.push(format!("{LOGIN}={number}"));
+        kept.extend(signed_url.map(|(_, url)| format!("account_url={}", masked_url(&url))));
         Ok(joined(&kept))
     }
 
@@ -115,14 +158,16 @@ impl CacheLogins {
     }
 }
 
-impl WithheldLogin {
-    /// Returns a URL without its query, which is a shared access signature, and without a login.
-    fn without_signature(&mut self, url: &str) -> String {
-        let (url, query) = url.split_once('?').unwrap_or((url, ""));
-        if !query.is_empty() {
-            self.token = Some(query.to_string());
-        }
-        hide_logins(url).to_string()
+/// Returns the query of the URL of an account, which is a shared access signature.
+fn signature(url: &str) -> Option<String> {
+    url.split_once('?').map(|(_, query)| query.to_string()).filter(|query| !query.is_empty())
+}
+
+/// Returns a URL with masks in place of its login and its query.
+fn masked_url(url: &str) -> String {
+    match url.split_once('?') {
+        Some((url, _)) => format!("{}?{MASK}", hide_logins(url)),
+        None => hide_logins(url).to_string(),
     }
 }
 
@@ -153,51 +198,72 @@ mod tests {
     #[test]
     fn no_error_can_state_a_secret() {
         for (text, want) in [
-            ("type=S3,bucket=b,secret_access_key=k", "type=S3,bucket=b,login=0"),
-            ("type=s3 ,bucket=b,secret_access_key=k", "type=s3 ,bucket=b,login=0"),
-            ("type=s3,secret-access-key=k,bucket=b", "type=s3,secretaccesskey=***,bucket=b"),
+            ("type=S3,bucket=b,secret_access_key=k", "type=S3,bucket=b,secret_access_key=***,login=0"),
+            ("type=s3 ,bucket=b,secret_access_key=k", "type=s3 ,bucket=b,secret_access_key=***,login=0"),
+            ("type=s3,secret-access-key=k,bucket=b", "type=s3,secret-access-key=***,bucket=b"),
             ("type=foo,secret_access_keyy=k", "type=foo,secret_access_keyy=***"),
-            ("bucket=b,Session_Token=t", "bucket=b,session_token=***"),
-            ("type=s3,endpoint_url=http://u:k@h?tok=k", "type=s3,endpoint_url=http://***@h"),
+            ("bucket=b,Session_Token=t", "bucket=b,Session_Token=***"),
+            ("type=s3,endpoint_url=http://u:k@h?tok=k", "type=s3,endpoint_url=http://***@h?***"),
             ("type=local,src=d,sign=file", "type=local,src=d,sign=file"),
         ] {
             let got = CacheLogins::default().withhold("--cache-from", text, &|_| None).unwrap();
-            assert_eq!(got.replace("secret-access-key", "secretaccesskey"), want, "{text}");
+            assert_eq!(got, want, "{text}");
         }
     }
 
     #[test]
-    fn a_value_has_the_number_of_its_login_in_place_of_the_login() {
+    fn the_number_of_a_login_follows_the_value_and_is_never_shown() {
         let mut found = CacheLogins::default();
         let variable = |name: &str| match name {
             "BUILDKIT_AZURE_STORAGE_ACCOUNT_URL" => Some("https://a.net/?sig=env".to_string()),
             _ => None,
         };
-        let mut of = |text: &str| found.withhold("--cache-to", text, &variable).unwrap();
-        for (text, want) in [
-            ("a.io/b", "a.io/b"),
-            ("type=registry,ref=a.io/b,secret_access_key=x", "type=registry,ref=a.io/b,secret_access_key=***"),
-            ("type=s3,bucket=b", "type=s3,bucket=b"),
-            ("type=s3,bucket=b,access_key_id=i,SECRET_ACCESS_KEY=k", "type=s3,bucket=b,login=0"),
-            ("secret_access_key=k,access_key_id=i,\"type=s3\",\"prefix=a,b\"", "type=s3,\"prefix=a,b\",login=0"),
-            ("type=s3,access_key_id=i,secret_access_key=k,session_token=t", "type=s3,login=1"),
-            ("type=azblob,account_url=https://a.net/?sv=1&sig=x", "type=azblob,account_url=https://a.net/,login=2"),
-            ("type=azblob", "type=azblob,account_url=https://a.net/,login=3"),
+        for (text, shown, rest) in [
+            ("a.io/b", "a.io/b", ""),
+            ("type=registry,ref=a.io/b,secret_access_key=x", "type=registry,ref=a.io/b,secret_access_key=***", ""),
+            ("type=s3,bucket=b", "type=s3,bucket=b", ""),
+            (
+                "type=s3,access_key_id=i,SECRET_ACCESS_KEY=k,bucket=b",
+                "type=s3,access_key_id=***,SECRET_ACCESS_KEY=***,bucket=b",
+                ",login=0",
+            ),
+            (
+                "secret_access_key=k,access_key_id=i,\"type=s3\",\"prefix=a,login=7\"",
+                "secret_access_key=***,access_key_id=***,type=s3,\"prefix=a,login=7\"",
+                ",login=0",
+            ),
+            (
+                "type=s3,access_key_id=i,secret_access_key=k,session_token=t",
+                "type=s3,access_key_id=***,secret_access_key=***,session_token=***",
+                ",login=1",
+            ),
+            (
+                "type=azblob,account_url=https://a.net/?sv=1&sig=x,container=c",
+                "type=azblob,account_url=https://a.net/?***,container=c",
+                ",login=2",
+            ),
+            ("type=azblob", "type=azblob", ",login=3,account_url=https://a.net/?***"),
             (
                 "type=azblob,account_url=https://a.net,secret_access_key=k",
-                "type=azblob,account_url=https://a.net,login=4",
+                "type=azblob,account_url=https://a.net,secret_access_key=***",
+                ",login=4",
             ),
-            ("type=gha,scope=x,token=t,ghtoken=g", "type=gha,scope=x,login=5"),
-            ("type=gha", "type=gha"),
+            ("type=gha,scope=x,token=t,ghtoken=g", "type=gha,scope=x,token=***,ghtoken=***", ",login=5"),
+            ("type=gha", "type=gha", ""),
         ] {
-            assert_eq!(of(text), want);
-            assert_eq!(of(want), want, "once");
+            let got = found.withhold("--cache-to", text, &variable).unwrap();
+            assert_eq!(got, format!("{shown}{rest}"));
+            let CacheFlagValue { shown: known, fields, login } = CacheFlagValue::split(&got).unwrap();
+            assert_eq!((known.as_str(), login.is_some()), (shown, !rest.is_empty()));
+            assert!(!fields.iter().any(|field| field.starts_with(LOGIN)), "{fields:?}");
         }
         assert_eq!(found.logins.len(), 6);
         assert_eq!(found.variables().len(), 5);
         let login = found.logins[1].clone().login();
         assert_eq!(login.token.unwrap().reveal(), "t");
-        let e = CacheLogins::default().withhold("--cache-to", "type=s3,secret_access_key=a\"b", &variable).unwrap_err();
-        assert!(!e.text().contains("a\"b"), "{}", e.text());
+        let error = |text: &str| CacheLogins::default().withhold("--cache-to", text, &variable).unwrap_err().text();
+        let text = error("type=s3,secret_access_key=a\"b");
+        assert!(!text.contains("a\"b"), "{text}");
+        assert!(error("type=s3,bucket=b,login=0").contains("unknown option `login`"));
     }
 }

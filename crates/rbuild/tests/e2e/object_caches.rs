@@ -191,6 +191,19 @@ fn a_store_that_fails_is_no_obstacle_unless_the_cache_is_required() {
     }
 }
 
+/// Returns the options of a cache as messages show them.
+fn masked(options: &str) -> String {
+    let secret = |field: &str| {
+        let (key, value) = field.split_once('=').unwrap();
+        match (key, value.split_once('?')) {
+            ("access_key_id" | "secret_access_key", _) => format!("{key}=***"),
+            (_, Some((url, _))) => format!("{key}={url}?***"),
+            _ => field.to_string(),
+        }
+    };
+    options.split(',').map(secret).collect::<Vec<_>>().join(",")
+}
+
 /// The builder, its commands, the messages and the files of a build contain no login.
 #[test]
 fn logins_stay_in_the_fetcher() {
@@ -217,8 +230,23 @@ fn logins_stay_in_the_fetcher() {
         ];
         let ran = machine.build(file, &args).ok();
         said += &(ran.stderr + &ran.stdout);
-        let bad = machine.build(file, &["--cache-to", &format!("{place},unknown=x")]).fails(2, &["unknown option"]);
+        let unknown = format!("{place},unknown=x");
+        let bad = machine.build(file, &["--cache-to", &unknown]).fails(2, &["unknown option", &masked(&unknown)]);
         said += &bad.stderr;
+        // A server that fails is reported with the options as they were written.
+        for (method, flag) in [("GET", "--cache-from"), ("PUT", "--cache-to")] {
+            server.fault(method, "", Fault::Status(403), 99);
+            let name = format!("{place},name=fails,ignore-error=true");
+            let name = if flag == "--cache-to" { name } else { format!("{place},name=fails") };
+            let ran = machine.build(file, &["-t", "x", flag, &name, "--debug-log", log_file]).ok();
+            let warning = format!("warning: {flag} {}: cannot", masked(&name));
+            assert!(ran.stderr.contains(&warning), "{warning}: {}", ran.stderr);
+            said += &ran.stderr;
+            said += &std::fs::read_to_string(&log).unwrap();
+            server.behave();
+        }
+        let ran = Machine::new().build(file, &["-t", "x", "--explain", "--cache-from", &place]).ok();
+        said += &ran.stderr;
         said += &std::fs::read_to_string(&log).unwrap();
     }
     // Variables.
@@ -231,6 +259,11 @@ fn logins_stay_in_the_fetcher() {
     let ran = machine.lab.run_with(&mut command, &variables).ok();
     assert!(ran.stderr.contains("wrote the cache `s3://bucket/rbuild/v1/manifests/cache`"), "{}", ran.stderr);
     said += &(ran.stderr + &ran.stdout);
+    for log in ["logs", "inspect", "history"].map(|verb| machine.lab.rbuild([verb, "x"])) {
+        said += &(log.stderr + &log.stdout);
+    }
+    let line = said.lines().find(|line| line.contains("login=") && !line.contains("tr '"));
+    assert_eq!(line, None, "the internal form of the options");
     for secret in secrets {
         assert!(!said.contains(secret), "{said}");
         let found =

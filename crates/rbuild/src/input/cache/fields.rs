@@ -12,8 +12,8 @@ use rbuild_transport::{CacheLimits, MAX_SHARDS, RecordKeys, RemoteCache, SharedC
 
 use crate::exit::Failure;
 use crate::input::object_caches::{AZURE_KEYS, GITHUB_KEYS, ObjectOptions, S3_KEYS};
-use crate::input::output::{csv_fields, layer_form};
-use crate::input::withheld_caches::LOGIN;
+use crate::input::output::layer_form;
+use crate::input::withheld_caches::CacheFlagValue;
 use crate::input::{registry, value};
 use crate::ui::hints::{self, Hint, OutputRemedy, ValueRemedy, VerbRemedy};
 use crate::ui::terminal;
@@ -57,22 +57,26 @@ const MAX_MOUNT: u64 = 2_000_000_000;
 /// A value of one of the flags, as pairs in lower case and values.
 pub struct CacheFields<'a> {
     flag: &'a str,
-    text: &'a str,
+    /// The value as the user wrote it, for messages.
+    text: String,
     pairs: Vec<(String, String)>,
+    /// Number of its login among those that were withheld.
+    login: Option<usize>,
 }
 
 impl<'a> CacheFields<'a> {
     /// Splits a value.
     pub fn split(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<CacheFields<'a>, Failure> {
         let bad = |problem: String| Failure::usage(format!("{flag} {text}: {problem}"));
-        let fields = csv_fields(text).map_err(|e| bad(e.to_string()).help(form))?;
+        let split = CacheFlagValue::split(text).map_err(|e| bad(e.to_string()).help(form))?;
+        let CacheFlagValue { shown: text, fields, login } = split;
         let mut pairs = Vec::new();
         // As in BuildKit, a single word is the name of an image.
         if let [only] = &fields[..]
             && !only.contains('=')
         {
             pairs = vec![("type".to_string(), "registry".to_string()), ("ref".to_string(), only.clone())];
-            return Ok(CacheFields { flag, text, pairs });
+            return Ok(CacheFields { flag, text, pairs, login });
         }
         for field in &fields {
             let (key, value) = field.split_once('=').unwrap_or((field, "true"));
@@ -87,31 +91,35 @@ impl<'a> CacheFields<'a> {
             let problem = format!("{flag} {}: `{key}` takes the name of a file, not a key", text.replace(value, "***"));
             return Err(Failure::usage(problem).help(ValueRemedy::KeyInFile));
         }
-        Ok(CacheFields { flag, text, pairs })
+        Ok(CacheFields { flag, text, pairs, login })
     }
 
     /// Splits a value, and checks its type and its scopes. Warns of options that are given twice.
     pub fn parse(flag: &'a str, text: &'a str, form: ValueRemedy) -> Result<CacheFields<'a>, Failure> {
-        let bad = |problem: String| Failure::usage(format!("{flag} {text}: {problem}"));
         let fields = CacheFields::split(flag, text, form.clone())?;
         let keys = fields.pairs.iter().map(|(key, _)| key);
         let mut seen = HashSet::new();
         for key in keys.filter(|key| !seen.insert(*key)) {
-            terminal::warning(format!("{flag} {text}: `{key}` is given twice; the last value applies"));
+            terminal::warning(format!("{flag} {}: `{key}` is given twice; the last value applies", fields.text));
         }
         if fields.get("scope").is_some_and(|scope| scope.split(';').any(|scope| scope.trim().is_empty())) {
             return Err(fields.bad("`scope` is empty", ValueRemedy::ScopeForm));
         }
         match fields.get("type") {
             None if fields.get("ref").is_some() => {
-                Err(bad("the type is missing".into()).help(ValueRemedy::CacheRegistryForm))
+                Err(fields.bad("the type is missing", ValueRemedy::CacheRegistryForm))
             }
-            None => Err(bad("the type is missing".into()).help(form)),
+            None => Err(fields.bad("the type is missing", form)),
             Some("local" | "registry" | "s3" | "azblob" | "gha") => Ok(fields),
             Some("inline") if flag == "--cache-to" => Ok(fields),
             Some("inline") => Err(fields.bad("records in an image are read by its name", ValueRemedy::CacheRefForm)),
-            Some(other) => Err(bad(format!("unknown type `{other}`")).help(hints::suggestion(other, &TYPES))),
+            Some(other) => Err(fields.bad(format!("unknown type `{other}`"), hints::suggestion(other, &TYPES))),
         }
+    }
+
+    /// Returns the value as the user wrote it, for messages.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Returns the last value of a key.
@@ -136,11 +144,9 @@ impl<'a> CacheFields<'a> {
             return Err(self.bad(format!("`{key}` is an option of {other}"), form));
         }
         if let Some(other) = TYPES.iter().find(|other| options_of(self.flag, other).contains(&key.as_str())) {
-            let shown: Vec<&str> = known.into_iter().filter(|key| *key != LOGIN).collect();
-            return Err(self.bad(format!("`{key}` is an option of type={other}"), hints::use_one_of(&shown)));
+            return Err(self.bad(format!("`{key}` is an option of type={other}"), hints::use_one_of(&known)));
         }
-        let shown: Vec<&str> = known.into_iter().filter(|key| *key != LOGIN).collect();
-        Err(self.bad(format!("unknown option `{key}`"), hints::suggestion(key, &shown)))
+        Err(self.bad(format!("unknown option `{key}`"), hints::suggestion(key, &known)))
     }
 
     pub fn switch(&self, key: &str) -> Result<bool, Failure> {
@@ -206,7 +212,7 @@ impl<'a> CacheFields<'a> {
     pub fn shared(&self) -> Result<Option<Vec<SharedCache>>, Failure> {
         let option = |key: &str| self.get(key);
         let variable = |name: &str| std::env::var(name).ok();
-        let options = ObjectOptions { option: &option, variable: &variable, names: self.names()? };
+        let options = ObjectOptions { option: &option, variable: &variable, names: self.names()?, login: self.login };
         let objects = match self.get("type") {
             Some("registry") => {
                 return Ok(Some(self.remote()?.into_iter().map(SharedCache::Registry).collect()));

@@ -33,8 +33,9 @@ pub struct CacheReader<'a> {
 }
 
 /// The caches of a value of `--cache-from`, before they are opened.
-struct CacheSource<'a> {
-    text: &'a str,
+struct CacheSource {
+    /// The value of the flag, for messages.
+    text: String,
     /// The place, for messages.
     place: String,
     is_required: bool,
@@ -110,9 +111,10 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
             opened = tags.iter().map(open).collect();
             tags.join("`, `")
         };
+        let text = fields.text().to_string();
         sources.push(CacheSource { text, place, is_required, missing, opened, shared, keys });
     }
-    let of_source = |source: &CacheSource<'_>| {
+    let of_source = |source: &CacheSource| {
         source.shared.iter().map(|cache| (cache.clone(), source.keys.clone())).collect::<Vec<_>>()
     };
     let names: Vec<(SharedCache, RecordKeys)> = sources.iter().flat_map(of_source).collect();

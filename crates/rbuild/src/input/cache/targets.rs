@@ -107,7 +107,15 @@ pub fn targets(given: &[String]) -> Result<Vec<CacheTarget>, Failure> {
             };
             let export = CacheExport { form, mode, registry, mounts: mounts.clone(), max_mount };
             let (trusted, sign) = (trusted.clone(), sign.clone());
-            targets.push(CacheTarget { text: text.clone(), export, to, limits, ignores_errors, trusted, sign });
+            targets.push(CacheTarget {
+                text: fields.text().to_string(),
+                export,
+                to,
+                limits,
+                ignores_errors,
+                trusted,
+                sign,
+            });
         }
     }
     Ok(targets)
