@@ -111,6 +111,7 @@ mod tests {
     use super::*;
     use crate::cache::artifact::tests::{step, steps};
     use crate::cache::local::open_local;
+    use crate::cache::record_budget::RecordBudget;
     use crate::layout::LayoutWriter;
 
     #[test]
@@ -128,7 +129,8 @@ mod tests {
             let path = place.join(number.to_string());
             std::fs::create_dir(&path).unwrap();
             unpack_cache_archive(&archive[..], &RootDir::open(&path).unwrap(), Limits::default()).unwrap();
-            let (records, blobs) = open_local(&path, "latest", RecordKeys::none()).unwrap().unwrap();
+            let (records, blobs) =
+                open_local(&path, "latest", RecordKeys::none(), &RecordBudget::default()).unwrap().unwrap();
             assert_eq!(records.steps, steps(two.clone()));
             assert_eq!(blobs.size(&two[0].layer.blob).unwrap(), Some(3));
         }

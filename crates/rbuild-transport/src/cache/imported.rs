@@ -17,6 +17,7 @@ use crate::cache::artifact::CachedSteps;
 use crate::cache::buildkit::BuildKitCache;
 use crate::cache::local::{LocalCache, open_local};
 use crate::cache::merge::CacheLimits;
+use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, RemoteSteps};
 use crate::cache::shared_cache::SharedCache;
 use crate::cache::signature::RecordKeys;
@@ -71,13 +72,14 @@ impl ImportedCache {
     ///
     /// # Errors
     ///
-    /// Fails if the directory contains something else, or if a document is damaged.
-    pub fn local(dir: &Path, tag: &str, keys: &RecordKeys) -> Result<Option<ImportedCache>> {
+    /// Fails if the directory contains something else, if a document is damaged, or if the
+    /// documents exceed the budget, which is that of all caches together.
+    pub fn local(dir: &Path, tag: &str, keys: &RecordKeys, budget: &RecordBudget) -> Result<Option<ImportedCache>> {
         let cache = |(records, blobs)| {
             let layers = LayerPlace::Directory { blobs, identity: identity(dir), tag: tag.into() };
             ImportedCache::new(rbuild_linux::quoted(dir).to_string(), records, layers)
         };
-        Ok(open_local(dir, tag, keys)?.map(cache))
+        Ok(open_local(dir, tag, keys, budget)?.map(cache))
     }
 
     /// Returns the cache on other machines with these records.

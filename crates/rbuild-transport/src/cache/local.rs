@@ -31,16 +31,44 @@ pub struct LocalCache {
 ///
 /// # Errors
 ///
-/// Fails if the directory contains something else, or if a document is damaged.
-pub(crate) fn open_local(dir: &Path, tag: &str, keys: &RecordKeys) -> Result<Option<(CacheRecords, LayoutSource)>> {
+/// Fails if the directory contains something else, if a document is damaged, or if the documents
+/// exceed the budget.
+pub(crate) fn open_local(
+    dir: &Path,
+    tag: &str,
+    keys: &RecordKeys,
+    budget: &RecordBudget,
+) -> Result<Option<(CacheRecords, LayoutSource)>> {
     let source = match LayoutSource::open(dir) {
         Err(TransportError::OpenLayout { source, .. }) if source.whole().is_not_found() => return Ok(None),
         other => other?,
     };
     let Some(index) = source.read("index.json")? else { return Ok(None) };
     let Some(manifest) = manifest_in(&index, tag)? else { return Ok(None) };
-    let records = read_any(&source.document(&manifest)?, &source, keys, &RecordBudget::default())?;
+    let documents = BudgetedDocuments { layout: &source, budget };
+    let records = read_any(&documents.document(&manifest)?, &documents, keys, budget)?;
     Ok(Some((records, source)))
+}
+
+/// The documents of a layout, which are counted.
+struct BudgetedDocuments<'a> {
+    layout: &'a LayoutSource,
+    budget: &'a RecordBudget,
+}
+
+impl BlobSource for BudgetedDocuments<'_> {
+    fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+        self.layout.size(digest)
+    }
+
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        self.budget.take(self.layout.size(digest)?.unwrap_or(0))?;
+        self.layout.document(digest)
+    }
+
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
+        self.layout.open(part)
+    }
 }
 
 /// Returns the manifest with that tag in an index. A digest, which no tag can have the form of,
@@ -126,7 +154,6 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
         for bytes in &documents.blobs {
             layout.put_bytes(bytes)?;
         }
-        layout.put_bytes(&documents.manifest.bytes)?;
         let entry = json!({
             "mediaType": MediaType::ImageManifest.to_string(),
             "artifactType": ARTIFACT,

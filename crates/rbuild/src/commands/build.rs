@@ -8,7 +8,7 @@ use rbuild_engine::{
 };
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_plan::NoCache;
-use rbuild_transport::{ImportedCaches, RecordKeys, SharedCache};
+use rbuild_transport::{ImportedCaches, RecordBudget, RecordKeys, SharedCache};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
@@ -53,7 +53,9 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
         downloads::fetch_one(&store, &args.registry, secrets, display, url)
     };
-    let records = |names: &[(SharedCache, RecordKeys)]| caches::read(&store, &args.registry, names);
+    let records = |names: &[(SharedCache, RecordKeys)], budget: &RecordBudget| {
+        caches::read(&store, &args.registry, names, budget)
+    };
     let layers = || caches::layer_fetcher(&args.registry);
     let is_quiet = matches!(progress_mode(&args), Mode::Quiet | Mode::RawJson);
     let note = |text: &str| {

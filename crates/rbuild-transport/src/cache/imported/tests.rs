@@ -30,7 +30,7 @@ fn imported(place: &Path, name: &str, steps: &[CachedStep]) -> ImportedCache {
         keys: RecordKeys::none(),
     };
     write_local_cache(&to, &own, &[&layout.source().unwrap()]).unwrap();
-    ImportedCache::local(&dir, "t", RecordKeys::none()).unwrap().unwrap()
+    ImportedCache::local(&dir, "t", RecordKeys::none(), &RecordBudget::default()).unwrap().unwrap()
 }
 
 #[test]

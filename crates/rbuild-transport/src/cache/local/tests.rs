@@ -47,7 +47,7 @@ fn own<'a>(steps: &'a [CachedStep], lost: &'a BTreeSet<CacheKey>) -> OwnSteps<'a
 }
 
 fn read(dir: &Path, tag: &str) -> Option<CachedSteps> {
-    open_local(dir, tag, RecordKeys::none()).unwrap().map(|(records, _)| records.steps)
+    open_local(dir, tag, RecordKeys::none(), &RecordBudget::default()).unwrap().map(|(records, _)| records.steps)
 }
 
 fn written(steps: usize, layers: usize, bytes: u64, is_unchanged: bool) -> WrittenCache {
@@ -127,7 +127,7 @@ fn damage_is_repaired_by_the_next_build() {
     let index: Value = serde_json::from_slice(&std::fs::read(dir.join("index.json")).unwrap()).unwrap();
     let manifest = index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "");
     std::fs::write(dir.join("blobs/sha256").join(manifest), "{}").unwrap();
-    assert!(open_local(&dir, "main", RecordKeys::none()).is_err());
+    assert!(open_local(&dir, "main", RecordKeys::none(), &RecordBudget::default()).is_err());
     let written = write(&dir, &ours, &source);
     assert_eq!((written.content.steps, written.note), (2, CacheNote::Replaced));
     assert_eq!(read(&dir, "main"), Some(steps(ours.clone())));
@@ -167,7 +167,7 @@ fn several_writers_lose_nothing() {
 fn a_directory_with_something_else_is_an_error() {
     let place = Scratch::new();
     std::fs::write(place.join("index.json"), "[").unwrap();
-    assert!(open_local(&place, "main", RecordKeys::none()).is_err());
+    assert!(open_local(&place, "main", RecordKeys::none(), &RecordBudget::default()).is_err());
     let source = layout(&place.join("store"), &[]);
     let to = cache(&place, "main");
     assert!(write_local_cache(&to, &own(&[], &BTreeSet::new()), &[&source]).is_err());
@@ -181,7 +181,7 @@ fn a_directory_with_something_else_is_an_error() {
     assert_eq!(e.message(), "it is not a cache of rbuild");
     assert_eq!(std::fs::read_to_string(place.join("images/index.json")).unwrap(), index);
     std::fs::write(place.join("file"), "").unwrap();
-    assert!(open_local(&place.join("file"), "main", RecordKeys::none()).is_err());
+    assert!(open_local(&place.join("file"), "main", RecordKeys::none(), &RecordBudget::default()).is_err());
 }
 
 /// Only a missing or changed document is damage. One that cannot be read now, or that another

@@ -31,17 +31,18 @@ fn patience_of_writes() -> RetryPolicy {
     RetryPolicy { connect: Duration::from_secs(10), whole: Duration::from_secs(60), ..RetryPolicy::default() }
 }
 
-/// Reads the records of caches, all at once. If the fetcher ends without an answer, none of them
-/// can be read. The caller must have one thread.
+/// Reads the records of caches, all at once, within what is left of a budget. If the fetcher ends
+/// without an answer, none of them can be read. The caller must have one thread.
 pub fn read(
     store: &Store,
     flags: &RegistryFlags,
     caches: &[(SharedCache, RecordKeys)],
+    budget: &RecordBudget,
 ) -> Result<Vec<ReadCache>, Failure> {
     let read: Result<Result<Vec<ReadCache>, Failure>, Failure> = in_fetcher(|| {
-        let (client, budget) = (registry::client_within(flags, patience_of_reads())?, RecordBudget::default());
+        let client = registry::client_within(flags, patience_of_reads())?;
         let read = |cache: &SharedCache, keys: &RecordKeys| {
-            read_shared_cache(store, &client, cache, keys, &budget).map_err(|e| reported(&e, e.help()))
+            read_shared_cache(store, &client, cache, keys, budget).map_err(|e| reported(&e, e.help()))
         };
         try_map(caches.len().max(1), caches, |(cache, keys)| Ok(read(cache, keys)))
     });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rbuild_linux::quoted;
 use rbuild_remedy::{Remedy, ReportedError, ServerRemedy, Warning};
 use rbuild_transport::{
-    ImportedCache, ImportedCaches, LayerFetcher, RecordKeys, RemoteCache, RemoteSteps, SharedCache,
+    ImportedCache, ImportedCaches, LayerFetcher, RecordBudget, RecordKeys, RemoteCache, RemoteSteps, SharedCache,
 };
 
 use crate::exit::{Failure, reported};
@@ -19,8 +19,8 @@ use crate::ui::terminal;
 /// The outcome of reading the records of a cache; `None` if there is no such cache.
 pub type ReadCache = Result<Option<RemoteSteps>, ReportedError>;
 
-/// Reads the records of caches on other machines, all at once.
-pub type RecordReader<'a> = dyn Fn(&[(SharedCache, RecordKeys)]) -> Result<Vec<ReadCache>, Failure> + 'a;
+/// Reads the records of caches on other machines, all at once, within what is left of a budget.
+pub type RecordReader<'a> = dyn Fn(&[(SharedCache, RecordKeys)], &RecordBudget) -> Result<Vec<ReadCache>, Failure> + 'a;
 
 /// The functions that read caches on other machines.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ pub fn check_signed(given: &[String], targets: &[CacheTarget]) -> Result<(), Fai
 ///
 /// Fails if a value is invalid, or if a required cache cannot be read.
 pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCaches, Failure> {
-    let mut sources = Vec::new();
+    let (mut sources, budget) = (Vec::new(), RecordBudget::default());
     for text in given {
         let fields = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)?;
         fields.check_options()?;
@@ -104,8 +104,9 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         } else {
             let src = fields.get("src").filter(|src| !src.is_empty());
             let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
-            let open =
-                |tag: &String| ImportedCache::local(Path::new(src), tag, &keys).map_err(|e| reported(&e, e.help()));
+            let open = |tag: &String| {
+                ImportedCache::local(Path::new(src), tag, &keys, &budget).map_err(|e| reported(&e, e.help()))
+            };
             let tags = fields.local_names()?;
             missing = Some(PathBuf::from(src)).filter(|dir| matches!(dir.try_exists(), Ok(false)));
             opened = tags.iter().map(open).collect();
@@ -118,7 +119,7 @@ pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCach
         source.shared.iter().map(|cache| (cache.clone(), source.keys.clone())).collect::<Vec<_>>()
     };
     let names: Vec<(SharedCache, RecordKeys)> = sources.iter().flat_map(of_source).collect();
-    let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names)? };
+    let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names, &budget)? };
     let mut read = read.into_iter();
     let mut found = Vec::new();
     for CacheSource { text, place, is_required, missing, opened, shared, .. } in sources {

@@ -12,8 +12,11 @@ fn records_in_an_image_have_no_place() {
     let [target] = &targets(&["type=inline".into()]).unwrap()[..] else { panic!() };
     assert!(matches!(target.to, CachePlace::Image));
     assert!(targets(&["type=inline,ref=a.io/b".into()]).is_err());
-    let reader =
-        CacheReader { records: &|_| panic!("no registry is asked"), layers: &|| Arc::new(|_, _| None), note: &|_| () };
+    let reader = CacheReader {
+        records: &|_, _| panic!("no registry is asked"),
+        layers: &|| Arc::new(|_, _| None),
+        note: &|_| (),
+    };
     assert!(sources(&["type=inline,ref=a.io/b".into()], reader).is_err());
 }
 
@@ -62,7 +65,7 @@ fn values_are_parsed_as_in_buildkit() {
     let src = format!("type=local,src={}", dest.display());
     let notes = std::cell::RefCell::new(String::new());
     let reader = CacheReader {
-        records: &|_| panic!("no registry is asked"),
+        records: &|_, _| panic!("no registry is asked"),
         layers: &|| Arc::new(|_, _| None),
         note: &|text| notes.borrow_mut().push_str(text),
     };
