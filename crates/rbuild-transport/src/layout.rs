@@ -190,11 +190,13 @@ impl LayoutWriter {
     /// Writes a blob that is in memory, unless the layout has it.
     pub(crate) fn put_bytes(&self, bytes: &[u8]) -> Result<()> {
         let digest = BlobDigest::of(bytes);
-        if self.has(&digest, bytes.len() as u64)? {
-            return Ok(());
-        }
+        if self.has(&digest, bytes.len() as u64)? { Ok(()) } else { self.replace_bytes(bytes) }
+    }
+
+    /// Writes a blob in place of the one that the layout may have, which is damaged.
+    pub(crate) fn replace_bytes(&self, bytes: &[u8]) -> Result<()> {
         let failed = TransportError::io("cannot write the image");
-        self.put(|()| digest, |out| out.write_all(bytes).map_err(failed))
+        self.put(|()| BlobDigest::of(bytes), |out| out.write_all(bytes).map_err(failed))
     }
 
     fn put_file(&self, name: &str, value: &Value) -> Result<()> {

@@ -151,8 +151,8 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
             written.is_unchanged = true;
             return Ok(None);
         }
-        for bytes in &documents.blobs {
-            layout.put_bytes(bytes)?;
+        for bytes in documents.blobs.iter().chain([&documents.manifest.bytes]) {
+            if is_damaged { layout.replace_bytes(bytes)? } else { layout.put_bytes(bytes)? }
         }
         let entry = json!({
             "mediaType": MediaType::ImageManifest.to_string(),

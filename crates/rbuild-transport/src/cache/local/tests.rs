@@ -218,3 +218,46 @@ fn a_cache_that_cannot_be_read_now_is_not_replaced() {
     assert_eq!(write(&dir, &more, &source).note, CacheNote::NewerFormat);
     assert_eq!(std::fs::read_to_string(dir.join("index.json")).unwrap(), index);
 }
+
+/// All caches of a build share one budget, whatever their type is.
+#[test]
+fn the_documents_of_directories_count_in_the_budget() {
+    let place = Scratch::new();
+    let dirs = ["one", "two"].map(|name| place.join(name));
+    let (ours, source) = ([step("a", b"layer", 100)], layout(&place.join("store"), &[b"layer"]));
+    for dir in &dirs {
+        write(dir, &ours, &source);
+    }
+    let CacheDocuments { manifest, blobs } = CacheDocuments::of(&steps(ours.clone()), RecordKeys::none()).unwrap();
+    let lines = zstd::decode_all(&blobs[1][..]).unwrap().len();
+    let size = (manifest.bytes.len() + blobs.concat().len() + lines) as u64;
+    let open = |dir: &Path, budget: &RecordBudget| open_local(dir, "main", RecordKeys::none(), budget).map(drop);
+    let enough = RecordBudget::of(2 * size);
+    dirs.iter().for_each(|dir| open(dir, &enough).unwrap());
+    assert!(enough.take(1).is_err(), "nothing is left");
+    let little = RecordBudget::of(2 * size - 1);
+    open(&dirs[0], &little).unwrap();
+    let e = open(&dirs[1], &little).unwrap_err().message();
+    assert!(e.contains("the records of all caches exceed"), "{e}");
+}
+
+/// Even if the same steps are written again, and the size of a damaged document is right.
+#[test]
+fn damaged_documents_are_written_again() {
+    let place = Scratch::new();
+    let (dir, source) = (place.join("cache"), layout(&place.join("store"), &[b"one"]));
+    let ours = [step("a", b"one", 100)];
+    write(&dir, &ours, &source);
+    let CacheDocuments { manifest, blobs } = CacheDocuments::of(&steps(ours.clone()), RecordKeys::none()).unwrap();
+    for bytes in blobs.iter().chain([&manifest.bytes]) {
+        let path = dir.join("blobs/sha256").join(BlobDigest::of(bytes).hex());
+        for wrong in [vec![b'x'; bytes.len()], Vec::new()] {
+            std::fs::write(&path, wrong).unwrap();
+            assert_eq!(write(&dir, &ours, &source).note, CacheNote::Replaced);
+            assert_eq!(read(&dir, "main"), Some(steps(ours.clone())));
+        }
+        std::fs::remove_file(&path).unwrap();
+        write(&dir, &ours, &source);
+        assert_eq!(read(&dir, "main"), Some(steps(ours.clone())));
+    }
+}
