@@ -1,8 +1,12 @@
 //! Pushes: early uploads, and transfers after interrupted ones.
 
+use std::time::Duration;
+
 use rbuild_image::BlobDigest;
 use serde_json::json;
 
+use crate::caches;
+use crate::lab::Lab;
 use crate::lazy_trees::stores_as_layers;
 use crate::registries::Scene;
 use crate::registries::server::{Access, Fault, Registry};
@@ -136,6 +140,33 @@ fn a_repeated_copy_is_not_uploaded_again() {
         let patches = requests.iter().filter(|line| line.starts_with("PATCH ")).count();
         assert_eq!(patches, uploads, "{version}: {requests:?}");
     }
+}
+
+/// A layer of a cache cannot be unpacked, so the build is repeated. The fetcher of the first
+/// attempt completes its uploads, which take longer than the second one.
+#[test]
+fn a_repeated_build_continues_the_uploads_of_the_first_attempt() {
+    let scene = Scene::new(Access::Open);
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    let cache = scene.lab.path("cache");
+    let tools = "FROM busybox AS tools\nRUN echo made > /made\n";
+    Lab::new().build(tools, &["-t", "x", "--cache-to", &caches::to(&cache, ",compression=uncompressed")]).ok();
+    let layer = caches::layers(&cache).remove(0);
+    let size = std::fs::metadata(&layer).unwrap().len() as usize;
+    caches::forge(&cache, layer.file_name().unwrap().to_str().unwrap(), size, &caches::refused_layer());
+    scene.lab.write("big", noise(31, 10 << 20));
+    let name = scene.name("app:1");
+    let file = format!("{tools}FROM busybox\nCOPY big /\nRUN sleep 2\nCOPY --from=tools /made /made\n");
+    scene.registry.fault("PATCH", "", Fault::Stall(Duration::from_secs(8)), 9);
+    scene.registry.requests();
+    let ran = scene.build(&file, &["-t", &name, "--push", "--cache-from", &caches::from(&cache, ""), "."]).ok();
+    assert!(ran.stderr.contains("note: the build is repeated"), "{}", ran.stderr);
+    let requests = scene.registry.requests();
+    assert_eq!(requests.iter().filter(|line| line.starts_with("PATCH ")).count(), 1, "{requests:?}");
+    let layers = scene.document("app", "1")["layers"].clone();
+    let large = layers[1]["digest"].as_str().unwrap();
+    assert!(requests.iter().all(|line| !line.contains(large)), "it is not pushed again: {requests:?}");
+    scene.rbuild(&["fsck"]).ok();
 }
 
 #[test]

@@ -46,6 +46,9 @@ enum LayerMessage {
     Packed(u64, BlobDigest, u64),
     /// A layer will not be completed.
     Abandoned(u64),
+    /// The build is repeated: no layer that has begun will be completed, and numbers are used
+    /// again.
+    Repeated,
 }
 
 /// The upload of the layers of one build.
@@ -70,11 +73,15 @@ impl<'a> EarlyPusher<'a> {
         EarlyPusher { flags, names, display, running: RefCell::default() }
     }
 
-    /// Forks the fetcher. The caller must have one thread. `in_fetcher` closes what belongs to the
-    /// launcher. Without a fetcher, the layers are pushed later.
+    /// Forks the fetcher, or continues with that of a build that is repeated. The caller must have
+    /// one thread. `in_fetcher` closes what belongs to the launcher. Without a fetcher, the layers
+    /// are pushed later.
     pub fn start(&self, in_fetcher: impl FnOnce()) {
-        if let Some(name) = self.names.first() {
-            *self.running.borrow_mut() = self.forked(name, in_fetcher).ok();
+        let Some(name) = self.names.first() else { return };
+        let mut running = self.running.borrow_mut();
+        match &*running {
+            Some(UploadingFetcher { socket, .. }) => send(socket, &LayerMessage::Repeated, None),
+            None => *running = self.forked(name, in_fetcher).ok(),
         }
     }
 
@@ -124,6 +131,7 @@ impl<'a> EarlyPusher<'a> {
                     (LayerMessage::Abandoned(number), _) => {
                         blobs.remove(&number).into_iter().for_each(|b| b.abandon());
                     }
+                    (LayerMessage::Repeated, _) => blobs.drain().for_each(|(_, blob)| blob.abandon()),
                 }
             }
             blobs.values().for_each(|blob| blob.abandon());
@@ -201,11 +209,15 @@ struct LayerReporter {
 
 impl LayerReporter {
     fn send(&self, message: &LayerMessage, file: Option<&File>) {
-        let Ok(text) = serde_json::to_vec(message) else { return };
-        let files: Vec<_> = file.into_iter().map(File::as_fd).collect();
-        // If the fetcher is gone, the layers are pushed later.
-        let _ = send_with_bytes(&self.socket, &text, &files);
+        send(&self.socket, message, file);
     }
+}
+
+/// Sends a message to the fetcher. If that is gone, the layers are pushed later.
+fn send(socket: &OwnedFd, message: &LayerMessage, file: Option<&File>) {
+    let Ok(text) = serde_json::to_vec(message) else { return };
+    let files: Vec<_> = file.into_iter().map(File::as_fd).collect();
+    let _ = send_with_bytes(socket, &text, &files);
 }
 
 impl PackingWatch for LayerReporter {
