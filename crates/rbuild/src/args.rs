@@ -439,6 +439,10 @@ pub struct CacheExportArgs {
     /// Compression of layers: gzip, zstd or uncompressed
     #[arg(long, value_name = "FORM", default_value = "gzip")]
     pub compression: String,
+    /// File of an Ed25519 private key that signs the records; steps in a directory whose records
+    /// have no valid signature are dropped
+    #[arg(long, value_name = "KEYFILE")]
+    pub sign: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -451,6 +455,10 @@ pub struct CacheImportArgs {
     /// Cache mounts to restore: all, none, or IDs separated by `;`
     #[arg(long, value_name = "IDS", default_value = "all")]
     pub mounts: String,
+    /// File of an Ed25519 public key, or several separated by `;`: import nothing from a cache
+    /// whose records have no valid signature of one of them
+    #[arg(long, value_name = "PUBKEY")]
+    pub verify: Option<String>,
 }
 
 #[derive(Args)]

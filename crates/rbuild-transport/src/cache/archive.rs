@@ -24,7 +24,8 @@ use crate::load::named::clean;
 /// Size of the buffer for content in bytes.
 const BUFFER: usize = 64 << 10;
 
-/// Writes a cache with these steps to an archive. `source` has their layers.
+/// Writes a cache with these steps to an archive, signed if there is a key for it. `source` has
+/// their layers.
 ///
 /// # Errors
 ///
@@ -34,9 +35,10 @@ pub fn write_cache_archive(
     tag: &str,
     steps: &[CachedStep],
     source: &dyn BlobSource,
+    keys: &RecordKeys,
 ) -> Result<WrittenCache> {
     let steps: CachedSteps = steps.iter().map(|step| (step.key, step.clone())).collect();
-    let documents = CacheDocuments::of(&steps, RecordKeys::none())?;
+    let documents = CacheDocuments::of(&steps, keys)?;
     let archive = ArchiveWriter::begin(out)?;
     let mut written = WrittenCache { content: StepCount::of(steps.values()), ..WrittenCache::default() };
     let mut layers: Vec<BlobInfo> =
@@ -122,7 +124,8 @@ mod tests {
         let sources = LayoutWriter::open(&Directory::find(&place.join("layers")).unwrap()).unwrap();
         [b"one", b"two"].iter().for_each(|bytes| sources.put_bytes(*bytes).unwrap());
         let mut out = Vec::new();
-        let written = write_cache_archive(&mut out, "latest", &two, &sources.source().unwrap()).unwrap();
+        let none = RecordKeys::none();
+        let written = write_cache_archive(&mut out, "latest", &two, &sources.source().unwrap(), none).unwrap();
         assert_eq!((written.content.steps, written.layers, written.bytes), (3, 2, 6));
         let packed = zstd::encode_all(&out[..], 1).unwrap();
         for (number, archive) in [out.clone(), packed].iter().enumerate() {

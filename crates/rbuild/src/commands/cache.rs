@@ -12,19 +12,20 @@ use rbuild_remedy::counted;
 use rbuild_sandbox::{Builder, SandboxError, enter};
 use rbuild_store::{BuildId, Store, Workspace};
 use rbuild_transport::{
-    CacheLimits, CacheNote, ImportedCache, ImportedCaches, LocalCache, OwnSteps, RecordKeys, TransportError,
-    WrittenCache, day_of, unpack_cache_archive, write_cache_archive, write_destination, write_local_cache,
+    CacheLimits, CacheNote, ImportedCache, ImportedCaches, LocalCache, OwnSteps, RecordBudget, RecordKeys,
+    TransportError, WrittenCache, day_of, unpack_cache_archive, write_cache_archive, write_destination,
+    write_local_cache,
 };
 
 use crate::args::{CacheExportArgs, CacheImportArgs};
 use crate::commands::cache_export::{remark, report};
 use crate::commands::in_builder::{exit_code, store_config, store_in};
 use crate::exit::{Failure, code};
-use crate::input::cache::mount_choice;
+use crate::input::cache::{mount_choice, signing_with, trusted_keys};
 use crate::input::settings::Settings;
 use crate::input::stdin::{self, StdinUse};
 use crate::input::{flags, output, request};
-use crate::ui::hints::InputRemedy;
+use crate::ui::hints::{InputRemedy, ValueRemedy};
 use crate::ui::terminal;
 
 /// The place of a cache that is written.
@@ -42,6 +43,11 @@ pub fn export(settings: &Settings, args: CacheExportArgs) -> Result<u8, Failure>
         mounts: mount_choice(args.mounts.as_deref().unwrap_or_default()),
         max_mount: flags::size("--mounts-max", &args.mounts_max)?,
     };
+    // No command is started that could read the key.
+    let keys = match &args.sign {
+        Some(path) => signing_with(RecordKeys::default(), path, |p| Failure::usage(format!("--sign: {p}")))?,
+        None => RecordKeys::default(),
+    };
     let place = match &args.dest {
         dest if dest.as_os_str() == "-" => ExportPlace::Archive(output::stdout()?),
         dest if dest.extension().is_some_and(|end| end == "tar") && !dest.is_dir() => {
@@ -50,7 +56,7 @@ pub fn export(settings: &Settings, args: CacheExportArgs) -> Result<u8, Failure>
         dest => ExportPlace::Directory(LocalCache { dir: output::directory(dest)?, tag: args.tag.clone() }),
     };
     let ended = enter(&store_config(&store), settings.isolation, |builder| {
-        ended(write(builder, &store, &choice, &place, &args))
+        ended(write(builder, &store, &choice, &place, &args, &keys))
     })?;
     if ended.code == i32::from(code::OK)
         && let ExportPlace::Archive(dest) = &place
@@ -74,6 +80,7 @@ fn write(
     choice: &StoreChoice,
     place: &ExportPlace,
     args: &CacheExportArgs,
+    keys: &RecordKeys,
 ) -> Result<(), Failure> {
     let store = store_in(&builder?, store)?;
     let work = Workspace::open(&store)?;
@@ -84,7 +91,7 @@ fn write(
         ExportPlace::Archive(dest) => {
             let mut written = WrittenCache::default();
             write_destination(dest, |out| {
-                written = write_cache_archive(out, &args.tag, &steps, &blobs)?;
+                written = write_cache_archive(out, &args.tag, &steps, &blobs, keys)?;
                 Ok::<_, TransportError>(())
             })?;
             written
@@ -92,8 +99,7 @@ fn write(
         ExportPlace::Directory(to) => {
             let (lost, refreshed) = Default::default();
             let (limits, today) = (choice.limits, day_of(Timestamp::now().sec));
-            let own =
-                OwnSteps { steps: &steps, lost: &lost, refreshed: &refreshed, limits, today, keys: RecordKeys::none() };
+            let own = OwnSteps { steps: &steps, lost: &lost, refreshed: &refreshed, limits, today, keys };
             write_local_cache(to, &own, &[&blobs])?
         }
     };
@@ -113,10 +119,18 @@ fn write(
 pub fn import(settings: &Settings, args: CacheImportArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let work = Workspace::open(&store)?;
-    let cache = open(&store, &work, &args)?;
+    let keys = match &args.verify {
+        Some(given) => trusted_keys(given, |problem| Failure::usage(format!("--verify: {problem}")))?,
+        None => RecordKeys::default(),
+    };
+    let cache = open(&store, &work, &args, &keys)?;
     let name = quoted(&args.source).to_string();
     let cache =
         cache.ok_or_else(|| Failure::new(format!("there is no cache with the tag `{}` in {name}", args.tag)))?;
+    if cache.has_unsigned() {
+        let problem = format!("{name} has records without a valid signature, so nothing was imported");
+        return Err(Failure::new(problem).help(ValueRemedy::SignExport));
+    }
     if cache.is_of_other_builder() {
         return Err(Failure::new(format!("{name} is a cache of BuildKit, whose steps only builds can find"))
             .help(InputRemedy::UseCacheFrom));
@@ -134,19 +148,25 @@ pub fn import(settings: &Settings, args: CacheImportArgs) -> Result<u8, Failure>
 }
 
 /// Opens the cache. An archive is unpacked into the workspace.
-fn open(store: &Store, work: &Workspace, args: &CacheImportArgs) -> Result<Option<ImportedCache>, Failure> {
+fn open(
+    store: &Store,
+    work: &Workspace,
+    args: &CacheImportArgs,
+    keys: &RecordKeys,
+) -> Result<Option<ImportedCache>, Failure> {
+    let budget = RecordBudget::default();
     let source = &args.source;
     let failed = |cause: String| Failure::new(format!("cannot read the cache {}: {cause}", quoted(source)));
     let archive: Box<dyn Read> = match source {
         source if source.as_os_str() == "-" => Box::new(stdin::piped(StdinUse::Archive)?),
         source if source.is_dir() => {
-            return ImportedCache::local(source, &args.tag, RecordKeys::none()).map_err(|e| failed(e.message()));
+            return ImportedCache::local(source, &args.tag, keys, &budget).map_err(|e| failed(e.message()));
         }
         source => Box::new(file(source)?),
     };
     let (path, dir) = work.new_dir()?;
     unpack_cache_archive(archive, &dir, store.limits()).map_err(|e| failed(e.message()))?;
-    ImportedCache::local(&path, &args.tag, RecordKeys::none()).map_err(|e| failed(e.message()))
+    ImportedCache::local(&path, &args.tag, keys, &budget).map_err(|e| failed(e.message()))
 }
 
 fn file(path: &Path) -> Result<File, Failure> {

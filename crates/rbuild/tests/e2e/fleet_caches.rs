@@ -329,10 +329,10 @@ fn results_that_are_made_again_are_found_by_all() {
 }
 
 /// Keys in files, made with ssh-keygen and openssl.
-struct Keys(rbuild_testkit::Scratch);
+pub struct Keys(rbuild_testkit::Scratch);
 
 impl Keys {
-    fn new() -> Keys {
+    pub fn new() -> Keys {
         let keys = Keys(rbuild_testkit::Scratch::new());
         let run = |program: &str, args: &[&str]| {
             let status = std::process::Command::new(program).args(args).stderr(std::process::Stdio::null()).status();
@@ -347,7 +347,7 @@ impl Keys {
         keys
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_string()
     }
 }

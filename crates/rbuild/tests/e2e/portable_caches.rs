@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::fleet_caches::Keys;
 use crate::lab::Lab;
 
 const FILE: &str = "FROM busybox AS tools\nRUN echo tool > /tool\n\
@@ -67,6 +68,79 @@ fn a_store_takes_the_steps_and_the_cache_mounts_of_another_one() {
     three
         .rbuild(["cache", "import", "--tag", "main", text(&archive)])
         .fails(1, &["there is no cache with the tag `main`"]);
+}
+
+/// An export is signed, and an import of records that nobody or somebody else has signed, or that
+/// were changed, fails and leaves the store as it is.
+#[test]
+fn exported_records_are_signed_and_imported_ones_verified() {
+    let (one, keys) = (machine(), Keys::new());
+    one.build(FILE, &["-t", "x"]).ok();
+    let (ours, theirs) = (keys.path("ours"), keys.path("theirs"));
+    let (own_key, other_key) = (format!("{ours}.pub"), format!("{theirs}.pub"));
+    let verified = |source: &Path, key: &str| {
+        let two = machine();
+        let ran = two.rbuild(["cache", "import", "--verify", key, text(source)]);
+        let stored = two.build(FILE, &["-t", "x"]).ok().steps();
+        (ran, stored)
+    };
+    for place in [one.path("cache"), one.path("cache.tar")] {
+        let export = |more: &[&str]| one.rbuild([&["cache", "export"], more, &[text(&place)]].concat()).ok();
+        export(&[]);
+        let unsigned = "records without a valid signature, so nothing was imported\nhint: write the cache with --sign";
+        let (ran, stored) = verified(&place, &own_key);
+        ran.fails(1, &[unsigned]);
+        assert_eq!(stored, (5, 0));
+        let ran = export(&["--sign", &ours]);
+        let dropped = "had records without a valid signature, so their steps were dropped";
+        assert_eq!(ran.stderr.contains(dropped), place.is_dir(), "{}", ran.stderr);
+        for key in [own_key.clone(), format!("{other_key};{own_key}")] {
+            let (ran, stored) = verified(&place, &key);
+            assert!(ran.ok().stderr.contains("imported 5 steps"), "{key}");
+            assert_eq!(stored, (0, 5), "{key}");
+        }
+        let (ran, stored) = verified(&place, &other_key);
+        ran.fails(1, &[unsigned]);
+        assert_eq!(stored, (5, 0));
+        // The signature is no obstacle to an import without keys.
+        machine().rbuild(["cache", "import", text(&place)]).ok();
+    }
+    // Other records with the signature of these ones.
+    let other = machine();
+    other.build(&FILE.replace("echo tool", "echo evil"), &["-t", "x"]).ok();
+    other.rbuild(["cache", "export", "--sign", &theirs, text(&other.path("cache"))]).ok();
+    let document = |dir: &Path| -> (std::path::PathBuf, serde_json::Value, serde_json::Value) {
+        let index = std::fs::read(dir.join("index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        let digest = index["manifests"][0]["digest"].as_str().unwrap();
+        let path = dir.join("blobs/sha256").join(&digest["sha256:".len()..]);
+        (path.clone(), serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap(), index)
+    };
+    let (_, signed, _) = document(&one.path("cache"));
+    let (path, mut changed, mut index) = document(&other.path("cache"));
+    changed["layers"][0]["annotations"] = signed["layers"][0]["annotations"].clone();
+    let bytes = changed.to_string();
+    let digest = rbuild_image::BlobDigest::of(bytes.as_bytes());
+    std::fs::write(path.with_file_name(digest.hex()), &bytes).unwrap();
+    index["manifests"][0]["digest"] = digest.to_string().into();
+    index["manifests"][0]["size"] = bytes.len().into();
+    std::fs::write(other.path("cache/index.json"), index.to_string()).unwrap();
+    verified(&other.path("cache"), &own_key).0.fails(1, &["records without a valid signature"]);
+    // Keys that cannot be used are reported before anything is written.
+    for (args, want) in [
+        (["export", "--sign", &own_key], "--sign: "),
+        (["export", "--sign", "none"], "--sign: cannot read the key `none`"),
+        (["import", "--verify", &ours], "--verify: "),
+        (["import", "--verify", "none"], "--verify: `none`: "),
+    ] {
+        one.rbuild([&["cache"], &args[..], &[text(&one.path("new"))]].concat()).fails(2, &[want]);
+    }
+    let key = std::fs::read_to_string(&ours).unwrap();
+    for (verb, flag) in [("export", "--sign"), ("import", "--verify")] {
+        let ran = one.rbuild(["cache", verb, flag, &key, text(&one.path("new"))]).fails(2, &["the name of a file"]);
+        assert!(!ran.stderr.contains("OPENSSH"), "{}", ran.stderr);
+    }
+    assert!(!one.path("new").exists());
 }
 
 /// The records of a cache state the inputs of keys, so a machine with an empty store knows what is

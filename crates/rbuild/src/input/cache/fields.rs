@@ -1,16 +1,15 @@
 //! The fields of a value of `--cache-from` or `--cache-to`.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use rbuild_engine::MountChoice;
 use rbuild_image::BlobDigest;
 use rbuild_layer::LayerForm;
-use rbuild_linux::quoted;
 use rbuild_remedy::Warning;
 use rbuild_transport::{CacheLimits, MAX_SHARDS, RecordKeys, RemoteCache, SharedCache, tag_of_scope};
 
 use crate::exit::Failure;
+use crate::input::cache::keys::{is_key_text, is_private_key, trusted_keys};
 use crate::input::object_caches::{AZURE_KEYS, GITHUB_KEYS, ObjectOptions, S3_KEYS};
 use crate::input::output::layer_form;
 use crate::input::withheld_caches::CacheFlagValue;
@@ -47,10 +46,6 @@ pub const SHARDS: u32 = 16;
 const SCOPE_PREFIX: &str = "cache";
 /// Name of a cache in an object store.
 const NAME: &str = "cache";
-/// Words in the text of a private key.
-const PRIVATE_KEY: &str = "PRIVATE KEY";
-/// Maximum length of a component of a path in bytes on Linux.
-const MAX_COMPONENT: usize = 255;
 /// Default of `mounts-max`.
 const MAX_MOUNT: u64 = 2_000_000_000;
 
@@ -84,7 +79,7 @@ impl<'a> CacheFields<'a> {
         }
         let is_private = |(key, value): &&(String, String)| match key.as_str() {
             "sign" => is_key_text(value),
-            "verify" => value.contains(PRIVATE_KEY),
+            "verify" => is_private_key(value),
             _ => false,
         };
         if let Some((key, value)) = pairs.iter().find(is_private) {
@@ -156,21 +151,8 @@ impl<'a> CacheFields<'a> {
 
     /// Returns the keys whose signatures are valid.
     pub fn trusted(&self) -> Result<RecordKeys, Failure> {
-        let mut keys = RecordKeys::default();
-        let Some(given) = self.get("verify") else { return Ok(keys) };
-        let bad = |problem: String| self.bad(format!("`verify`: {problem}"), ValueRemedy::PublicKeyForm);
-        for part in given.split(';').map(str::trim) {
-            let path = Path::new(part);
-            let (name, text) = if part.starts_with("ssh-") {
-                ("the key".into(), part.to_string())
-            } else {
-                let text = std::fs::read_to_string(path);
-                let text = text.map_err(|e| bad(format!("{}: {}", quoted(path), rbuild_remedy::sentence(&e))))?;
-                (quoted(path).to_string(), text)
-            };
-            keys = keys.trusting(&text).map_err(|e| bad(format!("{name}: {e}")))?;
-        }
-        Ok(keys)
+        let Some(given) = self.get("verify") else { return Ok(RecordKeys::default()) };
+        trusted_keys(given, |problem| Failure::usage(format!("{} {}: `verify`: {problem}", self.flag, self.text)))
     }
 
     /// Returns the registry of the cache if it may be contacted without a trusted certificate, or
@@ -374,12 +356,6 @@ pub fn mount_choice(text: &str) -> MountChoice {
         "all" => MountChoice::All,
         text => MountChoice::Named(named(text)),
     }
-}
-
-/// Returns true if a value is the text of a key, as it is or encoded, and not the name of a file.
-fn is_key_text(value: &str) -> bool {
-    let is_too_long = || value.split('/').any(|component| component.len() > MAX_COMPONENT);
-    value.contains(PRIVATE_KEY) || value.contains('\n') || is_too_long()
 }
 
 /// Warns that a build is not a job of GitHub Actions, or does not have the variables of one.

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use rbuild_engine::{CacheExport, CacheMode};
-use rbuild_linux::quoted;
 use rbuild_transport::{CacheLimits, LocalCache, RecordKeys, SharedCache};
 
 use crate::exit::Failure;
 use crate::input::cache::fields::CacheFields;
+use crate::input::cache::keys::signing_with;
 use crate::input::{output, value};
 use crate::ui::hints::ValueRemedy;
 
@@ -46,12 +46,7 @@ impl CacheTarget {
     pub fn keys(&self) -> Result<RecordKeys, Failure> {
         let keys = self.trusted.clone();
         let Some(path) = &self.sign else { return Ok(keys) };
-        let bad = |problem: String| Failure::usage(format!("--cache-to {}: {problem}", self.text));
-        let text = std::fs::read(path).map_err(|e| {
-            bad(format!("cannot read the key {}: {}", quoted(path), rbuild_remedy::sentence(&e)))
-                .help(ValueRemedy::CreateSigningKey)
-        })?;
-        keys.signing_with(&text).map_err(|e| bad(format!("{}: {e}", quoted(path))).help(ValueRemedy::CreateSigningKey))
+        signing_with(keys, path, |problem| Failure::usage(format!("--cache-to {}: {problem}", self.text)))
     }
 }
 

@@ -109,6 +109,8 @@ pub enum ValueRemedy {
     CacheShardsRange { most: u32 },
     /// Sign a cache, or trust the key of its writer.
     TrustWriter,
+    /// Sign a cache that is exported, or trust the key of its writer.
+    SignExport,
     /// Verify a cache that is read.
     VerifySource,
     /// Pass the name of a file instead of a key.
@@ -253,6 +255,10 @@ impl ValueRemedy {
             ValueRemedy::CacheShardsRange { most } => format!("use a number from 1 to {most}").into(),
             ValueRemedy::TrustWriter => {
                 "write the cache with sign=KEYFILE, and pass the public keys of all of its writers with verify=".into()
+            }
+            ValueRemedy::SignExport => {
+                "write the cache with --sign KEYFILE, and pass the public keys of all of its writers with --verify"
+                    .into()
             }
             ValueRemedy::KeyInFile => {
                 "write the key to a file that only this job can read, and pass its name; where secrets are variables, \
