@@ -152,7 +152,7 @@ pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn B
             return Ok(None);
         }
         for bytes in documents.blobs.iter().chain([&documents.manifest.bytes]) {
-            if is_damaged { layout.replace_bytes(bytes)? } else { layout.put_bytes(bytes)? }
+            if note.is_replaced() { layout.replace_bytes(bytes)? } else { layout.put_bytes(bytes)? }
         }
         let entry = json!({
             "mediaType": MediaType::ImageManifest.to_string(),
