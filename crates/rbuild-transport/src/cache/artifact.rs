@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 
-use rbuild_image::{BlobDigest, MediaType, parse_manifest};
+use rbuild_image::{BlobDigest, MediaType, is_image_config, parse_manifest};
 use rbuild_layer::{Decoder, LAYER_FORMAT};
 use rbuild_registry::embeddable;
 use rbuild_remedy::ServerRemedy;
@@ -295,10 +295,6 @@ pub(crate) fn damaged_document(problem: &str) -> TransportError {
     TransportError::document("a document of the cache")(problem)
 }
 
-/// Media types of the configurations of images.
-const IMAGE_CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-
 /// Checks that a manifest is that of a cache, so that the tag of something else is never read or
 /// replaced as one.
 ///
@@ -313,7 +309,7 @@ pub(crate) fn check_type(manifest: &[u8]) -> Result<()> {
     let config = document["config"]["mediaType"].as_str();
     let (kind, help) = match config {
         Some(BUILDKIT_CONFIG) => ("a cache of BuildKit, which is only read", None),
-        Some(config) if IMAGE_CONFIGS.contains(&config) && document["artifactType"].is_null() => {
+        Some(config) if is_image_config(&MediaType::from(config)) && document["artifactType"].is_null() => {
             ("an image, not a cache", Some(ServerRemedy::UseCacheTag.into()))
         }
         _ => ("not a cache of rbuild", None),
