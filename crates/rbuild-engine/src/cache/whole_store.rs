@@ -9,7 +9,7 @@ use rbuild_layer::LayerForm;
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_store::{
     BuildId, CacheKey, CacheUse, CachedStep, KeyInputs, KeyValue, KnownMount, KnownStep, LayerVariant, Lock, MountNote,
-    RecordOrigin, RecordedStep, ResultId, Session, Store, StoreError, TreeId, Workspace,
+    RecordOrigin, RecordedStep, Session, Store, StoreError, TreeId, Workspace,
 };
 use rbuild_transport::{CacheLimits, ImportedCaches, ImportedStep, LeftOut, LostLayer, StepSelection, day_of};
 
@@ -18,7 +18,7 @@ use crate::cache::notes::note_of_stored;
 use crate::error::Result;
 use crate::event::Warning;
 use crate::exports::MountChoice;
-use crate::ops::shared_caches::key_of;
+use crate::ops::shared_caches;
 use crate::warning::BuildWarning;
 
 /// Seconds of a day.
@@ -143,21 +143,7 @@ fn packed_mounts(
             warnings.push(BuildWarning::LargeMount { name: &name, size: layer.size }.into());
             continue;
         }
-        let result = ResultId::of(layer.blob.to_string().as_bytes());
-        let (key, mount, used) = (key_of(&id), Some(MountNote { id, name }), day_of(now));
-        let (shared, note, is_searched) = (None, None, false);
-        found.push(CachedStep {
-            key,
-            shared,
-            result,
-            layer,
-            created: now,
-            runner: None,
-            used,
-            is_searched,
-            note,
-            mount,
-        });
+        found.push(CachedStep { used: day_of(now), ..shared_caches::step_of(id, name, layer, now) });
     }
     Ok(found)
 }

@@ -4,7 +4,7 @@
 use rbuild_image::Hasher;
 use rbuild_layer::LayerForm;
 use rbuild_linux::RootDir;
-use rbuild_store::{CacheId, CacheKey, CachedStep, LayerVariant, MountNote, ResultId};
+use rbuild_store::{CacheId, CacheKey, CachedStep, LayerVariant, MountNote, ResultId, StepLayer};
 use rbuild_transport::LostLayer;
 
 use crate::env::{MountOrigin, StepEnv};
@@ -19,6 +19,12 @@ pub(crate) fn key_of(id: &CacheId) -> CacheKey {
     let mut hasher = Hasher::new();
     hasher.field("cache mount 1").field(id.bytes());
     hasher.finish()
+}
+
+/// Returns the step by which caches have the content of a cache mount, which is the layer.
+pub(crate) fn step_of(id: CacheId, name: String, layer: StepLayer, created: i64) -> CachedStep {
+    let (key, result) = (key_of(&id), ResultId::of(layer.blob.to_string().as_bytes()));
+    CachedStep { mount: Some(MountNote { id, name }), ..CachedStep::new(key, result, layer, created) }
 }
 
 /// Fills a new cache mount with the content that another machine wrote, and returns the name of the
@@ -82,20 +88,7 @@ pub(crate) fn packed(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
         let key = key_of(&id);
         let known = env.request.caches.step(&key).filter(|known| known.step.layer.blob == layer.blob);
         let created = known.as_ref().map_or(env.request.now, |known| known.step.created);
-        let result = ResultId::of(layer.blob.to_string().as_bytes());
-        let mount = Some(MountNote { id, name: name.clone() });
-        let step = CachedStep {
-            key,
-            shared: None,
-            result,
-            layer,
-            created,
-            runner: None,
-            used: 0,
-            is_searched: false,
-            note: None,
-            mount,
-        };
+        let step = step_of(id, name.clone(), layer, created);
         let is_refreshed = known.is_none();
         found.push(ReportedStep { step, is_in_result: false, is_refreshed, mount: Some(name) });
     }

@@ -197,19 +197,7 @@ fn step_of(
         _ => ResultId::from(*key),
     };
     let layer = StepLayer::of_other_builder(layer.blob, layer.size, layer.diff_id, &layer.form, created);
-    let step = CachedStep {
-        key: *key,
-        shared: None,
-        result,
-        layer,
-        created,
-        runner: None,
-        used: 0,
-        is_searched: false,
-        note: None,
-        mount: None,
-    };
-    Some(step).filter(CachedStep::has_valid_times)
+    Some(CachedStep::new(*key, result, layer, created)).filter(CachedStep::has_valid_times)
 }
 
 #[cfg(test)]

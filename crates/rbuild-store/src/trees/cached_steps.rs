@@ -93,6 +93,22 @@ pub struct MountNote {
 const SECONDS_OF_DATES: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 impl CachedStep {
+    /// Returns a step of which only these facts are known.
+    pub fn new(key: CacheKey, result: ResultId, layer: StepLayer, created: i64) -> CachedStep {
+        CachedStep {
+            key,
+            shared: None,
+            result,
+            layer,
+            created,
+            runner: None,
+            used: 0,
+            is_searched: false,
+            note: None,
+            mount: None,
+        }
+    }
+
     /// Returns the origin of a step that a session imports from the cache with that name.
     pub fn origin(&self, session: Session<'_>, cache: &str) -> RecordOrigin {
         RecordOrigin { cache: cache.to_string(), runner: self.runner.clone(), imported: session.now }
@@ -379,16 +395,11 @@ mod tests {
         let layer = store.lazy_trees().cached_layer(tree, LayerForm::GZIP).unwrap()?;
         let (result, shared) = (ResultId::of(b"result"), Some(CacheKey::of(b"shared")));
         Some(CachedStep {
-            key: *key,
             shared,
-            result,
-            layer,
-            created: 7,
             runner: Some("one".into()),
             used: 20_000,
             is_searched: true,
-            note: None,
-            mount: None,
+            ..CachedStep::new(*key, result, layer, 7)
         })
     }
 
@@ -505,19 +516,7 @@ mod tests {
                 highest_ids: ids,
             };
             let key = CacheKey::of(format!("{form} {ids:?} {root_user}").as_bytes());
-            let result = ResultId::of(b"r");
-            let step = CachedStep {
-                key,
-                shared: None,
-                result,
-                layer,
-                created: 0,
-                runner: None,
-                used: 0,
-                is_searched: false,
-                note: None,
-                mount: None,
-            };
+            let step = CachedStep::new(key, ResultId::of(b"r"), layer, 0);
             let session = Session::new(&store, &work, &build, 9);
             assert_eq!(
                 store.lazy_trees().import_step(session, &step, "a cache").unwrap().is_some(),
