@@ -18,13 +18,14 @@ use std::sync::Arc;
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_image::{Hasher, ManifestDigest, Platform};
-use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, StepPart, VertexId, plan};
+use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, VertexId, plan};
 use rbuild_source::HashCache;
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Store};
 use rbuild_transport::{ImportedCaches, LentLayer};
 
 use crate::builder_paths::context_dirs;
 use crate::cache::explain;
+use crate::cache::key::KeyBuilder;
 use crate::contexts::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
@@ -239,28 +240,13 @@ impl Prepared {
 
     /// Returns the digest of all steps of the build, with the files that are known before anything
     /// runs. Builds with the same digest do the same.
-    pub fn definition(&self) -> CacheKey {
-        let mut hasher = Hasher::new();
-        for (vertex, prepared) in self.graph.vertices.iter().zip(&self.vertices) {
-            hasher.field("step");
-            let mut put = |part: StepPart<'_>| {
-                hasher.field(part.name()).field(&*part.value());
-            };
-            vertex.step.parts(&mut put);
-            if let Step::Copy(copy) = &vertex.step {
-                copy.source_parts(&mut put);
-            }
-            if let Step::Image { manifest, .. } = &vertex.step {
-                hasher.field(manifest.to_string());
-            }
-            for input in vertex.inputs() {
-                hasher.field("input").field(input.position().to_string());
-            }
-            for selection in &prepared.selected_files {
-                hasher.field("files").field(selection.content.digest.bytes());
-            }
-        }
-        hasher.finish()
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file of a step was not downloaded.
+    pub fn definition(&self) -> Result<CacheKey> {
+        let keys = KeyBuilder { downloads: &self.downloads, salt: None };
+        keys.whole_build(&self.graph, self.vertices.iter().map(|vertex| &*vertex.selected_files))
     }
 
     /// Returns true if the image is made without its layers, or else has to be prepared again.

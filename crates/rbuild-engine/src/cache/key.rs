@@ -101,6 +101,27 @@ impl KeyBuilder<'_> {
         Ok(key.map(|key| Keyed { key, inputs }))
     }
 
+    /// Returns the digest of all steps of a build, with the files that are known before anything
+    /// runs. Builds with the same digest do the same. `selected_files` has an entry for each vertex
+    /// of the graph.
+    pub fn whole_build<'s>(
+        &self,
+        graph: &BuildGraph,
+        selected_files: impl IntoIterator<Item = &'s [Selection]>,
+    ) -> Result<CacheKey> {
+        let mut hasher = Hasher::new();
+        // The results of steps are not known yet. Their definitions take the place of these.
+        let mut definitions: Vec<ResultId> = Vec::with_capacity(graph.vertices.len());
+        for (vertex, files) in graph.vertices.iter().zip(selected_files) {
+            let inputs = InputResults::of(&vertex.inputs(), |id| definitions[id]);
+            let key = self.definition(vertex, &inputs, files)?;
+            let definition = key.map_or_else(|| source_result(&vertex.step), ResultId::from);
+            hasher.field(definition.bytes());
+            definitions.push(definition);
+        }
+        Ok(hasher.finish())
+    }
+
     /// Hashes the components of a definition key, and calls `each` with them, which borrow from
     /// temporary values.
     fn hash(

@@ -37,9 +37,7 @@ fn keys_with(source: &str, params: &Parameters) -> Vec<CacheKey> {
     for vertex in &graph.vertices {
         let inputs = InputResults::of(&vertex.inputs(), |id| results[id]);
         let keys = KeyBuilder { downloads: &downloads, salt: None };
-        let content =
-            SelectionContent { digest: SelectionHash::of(b"what is copied"), fingerprint: Fingerprint::default() };
-        let selected = [Selection { sources: Vec::new(), content }];
+        let selected = [selection(b"what is copied")];
         let key = keys.definition(vertex, &inputs, &selected).unwrap();
         let keyed = keys.keyed(&graph, vertex, &inputs, &selected).unwrap();
         assert_eq!(key, keyed.map(|keyed| keyed.key));
@@ -47,6 +45,12 @@ fn keys_with(source: &str, params: &Parameters) -> Vec<CacheKey> {
         results.push(key.map_or_else(|| source_result(&vertex.step), ResultId::from));
     }
     found
+}
+
+/// Returns selected files with that content.
+fn selection(content: &[u8]) -> Selection {
+    let content = SelectionContent { digest: SelectionHash::of(content), fingerprint: Fingerprint::default() };
+    Selection { sources: Vec::new(), content }
 }
 
 /// The answer to each download.
@@ -70,6 +74,30 @@ fn variables_of_a_step_are_recorded_as_pairs() {
     let recorded = masked(KeyInputs { version: KEY_VERSION, parts: vec![part], is_reduced: false }, &secrets);
     assert_eq!(recorded.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
     assert_eq!(StepPart::VARIABLE, VARIABLE);
+}
+
+#[test]
+fn the_digest_of_a_build_depends_on_every_step_and_file() {
+    let whole = |source: &str, files: &str| {
+        let file = parse(source.as_bytes()).unwrap();
+        let Ok(Plan::Graph(graph)) = plan(&file, &params(AMD64), &HashMap::new()) else { panic!("{source}") };
+        let selected = [selection(files.as_bytes())];
+        let downloads = DownloadedFiles::of_graph(&graph, &DOWNLOAD);
+        let keys = KeyBuilder { downloads: &downloads, salt: None };
+        keys.whole_build(&graph, graph.vertices.iter().map(|_| &selected[..])).unwrap()
+    };
+    let cases = [
+        (EVERYTHING.to_string(), "other files"),
+        (EVERYTHING.replacen("WORKDIR /w", "WORKDIR /z", 1), "files"),
+        (EVERYTHING.replacen("make all", "make", 1), "files"),
+        (EVERYTHING.replacen("/f\n", "/g\n", 1), "files"),
+        (EVERYTHING.to_string() + "RUN more\n", "files"),
+        (EVERYTHING.to_string(), "files"),
+    ];
+    let distinct: HashSet<CacheKey> = cases.iter().map(|(source, files)| whole(source, files)).collect();
+    assert_eq!(distinct.len(), cases.len());
+    let commented = EVERYTHING.replacen("WORKDIR /w", "# a comment\nWORKDIR   /w", 1);
+    assert_eq!(whole(&commented, "files"), whole(EVERYTHING, "files"));
 }
 
 const EVERYTHING: &str = "FROM scratch AS a\nARG WHO=me\nENV E=1\nWORKDIR /w\nCOPY --chown=1:2 --chmod=644 x /y/\n\

@@ -6,7 +6,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use rbuild_engine::{Prepared, Warning};
+use rbuild_engine::{BuildError, Prepared, Warning};
 use rbuild_image::Hasher;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned};
@@ -100,11 +100,11 @@ struct ClaimedStep {
 
 impl ClaimedStep {
     /// Returns the first step of a build that is missing.
-    fn of(platforms: &[Prepared]) -> Option<ClaimedStep> {
-        let key = platforms.iter().find_map(Prepared::first_missing)?;
+    fn of(platforms: &[Prepared]) -> Result<Option<ClaimedStep>, BuildError> {
+        let Some(key) = platforms.iter().find_map(Prepared::first_missing) else { return Ok(None) };
         let mut hasher = Hasher::new();
         for platform in platforms {
-            hasher.field(platform.definition().bytes());
+            hasher.field(platform.definition()?.bytes());
         }
         Some(ClaimedStep { key, build: hasher.finish() })
     }
@@ -149,7 +149,7 @@ impl<'a> StepClaims<'a> {
         else {
             return Ok(false);
         };
-        let Some(step) = ClaimedStep::of(platforms) else { return Ok(false) };
+        let Some(step) = ClaimedStep::of(platforms)? else { return Ok(false) };
         let outcome = match HeldClaim::begin(self, claimed, step, close) {
             Ok(claim) => self.wait(claimed, claim)?,
             Err(_) => ClaimOutcome::Unavailable,
