@@ -70,8 +70,16 @@ impl Workspace {
     ///
     /// Fails if the directory or its lock cannot be created.
     pub fn open(store: &Store) -> Result<Workspace> {
+        let (workspace, _) = Workspace::open_measuring(store, |_| 0)?;
+        Ok(workspace)
+    }
+
+    /// Creates a workspace as [`Workspace::open`] does. Also returns the sum of what `measure`
+    /// returns for the workspaces of killed processes, which are removed afterwards.
+    pub(crate) fn open_measuring(store: &Store, measure: fn(&RootDir) -> u64) -> Result<(Workspace, u64)> {
         let tmp = store.dir("tmp")?;
-        if sweep(store, &tmp)?
+        let swept = sweep(store, &tmp, measure)?;
+        if swept.is_some()
             && let Some(alone) = ExclusiveLock::try_take(store)?
         {
             store.remove_unpublished()?;
@@ -84,15 +92,9 @@ impl Workspace {
         tmp.create_dir(OsStr::new(&name), modes::dir())?;
         let dir = tmp.sub(&name)?;
         let path = store.path().join("tmp").join(&name);
-        Ok(Workspace {
-            tmp,
-            name: name.into(),
-            dir,
-            path,
-            merged: Mutex::default(),
-            remover: Mutex::default(),
-            _lock: lock,
-        })
+        let (merged, remover) = (Mutex::default(), Mutex::default());
+        let workspace = Workspace { tmp, name: name.into(), dir, path, merged, remover, _lock: lock };
+        Ok((workspace, swept.unwrap_or_default()))
     }
 
     /// Returns its directory.
@@ -167,8 +169,9 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
     }
 }
 
-/// Removes the work of dead processes. Returns true if there was any.
-pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
+/// Removes the work of dead processes. Returns the sum of what `measure` returned for the removed
+/// directories; `None` if there was no such work.
+pub(crate) fn sweep(store: &Store, tmp: &RootDir, measure: fn(&RootDir) -> u64) -> Result<Option<u64>> {
     // The lock is created before the directory and removed after it. A directory without a lock was
     // left by a power failure.
     for entry in tmp.entries()?.iter().filter(|entry| !is_lock(&entry.name)) {
@@ -177,14 +180,17 @@ pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
         }
     }
     let dead = dead_work(store, tmp)?;
+    let mut removed = 0;
     for DeadWork { name, _lock } in &dead {
+        let size = tmp.sub(name).map_or(0, |dir| measure(&dir));
         // Files owned by sub-IDs can only be removed inside the user namespace; the next builder
         // does it.
         if tmp.remove_all(name).is_ok() {
+            removed += size;
             let _ = tmp.remove_file(&lock_of(name));
         }
     }
-    Ok(!dead.is_empty())
+    Ok((!dead.is_empty()).then_some(removed))
 }
 
 /// Returns the disk usage of the work of dead processes, in bytes.

@@ -114,6 +114,25 @@ impl Gc<'_> {
         Ok(false)
     }
 
+    /// Returns the disk usage of all trees except those of containers, in bytes. Files that trees
+    /// share count once. Trees are walked only if their sizes have not been recorded yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub(crate) fn bytes_of_unused_trees(&self) -> Result<u64> {
+        let pinned = self.store.containers().pinned_trees()?;
+        let mut items = Vec::new();
+        for entry in self.store.dir("trees")?.entries()? {
+            let name = entry.name.to_string_lossy();
+            if !pinned.contains(&*name) {
+                items.push(Evictable { bytes: self.tree_size(&name)?, ..Evictable::tree(&name, i64::MIN) });
+            }
+        }
+        self.count_once(&mut items)?;
+        Ok(items.iter().map(|item| item.bytes).sum())
+    }
+
     /// Evicts entries. Those that this process may not remove stay, with their documents. The
     /// caller holds the exclusive lock.
     fn evict(&self, budget: Budget<'_>, trash: &mut Trash<'_>) -> Result<()> {

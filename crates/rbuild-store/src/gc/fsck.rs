@@ -230,7 +230,7 @@ impl Gc<'_> {
         if repair {
             self.store.create_dirs(&missing)?;
             self.store.remove_unpublished()?;
-            sweep(self.store, &self.store.dir("tmp")?)?;
+            sweep(self.store, &self.store.dir("tmp")?, |_| 0)?;
         } else if !missing.is_empty() {
             return Ok(checked);
         }

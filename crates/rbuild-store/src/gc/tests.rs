@@ -257,6 +257,8 @@ fn files_shared_by_copies_count_once() {
             std::fs::write(dir.join(LISTING), "").unwrap();
             std::fs::write(dir.join(INODES), note).unwrap();
         }
+        let reclaimable = scene.store.disk_usage().reclaimable_cache().unwrap();
+        assert_eq!(reclaimable / MIB, if linked { 4 } else { 6 }, "by recorded sizes");
         scene.store.gc().collect(Budget { bytes: Some(mib * MIB), ..Budget::default() }).unwrap();
         assert_eq!(scene.names("trees").len(), kept, "{mib} MiB, linked: {linked}");
     }

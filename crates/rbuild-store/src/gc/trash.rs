@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::gc::freed::Freed;
 use crate::gc::measure::tree_bytes;
 use crate::store::Store;
-use crate::workspace::{Workspace, dead_bytes};
+use crate::workspace::Workspace;
 
 /// Entries to delete, and the amount of content that was removed.
 pub(crate) struct Trash<'s> {
@@ -49,9 +49,8 @@ impl<'s> Trash<'s> {
     /// Returns an empty trash. Also removes what killed processes left, and counts its size. The
     /// caller does not hold the exclusive lock yet.
     pub fn new(store: &'s Store) -> Trash<'s> {
-        let left = dead_bytes(store).unwrap_or_default();
-        let work = Workspace::open(store).ok();
-        let bytes = if work.is_some() { left.saturating_sub(dead_bytes(store).unwrap_or_default()) } else { 0 };
+        let (work, bytes) = Workspace::open_measuring(store, tree_bytes).ok().unzip();
+        let bytes = bytes.unwrap_or_default();
         Trash { store, work, moved: Vec::new(), freed: Freed { bytes, ..Freed::default() } }
     }
 

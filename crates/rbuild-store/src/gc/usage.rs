@@ -69,8 +69,10 @@ impl DiskUsage<'_> {
     ///
     /// Fails if the store cannot be read.
     pub fn reclaimable_cache(&self) -> Result<u64> {
-        let is_cache = |kind: &str| !matches!(kind, "Images" | "Containers" | "Volumes");
-        Ok(self.by_kind()?.iter().filter(|(kind, _)| is_cache(kind)).map(|(_, usage)| usage.reclaimable).sum())
+        let (_, of_images) = self.usage_of_images()?;
+        let blobs = self.usage_of_blobs(&of_images)?.reclaimable;
+        let [mounts, logs] = ["mounts", "logs"].map(|dir| self.usage_of_dir(dir));
+        Ok(blobs + self.store.gc().bytes_of_unused_trees()? + mounts?.bytes + logs?.bytes)
     }
 
     /// Returns the usage of images, and the blobs of these and of containers' images.
