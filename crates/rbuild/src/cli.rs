@@ -8,4 +8,5 @@ pub mod man;
 pub mod substitutes;
 pub mod topics;
 pub mod usage;
+pub mod verb_groups;
 pub mod verbs;

@@ -17,7 +17,7 @@ use clap_complete::env::{EnvCompleter, Fish, Zsh};
 use crate::args::Cli;
 use crate::cli::completion::line::{escaped, split};
 use crate::cli::completion::values::with_values;
-use crate::cli::{clap_command, topics, verbs};
+use crate::cli::{clap_command, topics, verb_groups};
 use crate::exit::code;
 
 /// Variable with the name of the shell that requests candidates.
@@ -96,7 +96,7 @@ fn of_bash(line: &str, breaks: &str) -> String {
 /// Returns the command line with candidates for values, for the line with these words.
 fn command(words: &[OsString]) -> Command {
     let command = with_build_flags(Cli::command());
-    let grouped = verbs::groups().map(|(group, words)| {
+    let grouped = verb_groups::groups().map(|(group, words)| {
         let verbs =
             words.filter_map(|(word, verb)| Some(command.find_subcommand(verb)?.clone().name(word).hide(false)));
         Command::new(group).about("Commands of docker").subcommands(verbs.collect::<Vec<_>>())
@@ -116,7 +116,7 @@ fn help_of(command: &Command) -> Command {
         Command::new(name).about(about.unwrap_or_default())
     };
     let verbs = clap_command::listed_verbs().filter(|verb| !is_internal(verb)).map(|verb| word(verb, verb));
-    let groups = verbs::groups().map(|(group, words)| {
+    let groups = verb_groups::groups().map(|(group, words)| {
         let words: Vec<Command> = words.map(|(name, verb)| word(name, verb)).collect();
         Command::new(group).about("Commands of docker").subcommands(words)
     });

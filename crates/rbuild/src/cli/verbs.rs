@@ -1,10 +1,11 @@
-//! Resolves the verb on the command line: rbuild's verbs, docker's groups of verbs, and errors for
-//! verbs that rbuild does not have.
+//! Resolves the verb on the command line: one of rbuild, a word of a group of docker's verbs, or an
+//! error for a verb that rbuild does not have.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::cli::{description, substitutes, topics};
+use crate::cli::verb_groups::{GroupWord, INFO, INFO_NOTE};
+use crate::cli::{description, substitutes, topics, verb_groups};
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
@@ -65,130 +66,6 @@ const VERBS: [&str; 54] = [
     "help",
 ];
 
-/// A word of a group of verbs.
-#[derive(Clone, Copy)]
-enum GroupWord {
-    /// A verb of rbuild.
-    Verb(&'static str),
-    /// A verb of rbuild with a flag.
-    VerbWith(&'static str, &'static str),
-    /// A command without effect: text for standard output, and a note.
-    Nothing(&'static str, &'static str),
-}
-
-const NO_BUILDERS: &str = "rbuild has no builders; nothing to do";
-
-/// Groups of docker verbs, with the words that rbuild supports.
-const GROUPS: [(&str, &[(&str, GroupWord)]); 7] = [
-    (
-        "volume",
-        &[
-            ("ls", GroupWord::Verb("volume-ls")),
-            ("list", GroupWord::Verb("volume-ls")),
-            ("create", GroupWord::Verb("volume-create")),
-            ("rm", GroupWord::Verb("volume-rm")),
-            ("remove", GroupWord::Verb("volume-rm")),
-            ("inspect", GroupWord::Verb("volume-inspect")),
-            ("prune", GroupWord::Verb("volume-prune")),
-        ],
-    ),
-    (
-        "image",
-        &[
-            ("ls", GroupWord::Verb("images")),
-            ("list", GroupWord::Verb("images")),
-            ("rm", GroupWord::Verb("rmi")),
-            ("remove", GroupWord::Verb("rmi")),
-            ("prune", GroupWord::Verb("image-prune")),
-            ("build", GroupWord::Verb("build")),
-            ("history", GroupWord::Verb("history")),
-            ("import", GroupWord::Verb("import")),
-            ("inspect", GroupWord::VerbWith("inspect", "--type=image")),
-            ("load", GroupWord::Verb("load")),
-            ("pull", GroupWord::Verb("pull")),
-            ("push", GroupWord::Verb("push")),
-            ("save", GroupWord::Verb("save")),
-            ("tag", GroupWord::Verb("tag")),
-        ],
-    ),
-    (
-        "container",
-        &[
-            ("ls", GroupWord::Verb("ps")),
-            ("list", GroupWord::Verb("ps")),
-            ("ps", GroupWord::Verb("ps")),
-            ("rm", GroupWord::Verb("rm")),
-            ("remove", GroupWord::Verb("rm")),
-            ("prune", GroupWord::Verb("container-prune")),
-            ("cp", GroupWord::Verb("cp")),
-            ("create", GroupWord::Verb("create")),
-            ("run", GroupWord::Verb("run")),
-            ("exec", GroupWord::Verb("exec")),
-            ("start", GroupWord::Verb("start")),
-            ("stop", GroupWord::Verb("stop")),
-            ("restart", GroupWord::Verb("restart")),
-            ("kill", GroupWord::Verb("kill")),
-            ("wait", GroupWord::Verb("wait")),
-            ("port", GroupWord::Verb("port")),
-            ("diff", GroupWord::Verb("diff")),
-            ("commit", GroupWord::Verb("commit")),
-            ("logs", GroupWord::Verb("logs")),
-            ("pause", GroupWord::Verb("pause")),
-            ("unpause", GroupWord::Verb("unpause")),
-            ("top", GroupWord::Verb("top")),
-            ("stats", GroupWord::Verb("stats")),
-            ("rename", GroupWord::Verb("rename")),
-            ("export", GroupWord::Verb("export")),
-            ("inspect", GroupWord::VerbWith("inspect", "--type=container")),
-        ],
-    ),
-    (
-        "buildx",
-        &[
-            ("build", GroupWord::Verb("build")),
-            ("b", GroupWord::Verb("build")),
-            ("du", GroupWord::Verb("df")),
-            ("prune", GroupWord::Verb("builder-prune")),
-            ("version", GroupWord::Verb("--version")),
-            ("create", GroupWord::Nothing("rbuild\n", NO_BUILDERS)),
-            ("use", GroupWord::Nothing("", NO_BUILDERS)),
-            ("rm", GroupWord::Nothing("", NO_BUILDERS)),
-            ("stop", GroupWord::Nothing("", NO_BUILDERS)),
-            ("install", GroupWord::Nothing("", NO_BUILDERS)),
-            (
-                "inspect",
-                GroupWord::Nothing("Name:   rbuild\nDriver: none\nStatus: running\n", "rbuild has no builders"),
-            ),
-            (
-                "ls",
-                GroupWord::Nothing(
-                    "NAME/NODE   DRIVER   STATUS\nrbuild*     none     running\n",
-                    "rbuild has no builders",
-                ),
-            ),
-        ],
-    ),
-    (
-        "builder",
-        &[
-            ("build", GroupWord::Verb("build")),
-            ("du", GroupWord::Verb("df")),
-            ("prune", GroupWord::Verb("builder-prune")),
-        ],
-    ),
-    ("cache", &[("export", GroupWord::Verb("cache-export")), ("import", GroupWord::Verb("cache-import"))]),
-    (
-        "system",
-        &[
-            ("df", GroupWord::Verb("df")),
-            ("prune", GroupWord::Verb("system-prune")),
-            ("info", GroupWord::Nothing(INFO, "run `rbuild doctor` to check this machine")),
-        ],
-    ),
-];
-
-const INFO: &str = concat!("Client: rbuild ", env!("CARGO_PKG_VERSION"), "\nServer: none; rbuild has no daemon\n");
-
 /// Global flags with a value.
 const VALUED: [&str; 5] = ["--root", "--limit", "--isolation", "--lock-timeout", "--debug-log"];
 
@@ -210,6 +87,10 @@ impl CommandLine {
     fn page(text: String) -> CommandLine {
         CommandLine::Answer { text, note: String::new() }
     }
+
+    fn answer(text: &str, note: &str) -> CommandLine {
+        CommandLine::Answer { text: text.into(), note: note.into() }
+    }
 }
 
 /// Inserts the default verb if the command line has none, and replaces long forms (`image ls`,
@@ -227,70 +108,21 @@ pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fa
 
 fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Failure> {
     let at = after_globals(&argv)?;
-    let word = |i: usize| argv.get(at + i).and_then(|a| a.to_str()).unwrap_or("").to_string();
-    let (first, second) = (word(0), word(1));
+    let (first, second) = (word_at(&argv, at), word_at(&argv, at + 1));
     let verb = match first.as_str() {
         "" if as_docker => return Ok(CommandLine::Help { verb: None, long: false }),
         "" if argv.len() == 1 && !has_dockerfile() => {
             crate::ui::terminal::err(&crate::cli::clap_command::help(None, false));
             return Err(Failure::usage("no Dockerfile in this directory").help(UsageRemedy::PassDockerfile));
         }
-        "help" if ["version", "info"].contains(&second.as_str()) => {
-            no_more_words(&argv[..], at + 2)?;
-            return Ok(CommandLine::Answer {
-                text: description::answer(&second, &["-h".into()])?,
-                note: String::new(),
-            });
-        }
-        "help" if let Some(page) = topics::page(&second) => {
-            no_more_words(&argv[..], at + 2)?;
-            return Ok(CommandLine::page(page.into()));
-        }
-        "help" if ["topic", "topics"].contains(&second.as_str()) => {
-            no_more_words(&argv[..], at + 2)?;
-            return Ok(CommandLine::page(topics::list()));
-        }
-        "help" if substitutes::names().any(|name| name == second || name == word(2) && second == "buildx") => {
-            let name = if second == "buildx" { word(2) } else { second };
-            let page = substitutes::answer(&name, &["--help".into()]).unwrap_or_else(|| Err(unknown(&name)));
-            return page.map(CommandLine::page);
-        }
-        "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => {
-            let beginning = topics::with_prefix(&second).filter(|_| second.len() >= 3);
-            return Err(match beginning.or_else(|| rbuild_dockerfile::closest(&second, topics::names())) {
-                Some(close) => Failure::usage(format!("no help page for `{second}`"))
-                    .help(hints::did_you_mean(&format!("rbuild help {close}"))),
-                None => unknown(&second),
-            });
-        }
-        "help" if GROUPS.iter().any(|(name, _)| *name == second) => {
-            no_more_words(&argv[..], at + 3)?;
-            return match word_of_group(&second, &word(2))? {
-                GroupWord::Verb(verb) | GroupWord::VerbWith(verb, _) if VERBS.contains(&verb) => {
-                    Ok(CommandLine::Help { verb: Some(verb.into()), long: true })
-                }
-                _ => Ok(CommandLine::Answer { text: page_of_group(&second), note: String::new() }),
-            };
-        }
-        "help" => {
-            no_more_words(&argv[..], at + 2)?;
-            return Ok(CommandLine::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true });
-        }
+        "help" => return help(&argv, at + 1),
         "-h" | "--help" => return Ok(CommandLine::Help { verb: None, long: first == "--help" }),
         "version" | "info" if argv.len() > at + 1 => {
-            return Ok(CommandLine::Answer {
-                text: description::answer(&first, &argv[at + 1..])?,
-                note: String::new(),
-            });
+            return description::answer(&first, &argv[at + 1..]).map(CommandLine::page);
         }
         "version" | "-V" | "--version" => "--version",
         "-v" if as_docker => "--version",
-        "info" => {
-            return Ok(CommandLine::Answer {
-                text: INFO.into(),
-                note: "run `rbuild doctor` to check this machine".into(),
-            });
-        }
+        "info" => return Ok(CommandLine::answer(INFO, INFO_NOTE)),
         "bud" => "build",
         verb if VERBS.contains(&verb) => return Ok(CommandLine::Arguments { argv, verb: at }),
         "buildx" if let Some(answer) = substitutes::answer(&second, argv.get(at + 2..).unwrap_or(&[])) => {
@@ -299,7 +131,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         group if let Some(answer) = substitutes::answer(group, argv.get(at + 1..).unwrap_or(&[])) => {
             return answer.map(CommandLine::page);
         }
-        group if GROUPS.iter().any(|(name, _)| *name == group) => match word_of_group(group, &second)? {
+        group if verb_groups::is_group(group) => match word_of_group(group, &second)? {
             GroupWord::Verb(verb) => {
                 argv.remove(at);
                 verb
@@ -309,13 +141,12 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
                 verb
             }
             GroupWord::Nothing(..) if second == "info" && argv.len() > at + 2 => {
-                let text = description::answer("system info", &argv[at + 2..])?;
-                return Ok(CommandLine::Answer { text, note: String::new() });
+                return description::answer("system info", &argv[at + 2..]).map(CommandLine::page);
             }
             GroupWord::Nothing("", note) if second.is_empty() || is_help(&second) => {
-                return Ok(CommandLine::Answer { text: page_of_group(group), note: note.into() });
+                return Ok(CommandLine::Answer { text: verb_groups::page_of_group(group), note: note.into() });
             }
-            GroupWord::Nothing(text, note) => return Ok(CommandLine::Answer { text: text.into(), note: note.into() }),
+            GroupWord::Nothing(text, note) => return Ok(CommandLine::answer(text, note)),
         },
         // As in docker. With a value, it is a flag of `build`.
         "-v" if argv.len() == at + 1 => "--version",
@@ -330,6 +161,62 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
     };
     argv[at] = verb.into();
     Ok(CommandLine::Arguments { argv, verb: at })
+}
+
+/// Resolves a request for a help page: `help`, followed by the words from `at` on.
+fn help(argv: &[OsString], at: usize) -> Result<CommandLine, Failure> {
+    let (name, word) = (word_at(argv, at), word_at(argv, at + 1));
+    match name.as_str() {
+        "version" | "info" => {
+            no_more_words(argv, at + 1)?;
+            description::answer(&name, &["-h".into()]).map(CommandLine::page)
+        }
+        topic if let Some(page) = topics::page(topic) => {
+            no_more_words(argv, at + 1)?;
+            Ok(CommandLine::page(page.into()))
+        }
+        "topic" | "topics" => {
+            no_more_words(argv, at + 1)?;
+            Ok(CommandLine::page(topics::list()))
+        }
+        "buildx" if is_substituted(&word) => help_of_substitute(&word),
+        command if is_substituted(command) => help_of_substitute(command),
+        group if verb_groups::is_group(group) => {
+            no_more_words(argv, at + 2)?;
+            match word_of_group(group, &word)? {
+                GroupWord::Verb(verb) | GroupWord::VerbWith(verb, _) if VERBS.contains(&verb) => {
+                    Ok(CommandLine::Help { verb: Some(verb.into()), long: true })
+                }
+                _ => Ok(CommandLine::page(verb_groups::page_of_group(group))),
+            }
+        }
+        verb if verb.is_empty() || verb.starts_with('-') || is_verb(verb) => {
+            no_more_words(argv, at + 1)?;
+            Ok(CommandLine::Help { verb: Some(name).filter(|name| VERBS.contains(&name.as_str())), long: true })
+        }
+        other => {
+            let beginning = topics::with_prefix(other).filter(|_| other.len() >= 3);
+            Err(match beginning.or_else(|| rbuild_dockerfile::closest(other, topics::names())) {
+                Some(close) => Failure::usage(format!("no help page for `{other}`"))
+                    .help(hints::did_you_mean(&format!("rbuild help {close}"))),
+                None => unknown(other),
+            })
+        }
+    }
+}
+
+fn is_substituted(command: &str) -> bool {
+    substitutes::names().any(|name| name == command)
+}
+
+fn help_of_substitute(command: &str) -> Result<CommandLine, Failure> {
+    let page = substitutes::answer(command, &["--help".into()]).unwrap_or_else(|| Err(unknown(command)));
+    page.map(CommandLine::page)
+}
+
+/// Returns an argument; an empty text if there is none, or if it is not UTF-8.
+fn word_at(argv: &[OsString], at: usize) -> String {
+    argv.get(at).and_then(|word| word.to_str()).unwrap_or_default().to_string()
 }
 
 /// Fails if there is a word at `from`, after a request for a help page.
@@ -369,7 +256,7 @@ fn is_help(word: &str) -> bool {
 
 /// Returns true if a word is a verb of rbuild or a group of verbs.
 pub fn is_verb(word: &str) -> bool {
-    VERBS.contains(&word) || GROUPS.iter().any(|(name, _)| *name == word)
+    VERBS.contains(&word) || verb_groups::is_group(word)
 }
 
 /// Returns true if an unknown first word was probably meant as a verb: it is neither a path nor a
@@ -378,39 +265,8 @@ fn is_meant_as_verb(word: &str) -> bool {
     !word.is_empty() && !word.starts_with('-') && !word.contains(['/', '.', ':']) && !Path::new(word).exists()
 }
 
-/// Returns the groups, each with its words that stand for verbs of rbuild, and those verbs.
-pub fn groups() -> impl Iterator<Item = (&'static str, impl Iterator<Item = (&'static str, &'static str)>)> {
-    GROUPS.iter().map(|(group, words)| {
-        let verbs = words.iter().filter_map(|(word, meaning)| match meaning {
-            GroupWord::Verb(verb) | GroupWord::VerbWith(verb, _) => Some((*word, *verb)),
-            GroupWord::Nothing(..) => None,
-        });
-        (*group, verbs)
-    })
-}
-
-fn words_of_group(group: &str) -> &'static [(&'static str, GroupWord)] {
-    GROUPS.iter().find(|(name, _)| *name == group).map_or(&[], |(_, words)| words)
-}
-
-/// Returns the help page of a group.
-fn page_of_group(group: &str) -> String {
-    let pages = crate::cli::clap_command::pages();
-    let about = |word: &GroupWord| match word {
-        GroupWord::Verb(verb) | GroupWord::VerbWith(verb, _) => {
-            pages.find_subcommand(verb).and_then(|verb| verb.get_about().map(ToString::to_string))
-        }
-        GroupWord::Nothing(..) => Some("Accepted for compatibility".into()),
-    };
-    let mut text = format!("Usage: rbuild {group} COMMAND …\n\nCommands:\n");
-    for (name, word) in words_of_group(group) {
-        text += &format!("  {name:10}{}\n", about(word).unwrap_or("Print the version".into()));
-    }
-    text
-}
-
 fn word_of_group(group: &str, word: &str) -> Result<GroupWord, Failure> {
-    let words = words_of_group(group);
+    let words = verb_groups::words_of_group(group);
     if let Some((_, found)) = words.iter().find(|(name, _)| *name == word) {
         return Ok(*found);
     }
@@ -444,10 +300,9 @@ fn unknown(word: &str) -> Failure {
     let failure = Failure::usage(format!("`{word}` is neither a command of rbuild nor a directory to build"));
     let close = match word {
         "ls" | "list" => Some("images"),
-        _ => rbuild_dockerfile::closest(
-            word,
-            VERBS.into_iter().chain(GROUPS.map(|(name, _)| name)).chain(substitutes::names()),
-        ),
+        _ => {
+            rbuild_dockerfile::closest(word, VERBS.into_iter().chain(verb_groups::names()).chain(substitutes::names()))
+        }
     };
     match close {
         Some(close) => failure.help(hints::did_you_mean(&format!("rbuild {close}"))),
@@ -573,7 +428,7 @@ mod tests {
 
     #[test]
     fn help_for_a_group_lists_its_commands() {
-        for (group, _) in GROUPS {
+        for group in verb_groups::names() {
             let text = run(&format!("rbuild help {group}"), false).unwrap();
             assert_eq!(text, run(&format!("rbuild {group} --help"), false).unwrap());
             assert!(text.starts_with(&format!("Usage: rbuild {group} COMMAND")), "{text}");
