@@ -32,7 +32,10 @@ pub struct CacheReader<'a> {
     pub note: &'a dyn Fn(&str),
 }
 
-/// The caches of a value of `--cache-from`, before they are opened.
+/// The outcome of opening a cache; `None` if there is no such cache.
+type OpenedCache = Result<Option<ImportedCache>, ReportedError>;
+
+/// The caches of a value of `--cache-from`. Those on other machines have not been read yet.
 struct CacheSource {
     /// The value of the flag, for messages.
     text: String,
@@ -42,11 +45,128 @@ struct CacheSource {
     /// The directory, if it does not exist.
     missing: Option<PathBuf>,
     /// Those in a directory.
-    opened: Vec<Result<Option<ImportedCache>, ReportedError>>,
+    opened: Vec<OpenedCache>,
     /// Those on other machines.
     shared: Vec<SharedCache>,
     /// Keys whose signatures are valid.
     keys: RecordKeys,
+}
+
+impl CacheSource {
+    /// Parses a value, and opens the caches in its directory, within what is left of a budget.
+    /// Returns `None` if it has no caches here, and is not required.
+    fn parse(text: &str, budget: &RecordBudget) -> Result<Option<CacheSource>, Failure> {
+        let fields = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)?;
+        fields.check_options()?;
+        let is_required = fields.switch("required")?;
+        let (text, keys) = (fields.text().to_string(), fields.trusted()?);
+        if let Some(shared) = fields.shared()? {
+            if shared.is_empty() && !is_required {
+                return Ok(None);
+            }
+            let place = shared.iter().map(SharedCache::name).collect::<Vec<_>>().join("`, `");
+            return Ok(Some(CacheSource { text, place, is_required, missing: None, opened: Vec::new(), shared, keys }));
+        }
+        let src = fields.get("src").filter(|src| !src.is_empty());
+        let src = Path::new(src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?);
+        let open = |tag: &String| ImportedCache::local(src, tag, &keys, budget).map_err(|e| reported(&e, e.help()));
+        let (tags, missing) = (fields.local_names()?, matches!(src.try_exists(), Ok(false)).then(|| src.to_path_buf()));
+        let (place, opened) = (tags.join("`, `"), tags.iter().map(open).collect());
+        Ok(Some(CacheSource { text, place, is_required, missing, opened, shared: Vec::new(), keys }))
+    }
+
+    /// Returns the caches whose records have to be read.
+    fn to_read(&self) -> impl Iterator<Item = (SharedCache, RecordKeys)> {
+        self.shared.iter().map(|cache| (cache.clone(), self.keys.clone()))
+    }
+
+    /// Returns the caches that can be used, and reports what cannot. `read` has the records of
+    /// those on other machines.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a cache is required and a part of it cannot be used.
+    fn usable(mut self, read: Vec<ReadCache>, note: &dyn Fn(&str)) -> Result<Vec<ImportedCache>, Failure> {
+        self.report_faults(&read)?;
+        let imported = |(cache, read): (SharedCache, ReadCache)| {
+            read.map(|steps| steps.map(|steps| ImportedCache::shared(cache, steps)))
+        };
+        let mut outcomes = std::mem::take(&mut self.opened);
+        outcomes.extend(std::mem::take(&mut self.shared).into_iter().zip(read).map(imported));
+        self.report_unsigned(&outcomes)?;
+        let (mut found, mut causes) = (Vec::new(), HashSet::new());
+        for outcome in outcomes {
+            match outcome {
+                Ok(cache) => found.extend(cache),
+                Err(error) => drop(causes.insert(self.report_unreadable(error, &causes, note)?)),
+            }
+        }
+        if self.is_required && found.is_empty() {
+            return Err(self.nothing_found());
+        }
+        if found.is_empty() && causes.is_empty() {
+            note(&format!("--cache-from {}: there is no cache `{}` yet", self.text, self.place));
+        }
+        Ok(found)
+    }
+
+    /// Reports the parts of caches that cannot be read.
+    fn report_faults(&self, read: &[ReadCache]) -> Result<(), Failure> {
+        for cause in read.iter().flatten().flatten().flat_map(|steps| &steps.faults) {
+            let text = format!("--cache-from {}: cannot read a part of the cache: {cause}", self.text);
+            if self.is_required {
+                return Err(Failure::new(text));
+            }
+            terminal::warning(Warning { text, help: None });
+        }
+        Ok(())
+    }
+
+    /// Reports records without a valid signature, which are ignored, if there are any.
+    fn report_unsigned(&self, outcomes: &[OpenedCache]) -> Result<(), Failure> {
+        if !outcomes.iter().flatten().flatten().any(ImportedCache::has_unsigned) {
+            return Ok(());
+        }
+        if self.is_required {
+            let problem = format!("--cache-from {}: the cache has records without a valid signature", self.text);
+            return Err(Failure::new(problem).help(ValueRemedy::TrustWriter));
+        }
+        let text = format!("--cache-from {}: records without a valid signature are ignored", self.text);
+        terminal::warning(Warning { text, help: Some(Hint::from(ValueRemedy::TrustWriter).into()) });
+        Ok(())
+    }
+
+    /// Reports that a cache cannot be read, unless that was reported before. Returns the cause.
+    fn report_unreadable(
+        &self,
+        error: ReportedError,
+        reported: &HashSet<String>,
+        note: &dyn Fn(&str),
+    ) -> Result<String, Failure> {
+        let (text, ReportedError { message, remedy, .. }) = (&self.text, error);
+        if self.is_required {
+            let failure = Failure::new(format!("--cache-from {text}: cannot read the cache: {message}"));
+            return Err(remedy.map_or(failure.clone(), |remedy| failure.help(remedy)));
+        }
+        if matches!(remedy, Some(Remedy::Server(ServerRemedy::UseCacheTag))) {
+            // A first build may name the image with which it pushes its cache.
+            note(&format!("--cache-from {text}: the image has no cache"));
+        } else if !reported.contains(&message) {
+            let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {message}");
+            terminal::warning(Warning { text, help: remedy.map(|remedy| Hint::from(&remedy).into()) });
+        }
+        Ok(message)
+    }
+
+    /// Returns the error of a required value without any cache.
+    fn nothing_found(&self) -> Failure {
+        let CacheSource { text, place, .. } = self;
+        match &self.missing {
+            Some(dir) => Failure::new(format!("--cache-from {text}: the directory {} does not exist", quoted(dir)))
+                .help(ValueRemedy::WriteCacheFirst),
+            None => Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")),
+        }
+    }
 }
 
 /// Returns the caches of `--cache-from` in registries.
@@ -89,94 +209,15 @@ pub fn check_signed(given: &[String], targets: &[CacheTarget]) -> Result<(), Fai
 ///
 /// Fails if a value is invalid, or if a required cache cannot be read.
 pub fn sources(given: &[String], reader: CacheReader<'_>) -> Result<ImportedCaches, Failure> {
-    let (mut sources, budget) = (Vec::new(), RecordBudget::default());
-    for text in given {
-        let fields = CacheFields::parse("--cache-from", text, ValueRemedy::CacheSourceForm)?;
-        fields.check_options()?;
-        let is_required = fields.switch("required")?;
-        let (mut opened, mut shared, mut missing, keys) = (Vec::new(), Vec::new(), None, fields.trusted()?);
-        let place = if let Some(caches) = fields.shared()? {
-            shared = caches;
-            if shared.is_empty() && !is_required {
-                continue;
-            }
-            shared.iter().map(SharedCache::name).collect::<Vec<_>>().join("`, `")
-        } else {
-            let src = fields.get("src").filter(|src| !src.is_empty());
-            let src = src.ok_or_else(|| fields.bad("`src` is missing", ValueRemedy::CacheSourceForm))?;
-            let open = |tag: &String| {
-                ImportedCache::local(Path::new(src), tag, &keys, &budget).map_err(|e| reported(&e, e.help()))
-            };
-            let tags = fields.local_names()?;
-            missing = Some(PathBuf::from(src)).filter(|dir| matches!(dir.try_exists(), Ok(false)));
-            opened = tags.iter().map(open).collect();
-            tags.join("`, `")
-        };
-        let text = fields.text().to_string();
-        sources.push(CacheSource { text, place, is_required, missing, opened, shared, keys });
-    }
-    let of_source = |source: &CacheSource| {
-        source.shared.iter().map(|cache| (cache.clone(), source.keys.clone())).collect::<Vec<_>>()
-    };
-    let names: Vec<(SharedCache, RecordKeys)> = sources.iter().flat_map(of_source).collect();
-    let read = if names.is_empty() { Vec::new() } else { (reader.records)(&names, &budget)? };
-    let mut read = read.into_iter();
+    let budget = RecordBudget::default();
+    let parsed = given.iter().filter_map(|text| CacheSource::parse(text, &budget).transpose());
+    let sources: Vec<CacheSource> = parsed.collect::<Result<_, _>>()?;
+    let names: Vec<(SharedCache, RecordKeys)> = sources.iter().flat_map(CacheSource::to_read).collect();
+    let mut read = if names.is_empty() { Vec::new() } else { (reader.records)(&names, &budget)? }.into_iter();
     let mut found = Vec::new();
-    for CacheSource { text, place, is_required, missing, opened, shared, .. } in sources {
-        let mut outcomes = opened;
-        for cache in shared {
-            let answer = read.next().unwrap_or(Ok(None));
-            if let Ok(Some(steps)) = &answer {
-                for cause in &steps.faults {
-                    if is_required {
-                        let problem = format!("--cache-from {text}: cannot read a part of the cache: {cause}");
-                        return Err(Failure::new(problem));
-                    }
-                    let text = format!("--cache-from {text}: cannot read a part of the cache: {cause}");
-                    terminal::warning(rbuild_engine::Warning { text, help: None });
-                }
-            }
-            outcomes.push(answer.map(|steps| steps.map(|steps| ImportedCache::shared(cache, steps))));
-        }
-        if outcomes.iter().flatten().flatten().any(ImportedCache::has_unsigned) {
-            if is_required {
-                let problem = format!("--cache-from {text}: the cache has records without a valid signature");
-                return Err(Failure::new(problem).help(ValueRemedy::TrustWriter));
-            }
-            let text = format!("--cache-from {text}: records without a valid signature are ignored");
-            terminal::warning(Warning { text, help: Some(Hint::from(ValueRemedy::TrustWriter).into()) });
-        }
-        let (count, mut causes) = (found.len(), HashSet::new());
-        for outcome in outcomes {
-            match outcome {
-                Ok(cache) => found.extend(cache),
-                Err(ReportedError { message, remedy, .. }) if is_required => {
-                    let failure = Failure::new(format!("--cache-from {text}: cannot read the cache: {message}"));
-                    return Err(remedy.map_or(failure.clone(), |remedy| failure.help(remedy)));
-                }
-                // A first build may name the image with which it pushes its cache.
-                Err(ReportedError { message, remedy: Some(Remedy::Server(ServerRemedy::UseCacheTag)), .. }) => {
-                    (reader.note)(&format!("--cache-from {text}: the image has no cache"));
-                    causes.insert(message);
-                }
-                Err(ReportedError { message, remedy, .. }) => {
-                    let text = format!("--cache-from {text}: cannot read the cache, so it is not used: {message}");
-                    if causes.insert(message) {
-                        terminal::warning(Warning { text, help: remedy.map(|remedy| Hint::from(&remedy).into()) });
-                    }
-                }
-            }
-        }
-        if is_required && found.len() == count {
-            return Err(match missing {
-                Some(dir) => Failure::new(format!("--cache-from {text}: the directory {} does not exist", quoted(dir)))
-                    .help(ValueRemedy::WriteCacheFirst),
-                None => Failure::new(format!("--cache-from {text}: there is no cache with the tag `{place}`")),
-            });
-        }
-        if found.len() == count && causes.is_empty() {
-            (reader.note)(&format!("--cache-from {text}: there is no cache `{place}` yet"));
-        }
+    for source in sources {
+        let read = read.by_ref().take(source.shared.len()).collect();
+        found.extend(source.usable(read, reader.note)?);
     }
     Ok(ImportedCaches::new(found).fetched_by((reader.layers)()))
 }
