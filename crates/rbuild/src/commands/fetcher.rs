@@ -10,6 +10,7 @@ pub mod claims;
 pub mod downloads;
 pub mod early_push;
 pub mod ending;
+mod forked;
 pub mod layer_server;
 pub mod pulls;
 pub mod pushes;

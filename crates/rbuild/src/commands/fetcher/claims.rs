@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rbuild_engine::{BuildError, Prepared, Warning};
 use rbuild_image::Hasher;
 use rbuild_linux::parallel::start;
-use rbuild_linux::process::{self, Cloned};
+use rbuild_linux::process;
 use rbuild_linux::{AwaitedLine, StopSignals};
 use rbuild_registry::{Client, RetryPolicy};
 use rbuild_store::{CacheKey, Store};
@@ -19,8 +19,9 @@ use rbuild_transport::{
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
+use crate::commands::fetcher::forked::fork_fetcher;
 use crate::commands::fetcher::task::interrupted;
-use crate::exit::{Failure, code};
+use crate::exit::Failure;
 use crate::input::{machine_name, registry};
 use crate::ui::terminal;
 
@@ -106,7 +107,7 @@ impl ClaimedStep {
         for platform in platforms {
             hasher.field(platform.definition()?.bytes());
         }
-        Some(ClaimedStep { key, build: hasher.finish() })
+        Ok(Some(ClaimedStep { key, build: hasher.finish() }))
     }
 }
 
@@ -290,24 +291,15 @@ impl HeldClaim {
     ) -> std::io::Result<HeldClaim> {
         let (ended, pipe) = std::io::pipe()?;
         let (answers, answer_writer) = std::io::pipe()?;
-        let launcher = process::own_pidfd().map_err(std::io::Error::from)?;
-        match process::fork().map_err(std::io::Error::from)? {
-            Cloned::Child => {
-                drop((pipe, answers));
-                close();
-                // The launcher ends this process.
-                let _ = process::block_ending_signals();
-                if process::die_with(&launcher).is_ok() {
-                    hold(claims, claimed, &claimed.request(step, &claims.by), ClaimPipes { ended, answer_writer });
-                }
-                std::process::exit(i32::from(code::OK))
-            }
-            Cloned::Parent { child } => {
-                drop((ended, answer_writer));
-                let (answers, stage) = (Some(answers), ClaimStage::Asked);
-                Ok(HeldClaim { pid: child, key: step.key, pipe, answers, stage })
-            }
-        }
+        let work = move || {
+            close();
+            // The launcher ends this process.
+            let _ = process::block_ending_signals();
+            hold(claims, claimed, &claimed.request(step, &claims.by), ClaimPipes { ended, answer_writer });
+            Ok(())
+        };
+        let (pid, (pipe, answers)) = fork_fetcher((pipe, answers), work)?;
+        Ok(HeldClaim { pid, key: step.key, pipe, answers: Some(answers), stage: ClaimStage::Asked })
     }
 
     /// Ends the process, which has a limited time to release the claim.

@@ -17,13 +17,14 @@ use rbuild_image::{BlobDigest, Reference};
 use rbuild_linux::StopSignals;
 use rbuild_linux::fd_passing::{message_sockets, receive_with_bytes, send_with_bytes};
 use rbuild_linux::parallel::start_in;
-use rbuild_linux::process::{self, Cloned};
+use rbuild_linux::process;
 use rbuild_store::{PackingProgress, PackingWatch, Store};
 use rbuild_transport::{BlobInfo, EarlyPush, GrowingBlob};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::ending::{EndAtSignal, end_fetcher};
+use crate::commands::fetcher::forked::fork_fetcher;
 use crate::commands::fetcher::task::interrupted;
 use crate::commands::transfer::TransferDisplay;
 use crate::exit::{Failure, code};
@@ -88,17 +89,12 @@ impl<'a> EarlyPusher<'a> {
     fn forked(&self, name: &Reference, in_fetcher: impl FnOnce()) -> std::io::Result<UploadingFetcher> {
         let (answer, writer) = std::io::pipe()?;
         let (ours, theirs) = message_sockets()?;
-        let launcher = process::own_pidfd().map_err(std::io::Error::from)?;
-        match process::fork().map_err(std::io::Error::from)? {
-            Cloned::Child => {
-                drop((answer, ours));
-                in_fetcher();
-                let ended = process::die_with(&launcher).map_err(|_| code::BUG);
-                let ended = ended.and_then(|()| self.run(name, &theirs, writer));
-                std::process::exit(i32::from(ended.err().unwrap_or(code::OK)))
-            }
-            Cloned::Parent { child } => Ok(UploadingFetcher { pid: child, socket: Arc::new(ours), answer }),
-        }
+        let work = move || {
+            in_fetcher();
+            self.run(name, &theirs, writer)
+        };
+        let (pid, (answer, ours)) = fork_fetcher((answer, ours), work)?;
+        Ok(UploadingFetcher { pid, socket: Arc::new(ours), answer })
     }
 
     /// Uploads layers until the builder has ended. Fails with an exit code.

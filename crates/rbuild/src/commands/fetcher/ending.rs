@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Exit};
@@ -15,7 +16,7 @@ use crate::ui::transfer_bar;
 /// Time that a fetcher has to cancel its uploads before it is killed. It needs less.
 const FETCHER_GRACE: Duration = Duration::from_millis(1750);
 
-/// Longest time that the end waits until its message is written.
+/// Maximum time that the end waits until its message is written.
 const MESSAGE: Duration = Duration::from_millis(500);
 
 /// Time between two looks of a thread that waits for the end of the process.
@@ -36,15 +37,15 @@ impl EndAtSignal {
         start(move || {
             let Some(first) = wait(&signals) else { return };
             end_with(move || {
-                // Nobody may read what is written.
-                let written = start(|| {
+                let (written, is_written) = channel();
+                // If no thread can be started, the sender is dropped, which ends the wait.
+                let _ = start(move || {
                     transfer_bar::erase();
                     Failure::interrupted().report();
+                    let _ = written.send(());
                 });
-                let end = Instant::now() + MESSAGE;
-                while written.as_ref().is_ok_and(|thread| !thread.is_finished()) && Instant::now() < end {
-                    std::thread::sleep(MESSAGE / 100);
-                }
+                // A pipe that nobody reads may be full.
+                let _ = is_written.recv_timeout(MESSAGE);
                 exit_by(first);
             });
             while signals.wait().is_ok_and(|next| first.is_repeated_by(next)) {}

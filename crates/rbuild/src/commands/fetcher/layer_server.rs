@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use rbuild_image::BlobDigest;
 use rbuild_linux::parallel::locked;
-use rbuild_linux::process::{self, Cloned};
+use rbuild_linux::process;
 use rbuild_store::Store;
 use rbuild_transport::{BlobInfo, LayerFetcher, SharedCache, WantedLayer, fetch_shared_layers};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
+use crate::commands::fetcher::forked::fork_fetcher;
 use crate::exit::{Failure, code};
 use crate::input::registry;
 
@@ -49,23 +50,16 @@ impl LayerServer {
     ) -> std::io::Result<LayerServer> {
         let (requests, requests_writer) = std::io::pipe()?;
         let (outcomes, outcomes_writer) = std::io::pipe()?;
-        let launcher = process::own_pidfd().map_err(std::io::Error::from)?;
-        match process::fork().map_err(std::io::Error::from)? {
-            Cloned::Child => {
-                drop((requests_writer, outcomes));
-                close();
-                let ended = process::die_with(&launcher).map_err(|_| code::BUG);
-                // The launcher ends this process.
-                let _ = process::block_ending_signals();
-                let fetch = |wanted: &[WantedLayer]| fetched(store, flags, wanted);
-                let ended = ended.and_then(|()| serve(requests, outcomes_writer, &caches, fetch));
-                std::process::exit(i32::from(ended.err().unwrap_or(code::OK)))
-            }
-            Cloned::Parent { child } => {
-                let pipes = ServerPipes { requests: requests_writer, outcomes: BufReader::new(outcomes) };
-                Ok(LayerServer { pid: child, pipes: Arc::new(Mutex::new(pipes)), caches })
-            }
-        }
+        let served = &caches;
+        let work = move || {
+            close();
+            // The launcher ends this process.
+            let _ = process::block_ending_signals();
+            serve(requests, outcomes_writer, served, |wanted| fetched(store, flags, wanted))
+        };
+        let (pid, (requests_writer, outcomes)) = fork_fetcher((requests_writer, outcomes), work)?;
+        let pipes = ServerPipes { requests: requests_writer, outcomes: BufReader::new(outcomes) };
+        Ok(LayerServer { pid, pipes: Arc::new(Mutex::new(pipes)), caches })
     }
 
     /// Returns the process of the fetcher.

@@ -12,17 +12,17 @@ use std::io::Read;
 use rbuild_engine::{BuildError, Events, ImageRequest};
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::fd_passing::message_sockets;
-use rbuild_linux::process::{self, Cloned};
 use rbuild_remedy::ReportedError;
 use rbuild_store::{Image, Store, Workspace};
 use rbuild_transport::OtherPlatform;
 
 use crate::args::RegistryFlags;
+use crate::commands::fetcher::forked::fork_fetcher;
 use crate::commands::fetcher::pulls::fetcher_process::{FetcherProcess, PendingImage};
 use crate::commands::fetcher::pulls::fetching::Fetching;
 use crate::commands::fetcher::pulls::messages::{FetcherAnswer, FetcherAnswers};
 use crate::commands::transfer::TransferDisplay;
-use crate::exit::{Failure, code};
+use crate::exit::Failure;
 
 mod fetcher_process;
 mod fetching;
@@ -76,21 +76,14 @@ impl<'a> Pulls<'a> {
     fn start(&self, wanted: &[ImageRequest]) -> Result<(Vec<FetcherAnswer>, FetcherProcess), Failure> {
         let failed =
             |e: &(dyn std::error::Error + 'static)| Failure::new(format!("cannot start the fetcher: {e}")).because(e);
-        let (mut answer, writer) = std::io::pipe().map_err(|e| failed(&e))?;
+        let (answer, writer) = std::io::pipe().map_err(|e| failed(&e))?;
         let (ours, theirs) = message_sockets().map_err(|e| failed(&std::io::Error::from(e)))?;
-        let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
-        let pid = match process::fork().map_err(|e| failed(&e))? {
-            Cloned::Child => {
-                drop((answer, ours));
-                // The sockets of earlier fetchers must not outlive the launcher's.
-                self.fetchers.take();
-                let ended = process::die_with(&launcher).map_err(|_| code::BUG);
-                let ended = ended.and_then(|()| self.fetching.run(wanted, writer, theirs));
-                std::process::exit(i32::from(ended.err().unwrap_or(code::OK)))
-            }
-            Cloned::Parent { child } => child,
+        let work = move || {
+            // The sockets of earlier fetchers must not outlive the launcher's.
+            self.fetchers.take();
+            self.fetching.run(wanted, writer, theirs)
         };
-        drop((writer, theirs));
+        let (pid, (mut answer, ours)) = fork_fetcher((answer, ours), work).map_err(|e| failed(&e))?;
         let mut text = Vec::new();
         let read = answer.read_to_end(&mut text);
         let answers: Option<FetcherAnswers> = read.ok().and_then(|_| serde_json::from_slice(&text).ok());

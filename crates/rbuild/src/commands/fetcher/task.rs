@@ -3,11 +3,12 @@
 use std::io::Write;
 
 use rbuild_linux::StopSignals;
-use rbuild_linux::process::{self, Cloned, Exit};
+use rbuild_linux::process::{self, Exit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::commands::fetcher::ending::{EndAtSignal, end_fetcher};
+use crate::commands::fetcher::forked::fork_fetcher;
 use crate::exit::{Failure, code};
 use crate::ui::transfer_bar;
 
@@ -17,36 +18,26 @@ use crate::ui::transfer_bar;
 pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     let failed = not_started;
     let (answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
-    let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
     // Signals of a terminal are for the launcher, which ends the fetcher.
     let signals = StopSignals::block().map_err(|e| failed(&e))?;
-    match process::fork().map_err(|e| failed(&e))? {
-        Cloned::Child => {
-            drop(answer);
-            if process::die_with(&launcher).is_err() {
-                std::process::exit(i32::from(code::BUG));
-            }
-            // Without it, the launcher kills this process a little later.
-            let end = EndAtSignal::of_fetcher();
-            let text = serde_json::to_vec(&work()).unwrap_or_default();
-            drop(end);
-            let written = writer.write_all(&text);
-            std::process::exit(i32::from(if written.is_ok() { code::OK } else { code::FAILED }))
-        }
-        Cloned::Parent { child } => {
-            drop(writer);
-            let read = signals.read_to_end(answer);
-            let exit = match read {
-                Ok(None) => end_fetcher(child, Some(&signals)),
-                _ => process::wait(child),
-            };
-            let exit = exit.map_err(|e| failed(&e))?;
-            match read {
-                Ok(None) => Err(interrupted()),
-                Ok(Some(text)) => serde_json::from_slice(&text).map_err(|_| no_answer(&exit)),
-                Err(_) => Err(no_answer(&exit)),
-            }
-        }
+    let fetch = move || {
+        // Without it, the launcher kills this process a little later.
+        let end = EndAtSignal::of_fetcher();
+        let text = serde_json::to_vec(&work()).unwrap_or_default();
+        drop(end);
+        writer.write_all(&text).map_err(|_| code::FAILED)
+    };
+    let (child, answer) = fork_fetcher(answer, fetch).map_err(|e| failed(&e))?;
+    let read = signals.read_to_end(answer);
+    let exit = match read {
+        Ok(None) => end_fetcher(child, Some(&signals)),
+        _ => process::wait(child),
+    };
+    let exit = exit.map_err(|e| failed(&e))?;
+    match read {
+        Ok(None) => Err(interrupted()),
+        Ok(Some(text)) => serde_json::from_slice(&text).map_err(|_| no_answer(&exit)),
+        Err(_) => Err(no_answer(&exit)),
     }
 }
 
