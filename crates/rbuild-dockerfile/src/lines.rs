@@ -94,14 +94,7 @@ fn physical(source: &str, from: usize) -> Vec<PhysicalLine<'_>> {
 pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
     let bom = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let lines = physical(source, bom);
-    let length = |line: &PhysicalLine<'_>| line.raw.strip_suffix('\n').unwrap_or(line.raw).len();
-    if let Some(long) = lines.iter().find(|line| length(line) > MAX_LINE) {
-        let d = Diagnostic::new(
-            Span::new(long.start, long.start + 40),
-            format!("line of {} bytes exceeds the limit of {MAX_LINE}", length(long)),
-        );
-        return Err(vec![d.help("split it with line continuations, or move it into a script")]);
-    }
+    check_lengths(&lines).map_err(|d| vec![d])?;
     let mut errors = Vec::new();
     let (directives, first) = match lines.split_first() {
         // To BuildKit's parser, a shebang is a comment, which ends the directives. Only the look-up
@@ -113,18 +106,7 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
         }
         _ => read_directives(&lines, &mut errors),
     };
-    let mut escape = '\\';
-    for d in &directives {
-        if d.name == "escape" {
-            match d.value.text.as_str() {
-                "\\" => {}
-                "`" => escape = '`',
-                other => errors.push(
-                    Diagnostic::new(d.value.span, format!("invalid escape character `{other}`")).help("use \\ or `"),
-                ),
-            }
-        }
-    }
+    let escape = escape_of(&directives, &mut errors);
     let mut out = LogicalLines { directives, escape, logical: Vec::new(), empty_continuations: Vec::new() };
     let mut reader = LineReader { lines: &lines, at: first, escape, last: None, possible_shift: None };
     let mut comments: Vec<Comment> = Vec::new();
@@ -141,14 +123,11 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
             comments.clear();
         } else {
             let comments = std::mem::take(&mut comments);
-            let placement = if let Some(opener) = reader.possible_shift.take() {
-                Placement::AfterShift(opener)
-            } else if !can_continue {
-                Placement::Separate
-            } else if line.text.starts_with([' ', '\t']) {
-                Placement::IndentedNextLine
-            } else {
-                Placement::NextLine
+            let placement = match reader.possible_shift.take() {
+                Some(opener) => Placement::AfterShift(opener),
+                None if !can_continue => Placement::Separate,
+                None if line.text.starts_with([' ', '\t']) => Placement::IndentedNextLine,
+                None => Placement::NextLine,
             };
             match reader.instruction(line, comments, &mut out.empty_continuations) {
                 Ok(logical) => {
@@ -160,6 +139,29 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
         }
     }
     if errors.is_empty() { Ok(out) } else { Err(errors) }
+}
+
+/// Returns an error for the first line that is too long.
+fn check_lengths(lines: &[PhysicalLine<'_>]) -> Result<(), Diagnostic> {
+    let length = |line: &PhysicalLine<'_>| line.raw.strip_suffix('\n').unwrap_or(line.raw).len();
+    let Some(long) = lines.iter().find(|line| length(line) > MAX_LINE) else { return Ok(()) };
+    let message = format!("line of {} bytes exceeds the limit of {MAX_LINE}", length(long));
+    let d = Diagnostic::new(Span::new(long.start, long.start + 40), message);
+    Err(d.help("split it with line continuations, or move it into a script"))
+}
+
+/// Returns the escape character that the directives set, or else the default.
+fn escape_of(directives: &[Directive], errors: &mut Vec<Diagnostic>) -> char {
+    let mut escape = '\\';
+    for d in directives.iter().filter(|d| d.name == "escape") {
+        match d.value.text.as_str() {
+            "\\" => {}
+            "`" => escape = '`',
+            other => errors
+                .push(Diagnostic::new(d.value.span, format!("invalid escape character `{other}`")).help("use \\ or `")),
+        }
+    }
+    escape
 }
 
 fn is_from(text: &Text) -> bool {

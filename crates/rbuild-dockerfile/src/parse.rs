@@ -1,34 +1,17 @@
 //! Parses logical lines into the syntax tree.
 
+mod arguments;
+mod healthcheck;
+mod instructions;
+
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, Help, Span};
-use crate::duration::parse_duration;
-use crate::expand::ExpandError;
 use crate::flags::{self, Arity, Flags};
 use crate::lines::{self, Logical, Placement};
+use crate::parse::healthcheck::{healthcheck, is_none};
+use crate::parse::instructions::{KEYWORDS, flags_of, form_of, is_instruction};
 use crate::text::Text;
-use crate::words::{self, NotJson, split_keyword, whole};
-
-const KEYWORDS: [&str; 18] = [
-    "ADD",
-    "ARG",
-    "CMD",
-    "COPY",
-    "ENTRYPOINT",
-    "ENV",
-    "EXPOSE",
-    "FROM",
-    "HEALTHCHECK",
-    "LABEL",
-    "MAINTAINER",
-    "ONBUILD",
-    "RUN",
-    "SHELL",
-    "STOPSIGNAL",
-    "USER",
-    "VOLUME",
-    "WORKDIR",
-];
+use crate::words::{self, split_keyword, whole};
 
 const START: &str = "start with `FROM image`";
 
@@ -140,66 +123,6 @@ struct DockerfileParser {
     has_wrong_from: bool,
 }
 
-/// Returns the form of an instruction that requires arguments.
-fn form_of(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "USER" => "USER NAME[:GROUP]",
-        "WORKDIR" => "WORKDIR PATH",
-        "VOLUME" => "VOLUME PATH…",
-        "STOPSIGNAL" => "STOPSIGNAL SIGNAL",
-        "EXPOSE" => "EXPOSE PORT…",
-        "ARG" => "ARG NAME[=DEFAULT]",
-        "ENV" => "ENV NAME=VALUE…",
-        "LABEL" => "LABEL NAME=VALUE…",
-        "COPY" => "COPY SOURCE… DESTINATION",
-        "ADD" => "ADD SOURCE… DESTINATION",
-        "HEALTHCHECK" => "HEALTHCHECK CMD COMMAND, or HEALTHCHECK NONE",
-        "ONBUILD" => "ONBUILD INSTRUCTION",
-        "SHELL" => "SHELL [\"/bin/sh\", \"-c\"]",
-        _ => return None,
-    })
-}
-
-/// Returns the flags of an instruction other than FROM.
-fn flags_of(name: &str) -> &'static [(&'static str, Arity)] {
-    use Arity::{Bool, Many, One};
-    match name {
-        "RUN" => &[("mount", Many), ("network", One), ("security", One), ("device", Many)],
-        "COPY" => {
-            &[("from", One), ("chown", One), ("chmod", One), ("link", Bool), ("parents", Bool), ("exclude", Many)]
-        }
-        "ADD" => &[
-            ("chown", One),
-            ("chmod", One),
-            ("link", Bool),
-            ("exclude", Many),
-            ("checksum", One),
-            ("keep-git-dir", Bool),
-            ("unpack", Bool),
-        ],
-        "HEALTHCHECK" => {
-            &[("interval", One), ("timeout", One), ("start-period", One), ("start-interval", One), ("retries", One)]
-        }
-        _ => &[],
-    }
-}
-
-/// Returns true for the arguments of HEALTHCHECK that switch off a check.
-fn is_none(arguments: &Text) -> bool {
-    split_keyword(arguments).0.text.eq_ignore_ascii_case("NONE")
-}
-
-/// Returns the help for a text that has too few words because of a character that only looks like a
-/// blank. The part of the word before it must satisfy `is_word`.
-fn false_blank_help(text: &str, is_word: impl Fn(&str) -> bool) -> Option<String> {
-    let (before, blank) = words::false_blank(text).filter(|(before, _)| is_word(before))?;
-    Some(format!("replace the character U+{:04X} after `{before}` by a space", u32::from(blank)))
-}
-
-fn is_instruction(keyword: &str) -> bool {
-    KEYWORDS.iter().any(|known| keyword.eq_ignore_ascii_case(known))
-}
-
 impl DockerfileParser {
     fn new(escape: char) -> DockerfileParser {
         DockerfileParser { escape, errors: Vec::new(), knows_instruction: false, has_wrong_from: false }
@@ -243,7 +166,7 @@ impl DockerfileParser {
     /// previous line, or the rest of a here-document that an earlier one ended.
     fn unknown(&mut self, keyword: &Word, placement: Placement) {
         let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
-        if let Some(help) = false_blank_help(&keyword.text, is_instruction) {
+        if let Some(help) = words::false_blank_help(&keyword.text, is_instruction) {
             self.knows_instruction = true;
             return self.error(d.help(help));
         }
@@ -287,7 +210,7 @@ impl DockerfileParser {
         match name {
             "RUN" => self.run(flags, &rest, heredocs),
             "COPY" | "ADD" => self.copy(name == "ADD", flags, &rest, heredocs, keyword),
-            "HEALTHCHECK" => self.healthcheck(flags, &rest),
+            "HEALTHCHECK" => healthcheck(flags, &rest, &mut self.errors).map(Op::Healthcheck),
             _ => self.plain_op(name, keyword, &rest, written, heredocs),
         }
     }
@@ -302,15 +225,15 @@ impl DockerfileParser {
         heredocs: Vec<Heredoc>,
     ) -> Option<Op> {
         Some(match name {
-            "ENV" => Op::Env(self.pairs(name, rest)?),
-            "LABEL" => Op::Label(self.pairs(name, rest)?),
-            "ARG" => Op::Arg(self.args(rest)?),
+            "ENV" => Op::Env(arguments::pairs(name, rest, self.escape, &mut self.errors)?),
+            "LABEL" => Op::Label(arguments::pairs(name, rest, self.escape, &mut self.errors)?),
+            "ARG" => Op::Arg(arguments::declarations(rest, self.escape, &mut self.errors)?),
             "WORKDIR" => Op::Workdir(whole(rest)),
             "USER" => Op::User(whole(rest)),
-            "STOPSIGNAL" => Op::Stopsignal(self.single(name, rest)?),
+            "STOPSIGNAL" => Op::Stopsignal(arguments::single(name, rest, &mut self.errors)?),
             "MAINTAINER" => Op::Maintainer(whole(rest)),
             "EXPOSE" => Op::Expose(words::plain(rest)),
-            "VOLUME" => match self.list(rest)? {
+            "VOLUME" => match arguments::list(rest, &mut self.errors)? {
                 items if items.is_empty() => {
                     let d = Diagnostic::new(whole(rest).span, "VOLUME requires at least one argument");
                     self.error(d.help("use the form VOLUME [\"/data\"]"));
@@ -326,8 +249,8 @@ impl DockerfileParser {
                     return None;
                 }
             },
-            "CMD" => Op::Cmd(self.command(rest)?),
-            "ENTRYPOINT" => Op::Entrypoint(self.command(rest)?),
+            "CMD" => Op::Cmd(arguments::command(rest, &mut self.errors)?),
+            "ENTRYPOINT" => Op::Entrypoint(arguments::command(rest, &mut self.errors)?),
             "ONBUILD" => return self.onbuild(keyword, rest, written, heredocs),
             _ => return None,
         })
@@ -355,7 +278,7 @@ impl DockerfileParser {
             _ => {
                 let span = if parts.is_empty() { keyword.span } else { parts[0].span.to(parts[parts.len() - 1].span) };
                 let d = Diagnostic::new(span, "FROM requires an image and an optional `AS name`");
-                let help = false_blank_help(&rest.text, |_| parts.len() < 3);
+                let help = words::false_blank_help(&rest.text, |_| parts.len() < 3);
                 self.error(d.help(help.unwrap_or_else(|| "use the form `FROM image` or `FROM image AS name`".into())));
                 None
             }
@@ -376,7 +299,7 @@ impl DockerfileParser {
                 Err(d) => self.error(d),
             }
         }
-        let command = self.command(rest)?;
+        let command = arguments::command(rest, &mut self.errors)?;
         Some(Op::Run(Run {
             mounts: flags.many("mount"),
             network: flags.one("network"),
@@ -389,12 +312,12 @@ impl DockerfileParser {
 
     fn copy(&mut self, add: bool, flags: Flags, rest: &Text, heredocs: Vec<Heredoc>, keyword: &Word) -> Option<Op> {
         let name = if add { "ADD" } else { "COPY" };
-        let mut sources = self.list(rest)?;
+        let mut sources = arguments::list(rest, &mut self.errors)?;
         let dest = sources.pop();
         let Some(dest) = dest.filter(|_| !sources.is_empty()) else {
             let span = whole(rest).span.to(keyword.span);
             let d = Diagnostic::new(span, format!("{name} requires a source and a destination"));
-            let help = false_blank_help(&rest.text, |_| !rest.text.starts_with('['));
+            let help = words::false_blank_help(&rest.text, |_| !rest.text.starts_with('['));
             self.error(d.help(help.unwrap_or_else(|| format!("use the form `{name} source destination`"))));
             return None;
         };
@@ -421,71 +344,6 @@ impl DockerfileParser {
         }))
     }
 
-    fn healthcheck(&mut self, flags: Flags, rest: &Text) -> Option<Op> {
-        let (kind, rest) = split_keyword(rest);
-        let mut time = |name| self.duration(flags.one(name));
-        let (interval, timeout) = (time("interval"), time("timeout"));
-        let (start_period, start_interval) = (time("start-period"), time("start-interval"));
-        let retries = self.retries(flags.one("retries"));
-        match kind.text.to_ascii_uppercase().as_str() {
-            "NONE" if rest.text.is_empty() => Some(Op::Healthcheck(Healthcheck::None)),
-            "NONE" => {
-                let d = Diagnostic::new(kind.span, "HEALTHCHECK NONE has no arguments");
-                self.error(d.help("use the form `HEALTHCHECK NONE`"));
-                None
-            }
-            "CMD" if rest.text.is_empty() || words::json_strings(&rest.text).is_ok_and(|argv| argv.is_empty()) => {
-                let d = Diagnostic::new(kind.span, "HEALTHCHECK CMD requires a command");
-                self.error(d.help("use the form `HEALTHCHECK CMD command`"));
-                None
-            }
-            "CMD" => {
-                let command = self.command(&rest)?;
-                Some(Op::Healthcheck(Healthcheck::Check {
-                    interval,
-                    timeout,
-                    start_period,
-                    start_interval,
-                    retries,
-                    command,
-                }))
-            }
-            _ => {
-                let d = Diagnostic::new(kind.span, format!("unknown HEALTHCHECK type `{}`", kind.text));
-                let is_kind = |word: &str| ["CMD", "NONE"].iter().any(|kind| word.eq_ignore_ascii_case(kind));
-                let form = || "use the form `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`".into();
-                self.error(d.help(false_blank_help(&kind.text, is_kind).unwrap_or_else(form)));
-                None
-            }
-        }
-    }
-
-    /// Returns the nanoseconds of a duration; an empty one is the default, 0.
-    fn duration(&mut self, word: Option<Word>) -> i64 {
-        let Some(word) = word.filter(|word| !word.text.is_empty()) else { return 0 };
-        let reason = match parse_duration(&word.text) {
-            Ok(0) => return 0,
-            Ok(n) if n >= 1_000_000 => return n,
-            Ok(_) => "it is neither 0 nor at least 1ms".to_string(),
-            Err(e) => e.to_string(),
-        };
-        let d = Diagnostic::new(word.span, format!("invalid duration `{}`: {reason}", word.text));
-        self.error(d.help("use the form `30s`, `1m30s` or `500ms`"));
-        0
-    }
-
-    fn retries(&mut self, word: Option<Word>) -> i64 {
-        let Some(word) = word.filter(|word| !word.text.is_empty()) else { return 0 };
-        match word.text.parse::<i32>() {
-            Ok(n) if n >= 0 => n.into(),
-            _ => {
-                let d = Diagnostic::new(word.span, format!("`{}` is not a number of retries", word.text));
-                self.error(d.help(format!("use a number from 0 to {}", i32::MAX)));
-                0
-            }
-        }
-    }
-
     fn onbuild(&mut self, keyword: &Word, rest: &Text, written: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
         let (inner_keyword, inner_rest) = split_keyword(rest);
         let upper = inner_keyword.text.to_ascii_uppercase();
@@ -508,111 +366,6 @@ impl DockerfileParser {
         let span = keyword.span.to(rest.span(0, rest.text.len()));
         let inner = Instruction { keyword: inner_keyword, span, comments: Vec::new(), op };
         Some(Op::Onbuild { text, inner: Box::new(inner) })
-    }
-
-    fn command(&mut self, rest: &Text) -> Option<Command> {
-        match words::json_strings(&rest.text) {
-            Ok(argv) => Some(Command::Exec(argv)),
-            Err(NotJson::Other) => Some(Command::Shell(whole(rest))),
-            Err(NotJson::NotStrings) => {
-                self.not_strings(rest);
-                None
-            }
-        }
-    }
-
-    fn list(&mut self, rest: &Text) -> Option<Vec<Word>> {
-        match words::json_strings(&rest.text) {
-            Ok(items) => {
-                let ranges = words::json_items(&rest.text);
-                let span = |i: usize| ranges.get(i).map_or(whole(rest).span, |(start, end)| rest.span(*start, *end));
-                Some(items.into_iter().enumerate().map(|(i, text)| Word { text, span: span(i) }).collect())
-            }
-            Err(NotJson::Other) => Some(words::plain(rest)),
-            Err(NotJson::NotStrings) => {
-                self.not_strings(rest);
-                None
-            }
-        }
-    }
-
-    fn not_strings(&mut self, rest: &Text) {
-        let d = Diagnostic::new(whole(rest).span, "the JSON form must be an array of strings");
-        self.error(d.help("put every item in double quotes"));
-    }
-
-    fn single(&mut self, name: &str, rest: &Text) -> Option<Word> {
-        let mut parts = words::plain(rest);
-        if parts.len() != 1 {
-            self.error(Diagnostic::new(whole(rest).span, format!("{name} takes exactly one argument")));
-            return None;
-        }
-        parts.pop()
-    }
-
-    fn pairs(&mut self, name: &str, rest: &Text) -> Option<Vec<Pair>> {
-        let parts = words::quoted(rest, self.escape);
-        if !parts.first()?.text.contains('=') {
-            return self.legacy_pair(name, rest);
-        }
-        let mut pairs = Vec::new();
-        for (i, part) in parts.iter().enumerate() {
-            match words::pair(part) {
-                Some((name, _)) if name.text.is_empty() => self.nameless(part, i),
-                Some((name, value)) => pairs.push(Pair { name, value, legacy: false }),
-                None if i > 0 && words::pair(&parts[i - 1]).is_some_and(|(_, value)| value.text.is_empty()) => {
-                    let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
-                    self.error(d.help(format!("remove the space before it: {}{}", parts[i - 1].text, part.text)));
-                }
-                None => {
-                    let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
-                    self.error(
-                        d.help(format!("use the form `{name} name=value`, and quote values that contain spaces")),
-                    );
-                }
-            }
-        }
-        Some(pairs)
-    }
-
-    fn legacy_pair(&mut self, name: &str, rest: &Text) -> Option<Vec<Pair>> {
-        let (key, value) = words::split_name(rest);
-        if value.text.is_empty() {
-            if let Some(quote) = words::unclosed_quote(&key.text, self.escape) {
-                self.error(Diagnostic::new(key.span, ExpandError::OpenQuote(quote).to_string()));
-                return None;
-            }
-            let d = Diagnostic::new(key.span, format!("{name} requires a name and a value"));
-            let help = false_blank_help(&key.text, |_| true);
-            self.error(d.help(help.unwrap_or_else(|| format!("use the form `{name} {}=value`", key.text))));
-            return None;
-        }
-        Some(vec![Pair { name: key, value: whole(&value), legacy: true }])
-    }
-
-    fn args(&mut self, rest: &Text) -> Option<Vec<ArgDecl>> {
-        let mut decls = Vec::new();
-        for (i, part) in words::quoted(rest, self.escape).iter().enumerate() {
-            let (name, default) = match words::pair(part) {
-                Some((name, value)) => (name, Some(value)),
-                None => (part.clone(), None),
-            };
-            if name.text.is_empty() {
-                self.nameless(part, i);
-                continue;
-            }
-            decls.push(ArgDecl { name, default });
-        }
-        Some(decls)
-    }
-
-    /// Reports `=VALUE` without a name, at `position` among the words of its instruction.
-    fn nameless(&mut self, word: &Word, position: usize) {
-        let d = Diagnostic::new(word.span, "missing name before `=`");
-        self.error(match position {
-            0 => d,
-            _ => d.help("remove the spaces around `=`"),
-        });
     }
 }
 

@@ -39,9 +39,16 @@ pub fn split_quoted(text: &str, escape: char) -> Vec<(usize, usize)> {
     split(text, escape).0
 }
 
+/// Returns the help for a text that has too few words because of a character that only looks like a
+/// blank. The part of the word before it must satisfy `is_word`.
+pub fn false_blank_help(text: &str, is_word: impl Fn(&str) -> bool) -> Option<String> {
+    let (before, blank) = false_blank(text).filter(|(before, _)| is_word(before))?;
+    Some(format!("replace the character U+{:04X} after `{before}` by a space", u32::from(blank)))
+}
+
 /// Returns the first character that looks like a blank but does not separate words, such as U+00A0,
 /// and the part of the word before it.
-pub fn false_blank(text: &str) -> Option<(&str, char)> {
+fn false_blank(text: &str) -> Option<(&str, char)> {
     let (at, blank) = text.char_indices().find(|(_, c)| c.is_whitespace() && !is_blank(*c))?;
     Some((text[..at].rsplit(is_blank).next()?, blank))
 }
