@@ -3,6 +3,23 @@
 use super::*;
 
 #[test]
+fn arg_and_env_share_one_namespace_and_the_later_wins() {
+    let g = graph("FROM debian\nARG BASE=2\nRUN x\n");
+    assert_eq!(env(&g, "BASE").as_deref(), Some("2"));
+    let g = graph("FROM debian\nARG A=1\nENV A=2\nRUN x\n");
+    assert_eq!(env(&g, "A").as_deref(), Some("2"));
+    let g = graph("FROM debian\nENV a=1 b=$a\nRUN x\n");
+    assert_eq!(env(&g, "b").as_deref(), Some(""));
+    let g = graph("FROM debian\nARG X\nARG Y=\nRUN x\n");
+    assert_eq!((env(&g, "X"), env(&g, "Y").as_deref()), (None, Some("")));
+    let with = Parameters { build_args: vec![("V".into(), "9".into())], ..params() };
+    let g = graph_with("ARG V=1\nFROM debian\nARG V\nRUN x\n", &with);
+    assert_eq!(env(&g, "V").as_deref(), Some("9"));
+    let g = graph_with("ARG V=1\nFROM debian\nRUN x\n", &with);
+    assert_eq!(env(&g, "V"), None);
+}
+
+#[test]
 fn undeclared_build_arguments_are_warnings() {
     let with = Parameters { build_args: vec![("VERSON".into(), "1".into())], ..params() };
     let g = graph_with("FROM debian\nARG VERSION\nENV A=$VERSIN\n", &with);
