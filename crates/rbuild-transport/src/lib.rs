@@ -20,6 +20,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod growing;
+mod image_documents;
 mod kept_index;
 mod layout;
 mod lent;

@@ -12,12 +12,10 @@ use rbuild_store::{Image, Lock, LostPlatforms, Once, Pulled, Staging, Store, Wor
 use crate::blobs::{BlobInfo, TransferProgress, copy_all, total_size};
 use crate::documents::index_of_images;
 use crate::error::{Result, TransportError};
+use crate::image_documents::{ImageDocuments, ListedManifest, Transfer, is_index, missing_layers, nested, refused};
 use crate::kept_index::Attachment;
 use crate::media_types;
-use crate::pull::{
-    ImageDocuments, ListedManifest, NameUse, OtherPlatform, RemoteImage, Transfer, WantedImage, is_index,
-    missing_layers, nested, refused, tag_of,
-};
+use crate::pull::{NameUse, OtherPlatform, RemoteImage, WantedImage, tag_of};
 use crate::registry::WithUrls;
 
 /// Maximum number of images and indexes that an index leads to.

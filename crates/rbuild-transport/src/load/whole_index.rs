@@ -10,11 +10,11 @@ use rbuild_store::Image;
 use crate::archive_error::SkippedPlatforms;
 use crate::documents::index_of_images;
 use crate::error::Result;
+use crate::image_documents::nested;
 use crate::load::found::{CheckedImage, WantedPlatform, unreadable};
 use crate::load::manifest::{digest_in, import_blob, import_image};
 use crate::load::members::IncomingParts;
 use crate::media_types::is_index;
-use crate::pull::nested;
 
 /// The images that an index lists.
 pub(super) struct WholeIndex<'m, 'a> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::blobs::TransferProgress;
 use crate::error::Result;
 use crate::fixture::{Fixture, INDEX, MANIFEST, Memory, store_in};
-use crate::pull::Transfer;
+use crate::image_documents::Transfer;
 
 const HOST: &str = "linux/amd64";
 
