@@ -185,8 +185,8 @@ fn descendants(first: u32) -> Vec<u32> {
     all
 }
 
-/// Stops all processes of a container: parents before their children, which might otherwise see the
-/// latter stopped, and again until there are no new ones.
+/// Stops all processes of a container, and repeats this until no new ones appear. Parents are
+/// stopped before their children, because they could otherwise notice that a child has stopped.
 ///
 /// # Errors
 ///

@@ -41,7 +41,7 @@ struct OpenEntry {
     is_busy: bool,
 }
 
-/// The transfers end, because the program does.
+/// The error of transfers that are interrupted because the program ends.
 #[derive(Debug, thiserror::Error)]
 #[error("the transfer was interrupted")]
 struct InterruptedTransfer;

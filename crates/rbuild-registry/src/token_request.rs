@@ -258,8 +258,8 @@ impl TokenRequest<'_> {
     }
 }
 
-/// Returns the time for which a token is used. Clocks of servers differ, so the lifetime in seconds
-/// that the server states is counted from now and shortened.
+/// Returns the time for which a token is used. The server's clock may differ from that of this
+/// machine, so the stated lifetime in seconds is shortened, and counted from now.
 fn lifetime(stated: Option<f64>) -> Duration {
     Duration::from_secs_f64(stated.unwrap_or(SHORTEST).clamp(SHORTEST, LONGEST) * 0.9)
 }

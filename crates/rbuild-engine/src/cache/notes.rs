@@ -1,7 +1,8 @@
 //! Steps of caches in words: the inputs of their keys, by which other machines explain a miss.
 //!
-//! Other people read a cache. The texts of a Dockerfile, which may contain values of arguments, are
-//! therefore replaced by their digests, and values of variables that may be secrets are masked.
+//! A cache may be read by people who must not see the Dockerfile. Its texts, which may contain
+//! values of arguments, are therefore replaced by their digests, and values of variables that may
+//! be secrets are masked.
 
 use rbuild_dockerfile::lint::may_name_secret;
 use rbuild_image::{BlobDigest, hide_logins};
@@ -92,9 +93,10 @@ pub(crate) struct SimilarStep<'a> {
     pub has_other_form: bool,
 }
 
-/// Returns the step of the caches that resembles a step most: of those with the same text in the
-/// same stage, or else in the same place with the same instruction, or else with the same text, the
-/// one with the fewest differences, and of several the one that was used last.
+/// Returns the cached step that is most similar to a step. Candidates are the steps with the same
+/// text in a stage of the same name; if there are none, those in the same place with the same
+/// instruction; and if there are none either, all with the same text. The one with the fewest
+/// differences is chosen, and among equals the one that was used last.
 pub(crate) fn most_similar<'a>(
     caches: &'a ImportedCaches,
     vertex: &Vertex,

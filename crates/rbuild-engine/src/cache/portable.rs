@@ -5,8 +5,8 @@ use rbuild_plan::{BuildGraph, RunMountKind, Step, VertexId};
 use crate::export::secret_scan::searched;
 use crate::request::BuildRequest;
 
-/// Returns true if other machines can use a step. A command that mounts a volume depends on this
-/// one.
+/// Returns true if the result of a step can be used on other machines. That of a command that
+/// mounts a volume depends on the machine.
 pub(crate) fn is_portable(step: &Step) -> bool {
     match step {
         Step::Scratch | Step::Image { .. } => false,

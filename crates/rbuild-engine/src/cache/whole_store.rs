@@ -24,12 +24,12 @@ use crate::warning::BuildWarning;
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 
-/// The part of a store that a cache gets.
+/// The part of a store that is exported to a cache.
 #[derive(Debug, Clone)]
 pub struct StoreChoice {
     /// Form of the layers.
     pub form: LayerForm,
-    /// Limits. The steps that were used last stay.
+    /// Limits of the cache. The steps that were used last are kept.
     pub limits: CacheLimits,
     /// Cache mounts.
     pub mounts: MountChoice,
@@ -68,8 +68,8 @@ pub fn pack_store(store: &Store, work: &Workspace, choice: &StoreChoice) -> Resu
     Ok(StoreContent { steps, left_out: LeftOut::of(&dropped), warnings })
 }
 
-/// Returns true if other machines can use a step. A command that mounts a volume depends on this
-/// one.
+/// Returns true if the result of a step can be used on other machines. That of a command that
+/// mounts a volume depends on the machine.
 fn is_portable(step: &KnownStep) -> bool {
     let mounts_volume = |inputs: &KeyInputs| texts(inputs, "mount").any(|text| text.contains(" volume source="));
     step.inputs.version == KEY_VERSION && !mounts_volume(&step.inputs)
@@ -162,7 +162,7 @@ pub struct ImportReport {
 }
 
 /// Copies the steps of caches into the store, and restores the cache mounts that the store lacks.
-/// Nothing that the store has is changed. A damaged layer is a warning.
+/// Existing content of the store is not changed. A damaged layer causes a warning.
 ///
 /// # Errors
 ///

@@ -5,12 +5,13 @@ use std::path::Path;
 use rbuild_linux::{FileKind, RootDir};
 use rbuild_sandbox::{MountRequest, MountSource};
 
-/// Returns mounts of those of `files`, paths and contents, that the last one of `mounts` at or
-/// above them would hide, so that a container has its host names even with a volume at `/etc`.
-/// `image` has the files of the image, whose links are followed.
+/// Returns additional mounts for those of `files` (pairs of path and content) that one of `mounts`
+/// would hide. With them, a container has its host names even if a volume is mounted at `/etc`.
+/// Paths are resolved in `image`, the root directory of the image.
 ///
-/// A mount of the file itself takes its place. Nothing is created in a directory of the machine or
-/// in a read-only mount: a file is shown there only if the mount has one to cover.
+/// A mount at the path of the file itself replaces the file, so it gets no additional one. Nothing
+/// is created in directories of the machine or in read-only mounts: there, a file is shown only if
+/// the mount contains a file to mount it on.
 pub(super) fn on_top(mounts: &[MountRequest], image: &RootDir, files: &[(&str, &str)]) -> Vec<MountRequest> {
     let real = |path: &str| image.resolve(path).unwrap_or_else(|_| path.into());
     let is_hidden = |file: &Path| {

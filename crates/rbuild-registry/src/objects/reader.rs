@@ -146,7 +146,7 @@ impl<'a> ObjectReader<'a> {
         }
     }
 
-    /// Reads from what is open.
+    /// Reads from the reply, which is requested first if there is none.
     fn read_open(&mut self, buf: &mut [u8]) -> Result<usize, RegistryProblem> {
         let BlobRequest { at, size, .. } = self.request;
         if self.body.is_none() {

@@ -24,23 +24,23 @@ const LOCK: &str = "containers.lock";
 pub enum StartAttempt {
     /// The caller is its supervisor.
     Begun(RunLock),
-    /// The container runs, or another process starts it.
+    /// The container is running, or another process is starting it.
     Running,
-    /// The container has ended, so that its files are removed.
+    /// The container has ended, and its files have been removed.
     Ended,
     /// There is no such container.
     Missing,
 }
 
-/// The result of a change that removes abandoned containers before, because one of them might have
-/// the name that another one gets.
+/// The result of a change that first removes abandoned containers, because one of them may have the
+/// requested name.
 #[derive(Debug)]
-#[must_use = "the anonymous volumes of the removed containers are left to the caller"]
+#[must_use = "the caller removes the anonymous volumes of the removed containers"]
 pub struct NameChange<T> {
     /// The result.
     pub result: Result<T>,
-    /// Settings of the abandoned containers that were removed, also if the change failed. Their
-    /// anonymous volumes are left to the caller.
+    /// Settings of the abandoned containers that were removed, even if the change failed. The
+    /// caller removes their anonymous volumes.
     pub abandoned: Vec<RunSettings>,
 }
 
@@ -102,8 +102,8 @@ impl<'s> ContainerChanges<'s> {
         })
     }
 
-    /// Makes a change that gives a name to a container, unless another one than `own` has it. A
-    /// generated name is as unique as the ID.
+    /// Makes a change that gives a container a name, unless a container other than `own` has it.
+    /// Generated names are not checked: they are as unique as IDs.
     fn naming<T>(
         &self,
         name: Option<&str>,
@@ -174,7 +174,7 @@ impl<'s> ContainerChanges<'s> {
         self.remove_files(id).map(drop)
     }
 
-    /// Removes the containers that their supervisors would have removed, but were killed before.
+    /// Removes the containers whose supervisors were killed before they could remove them.
     ///
     /// # Errors
     ///
@@ -193,8 +193,8 @@ impl<'s> ContainerChanges<'s> {
         NameChange { result, abandoned }
     }
 
-    /// Returns true for a container that was to be removed at its end, and for one that was created
-    /// by a start that was interrupted.
+    /// Returns true for a container that is removed when it ends, and for one whose creation and
+    /// first start were interrupted.
     fn is_abandoned(&self, container: &Container) -> Result<bool> {
         let id = &container.id;
         let is_to_be_removed = || Ok(self.containers.settings(id)?.is_some_and(|settings| settings.remove));

@@ -14,10 +14,9 @@ use crate::containers::small_file;
 use crate::error::Result;
 
 const LAST_END: &str = "last-end.json";
-/// Exists if the command is not started again by the policy. Locked by those who stop the
-/// container.
+/// Exists if the policy must not restart the command. Locked by processes that stop the container.
 const STOP: &str = "stop";
-/// Locked by those who wait until the command is started again.
+/// Locked by processes that wait for a restart.
 const RESTART: &str = "restart";
 
 /// The files of restarts.
@@ -36,7 +35,7 @@ pub enum RestartPolicy {
     },
     /// All.
     Always,
-    /// All. As there is no daemon that starts containers, it equals `Always`.
+    /// All. Without a daemon that starts containers at boot, this is the same as `Always`.
     UnlessStopped,
 }
 
@@ -96,10 +95,10 @@ impl RestartFiles {
         RestartFiles { last_end: dir.join(LAST_END), stop: dir.join(STOP), restart: dir.join(RESTART) }
     }
 
-    /// Makes a request, before the signal that ends the command is sent. It applies as long as the
-    /// returned value exists. One for the end prevails over one for a restart at the same time, and
-    /// afterwards, it still forbids restarts by the policy until the command is restarted on
-    /// request.
+    /// Makes a request, which must precede the signal that ends the command. It applies as long as
+    /// the returned value exists. A request to stop takes precedence over a concurrent request to
+    /// restart; even after it has been dropped, the policy does not restart the command until a
+    /// restart is requested.
     ///
     /// # Errors
     ///
