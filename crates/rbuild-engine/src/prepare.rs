@@ -91,23 +91,7 @@ pub fn prepare(
     events: &Events,
     network: &NetworkAccess<'_>,
 ) -> Result<Prepared> {
-    let mut bases = HashMap::new();
-    let mut images = HashMap::new();
-    let mut resolver = Resolver::new(store, request.pull, network);
-    let mut graph = loop {
-        match plan(file, params, &bases).map_err(BuildError::Dockerfile)? {
-            Plan::Graph(graph) => break *graph,
-            Plan::Needs(needs) => {
-                for (need, image) in resolver.resolve(needs)? {
-                    bases.insert(
-                        need.key(),
-                        BaseImage { manifest: image.manifest_digest, config: image.config.clone() },
-                    );
-                    images.insert(image.manifest_digest, image);
-                }
-            }
-        }
-    };
+    let (mut graph, images) = plan_with_images(file, params, Resolver::new(store, request.pull, network))?;
     let secrets = request.secret_values();
     // The text of a step is displayed and recorded, but is not part of any result.
     for vertex in &mut graph.vertices {
@@ -164,6 +148,30 @@ pub fn prepare(
         build_index,
         skipped_store,
     })
+}
+
+/// Plans the Dockerfile with the configurations of the images that it needs. Also returns these
+/// images.
+fn plan_with_images(
+    file: &Dockerfile,
+    params: &Parameters,
+    mut resolver: Resolver<'_>,
+) -> Result<(BuildGraph, HashMap<ManifestDigest, Image>)> {
+    let (mut bases, mut images) = (HashMap::new(), HashMap::new());
+    loop {
+        match plan(file, params, &bases).map_err(BuildError::Dockerfile)? {
+            Plan::Graph(graph) => return Ok((*graph, images)),
+            Plan::Needs(needs) => {
+                for (need, image) in resolver.resolve(needs)? {
+                    bases.insert(
+                        need.key(),
+                        BaseImage { manifest: image.manifest_digest, config: image.config.clone() },
+                    );
+                    images.insert(image.manifest_digest, image);
+                }
+            }
+        }
+    }
 }
 
 /// Warns once if the store was skipped in a context of any platform.

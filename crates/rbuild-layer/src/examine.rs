@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
 use std::hash::BuildHasher;
 use std::io::Read;
 use std::path::Path;
@@ -85,6 +86,15 @@ fn problem(entry: &TarEntry, reason: &str) -> LayerError {
     LayerError::Entry { name: entry.path.to_string_lossy().into_owned(), reason: reason.into() }
 }
 
+fn leaves_root(entry: &TarEntry) -> LayerError {
+    problem(entry, "leaves the archive's root with `..`")
+}
+
+fn is_nameless_whiteout(name: &OsStr) -> bool {
+    let is_nameless = |deleted: &OsStr| deleted.is_empty() || deleted == "." || deleted == "..";
+    deleted_name(name).is_some_and(|deleted| name != whiteout::OPAQUE && !is_whiteout(deleted) && is_nameless(deleted))
+}
+
 impl SeenEntries {
     fn key(&self, path: &Path) -> u64 {
         self.keys.hash_one(path.as_os_str().as_encoded_bytes())
@@ -94,8 +104,7 @@ impl SeenEntries {
         self.count += 1;
         self.bytes = self.bytes.saturating_add(entry.whole_size());
         self.limits.check(entry, self.count, self.bytes)?;
-        let leaves = || problem(entry, "leaves the archive's root with `..`");
-        let path = rbuild_paths::inside(&entry.path).ok_or_else(leaves)?;
+        let path = rbuild_paths::inside(&entry.path).ok_or_else(|| leaves_root(entry))?;
         // The highest ID is invalid.
         let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
         let (Some(uid), Some(gid)) = (id(entry.uid), id(entry.gid)) else {
@@ -111,13 +120,16 @@ impl SeenEntries {
         if path.iter().any(|name| name.len() > LONGEST_NAME) {
             return Err(problem(entry, "has a name of more than 255 bytes"));
         }
-        if let Some(deleted) = deleted_name(name) {
-            let is_nameless = deleted.is_empty() || deleted == "." || deleted == "..";
-            if name != whiteout::OPAQUE && !is_whiteout(deleted) && is_nameless {
-                return Err(problem(entry, "is a whiteout without a name"));
-            }
+        if is_nameless_whiteout(name) {
+            return Err(problem(entry, "is a whiteout without a name"));
         }
-        let key = self.key(&path);
+        self.add(entry, &path)?;
+        self.check_ancestors(entry, &path)
+    }
+
+    /// Adds an entry, which must be the first one with that path, unless it is a directory.
+    fn add(&mut self, entry: &TarEntry, path: &Path) -> Result<()> {
+        let key = self.key(path);
         let mut is_new = !self.files.contains(&key) && !self.links.contains(&key);
         match entry.kind {
             EntryKind::Dir => drop(self.directories.insert(key)),
@@ -128,7 +140,7 @@ impl SeenEntries {
                 return Err(problem(entry, "is a device, which a cache must not contain"));
             }
             EntryKind::HardLink => {
-                let target = rbuild_paths::inside(&entry.link).ok_or_else(leaves)?;
+                let target = rbuild_paths::inside(&entry.link).ok_or_else(|| leaves_root(entry))?;
                 is_new &= !self.directories.contains(&key) && self.links.insert(key);
                 self.targets.push((self.key(&target), entry.path.to_string_lossy().into_owned()));
             }
@@ -136,9 +148,11 @@ impl SeenEntries {
                 is_new &= !self.directories.contains(&key) && self.files.insert(key);
             }
         }
-        if !is_new {
-            return Err(problem(entry, "occurs twice"));
-        }
+        if is_new { Ok(()) } else { Err(problem(entry, "occurs twice")) }
+    }
+
+    /// Checks that an entry is not below a file, and adds the directories that contain it.
+    fn check_ancestors(&mut self, entry: &TarEntry, path: &Path) -> Result<()> {
         for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
             let above = self.key(above);
             if self.files.contains(&above) || self.links.contains(&above) {

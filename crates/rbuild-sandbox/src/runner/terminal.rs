@@ -36,6 +36,30 @@ pub(crate) struct ConnectionEnds<'a> {
     pub(crate) zygote: BorrowedFd<'a>,
 }
 
+/// Makes standard input pass each key on, unprocessed.
+fn make_raw(Restore(settings): &Restore) -> io::Result<()> {
+    let mut raw = settings.clone();
+    raw.make_raw();
+    Ok(tcsetattr(io::stdin(), OptionalActions::Now, &raw)?)
+}
+
+/// Gives the terminal the window size of standard input, if that is no longer the rows and columns
+/// of `last`.
+fn pass_window_size(terminal: &OwnedFd, last: &mut Option<(u16, u16)>) -> io::Result<()> {
+    let now = tcgetwinsize(io::stdin()).ok();
+    if let (Some(new), true) = (now, now.map(|size| (size.ws_row, size.ws_col)) != *last) {
+        tcsetwinsize(terminal, new)?;
+        *last = Some((new.ws_row, new.ws_col));
+    }
+    Ok(())
+}
+
+fn write_output(bytes: &[u8], copy: Option<&OutputCopy>) -> io::Result<()> {
+    copy.iter().for_each(|copy| locked(copy)(Stream::Stdout, bytes));
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
+}
+
 /// Copies bytes and the window size between standard input and output and the container's terminal,
 /// until its last descriptor is closed, or the runner or the zygote has ended. Keys are passed on
 /// unprocessed; their interpretation is up to the terminal in the container. `copy` receives the
@@ -46,21 +70,13 @@ pub(crate) fn connect(
     copy: Option<&OutputCopy>,
 ) -> io::Result<()> {
     let restore = Restore::of_stdin();
-    if let Some(Restore(settings)) = &restore {
-        let mut raw = settings.clone();
-        raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
-    }
+    restore.as_ref().map(make_raw).transpose()?;
     let mut inside = std::fs::File::from(terminal.try_clone()?);
     let (mut listening, mut ended) = (true, false);
     let mut size = None;
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let now = tcgetwinsize(io::stdin()).ok();
-        if let (Some(new), true) = (now, now.map(|s| (s.ws_row, s.ws_col)) != size) {
-            tcsetwinsize(terminal, new)?;
-            size = Some((new.ws_row, new.ws_col));
-        }
+        pass_window_size(terminal, &mut size)?;
         let stdin = io::stdin();
         let mut fds = [terminal.as_fd(), zygote].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).to_vec();
         // The kernel may deliver the last output after the runner has ended; no process is left to
@@ -83,11 +99,7 @@ pub(crate) fn connect(
         }
         if output {
             match inside.read(&mut buffer) {
-                Ok(n) if n > 0 => {
-                    copy.iter().for_each(|copy| locked(copy)(Stream::Stdout, &buffer[..n]));
-                    let mut out = io::stdout().lock();
-                    out.write_all(&buffer[..n]).and_then(|()| out.flush())?;
-                }
+                Ok(n) if n > 0 => write_output(&buffer[..n], copy)?,
                 // EIO: the last descriptor of the other end was closed.
                 _ => return Ok(()),
             }

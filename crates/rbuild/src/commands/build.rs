@@ -6,8 +6,9 @@ use std::sync::Arc;
 use rbuild_engine::{
     BuildError, BuildReport, BuildRequest, CacheMode, ImageRequest, NetworkAccess, SecretValues, UrlSource,
 };
-use rbuild_image::{SourceUrl, hide_logins};
+use rbuild_image::{BlobDigest, Reference, SourceUrl, hide_logins};
 use rbuild_plan::NoCache;
+use rbuild_store::Store;
 use rbuild_transport::{ImportedCaches, RecordBudget, RecordKeys, SharedCache};
 
 use crate::args::{BuildArgs, ProgressMode};
@@ -106,13 +107,8 @@ fn build_from(
     let lint = Lint::new(&file, store, &source, settings_of_lint, &network);
     // Of two builds, neither is pushed before they are compared.
     let early = EarlyPusher::new(&args.registry, if args.verify { &[] } else { &push[..] }, display);
-    let push_lent = |finished: &BuildReport| {
-        let image = BuiltImage { platforms: &finished.platforms, uploaded: Vec::new(), lent: &finished.lent };
-        pushes::push(store, &args.registry, display, image, &push)?;
-        // Otherwise, the names would refer to the results of earlier builds.
-        store.images().release_names(&push).map_err(Failure::from)
-    };
-    let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
+    let publication = Publication { args, store, display, push: &push, cache_to: &cache_to, now: request.now };
+    let push_lent = |finished: &BuildReport| publication.push_lent(finished);
     cache::check_signed(&args.cache_from, &cache_to)?;
     caches::check_keys(&cache_to)?;
     let claimed = claimed(args, &request, &cache_to)?;
@@ -134,29 +130,67 @@ fn build_from(
         push_lent: &push_lent,
         lint: &lint,
     };
-    let now = request.now;
     let mut caches = request.caches.clone();
     let ended = run(&once, inputs, request, reports, &mut caches);
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
     let (ended, uploaded) = (ended?, uploaded?);
-    if let BuildOutcome::Made(finished) = &ended
-        && !push.is_empty()
-        && finished.lent.is_empty()
-    {
-        let image = BuiltImage { platforms: &finished.platforms, uploaded, lent: &[] };
-        pushes::push(store, &args.registry, display, image, &push)?;
-    }
-    if let (false, BuildOutcome::Made(finished)) = (args.verify, &ended) {
-        let (flags, awaited) = (&args.registry, claims.step());
-        let exports = CacheExports { store, flags, caches: &caches, targets: &cache_to, awaited, now };
-        let has_awaited = cache_export::write(&exports, finished, is_quiet)?;
-        claims.end(has_awaited);
-    }
-    // Those of a build that failed are printed before its error.
-    if matches!(ended, BuildOutcome::Made(_)) {
+    if let BuildOutcome::Made(finished) = &ended {
+        publication.push(finished, uploaded)?;
+        if !args.verify {
+            publication.write_caches(finished, &caches, &claims)?;
+        }
+        // Those of a build that failed are printed before its error.
         lint.show(mode);
     }
     Ok(ended.exit_code())
+}
+
+/// The places that get the results of a build: repositories and caches.
+struct Publication<'a> {
+    args: &'a BuildArgs,
+    store: &'a Store,
+    display: TransferDisplay,
+    /// Names under which the image is pushed.
+    push: &'a [Reference],
+    /// Caches that are written.
+    cache_to: &'a [CacheTarget],
+    /// Start of the build, in seconds since 1970.
+    now: i64,
+}
+
+impl Publication<'_> {
+    /// Pushes an image that was made without some of its layers.
+    fn push_lent(&self, finished: &BuildReport) -> Result<(), Failure> {
+        let image = BuiltImage { platforms: &finished.platforms, uploaded: Vec::new(), lent: &finished.lent };
+        pushes::push(self.store, &self.args.registry, self.display, image, self.push)?;
+        // Otherwise, the names would refer to the results of earlier builds.
+        self.store.images().release_names(self.push).map_err(Failure::from)
+    }
+
+    /// Pushes the image, unless that has been done or was not requested. The repository already has
+    /// the blobs that were `uploaded`.
+    fn push(&self, finished: &BuildReport, uploaded: Vec<BlobDigest>) -> Result<(), Failure> {
+        if self.push.is_empty() || !finished.lent.is_empty() {
+            return Ok(());
+        }
+        let image = BuiltImage { platforms: &finished.platforms, uploaded, lent: &[] };
+        pushes::push(self.store, &self.args.registry, self.display, image, self.push)
+    }
+
+    /// Adds the steps to the caches, and ends the claim.
+    fn write_caches(
+        &self,
+        finished: &BuildReport,
+        caches: &ImportedCaches,
+        claims: &StepClaims<'_>,
+    ) -> Result<(), Failure> {
+        let Publication { args, store, cache_to: targets, now, .. } = *self;
+        let exports = CacheExports { store, flags: &args.registry, caches, targets, awaited: claims.step(), now };
+        let is_quiet = matches!(progress_mode(args), Mode::Quiet | Mode::RawJson);
+        let has_awaited = cache_export::write(&exports, finished, is_quiet)?;
+        claims.end(has_awaited);
+        Ok(())
+    }
 }
 
 /// Returns the first cache in a registry that a build reads and to which it writes all steps, if it

@@ -13,7 +13,7 @@ use rbuild_engine::{
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
-use rbuild_sandbox::{Builder, BuilderConfig, Cancel, GRACE, Restore, enter};
+use rbuild_sandbox::{Builder, BuilderConfig, BuilderExit, Cancel, GRACE, Restore, enter};
 use rbuild_store::Store;
 use rbuild_transport::RemoteCache;
 use serde_json::{Value, json};
@@ -211,21 +211,7 @@ impl BuildOnce<'_> {
             self.early.start(|| self.pulls.close());
         }
         let layers = self.layer_server(request, build.platforms);
-        let config = BuilderConfig {
-            store: self.settings.root.clone(),
-            owners: self.store.owner_records().clone(),
-            binds: binds(request),
-            carrier: request.carrier.clone(),
-            ports: Vec::new(),
-            commands: build.platforms.iter().any(Prepared::has_commands),
-            grace: GRACE,
-            forwards_hangup: false,
-            expendable: self.pulls.processes(),
-            kept: [self.early.process(), layers.as_ref().map(LayerServer::process), self.claims.process()]
-                .into_iter()
-                .flatten()
-                .collect(),
-        };
+        let config = self.builder_config(build, layers.as_ref());
         self.pulls.order(|image| build.platforms.iter().any(|platform| platform.needs_image(image)));
         let _restore = request.shell_on_error.then(Restore::of_stdin);
         let gave_up_layers = Cell::new(false);
@@ -251,23 +237,8 @@ impl BuildOnce<'_> {
         if let Some(layers) = layers {
             layers.end();
         }
-        // An interrupted build publishes nothing, even if it succeeded before it could be stopped.
-        if ended.stopped {
-            terminal::error("interrupted", None);
-            return Ok(Some(BuildOutcome::Failed(interrupted())));
-        }
-        if ended.code > 128 {
-            return Err(killed(ended.code - 128));
-        }
-        if ended.code == i32::from(code::INTERRUPTED) {
-            return Ok(Some(BuildOutcome::Failed(self.fail(&BuildError::Canceled))));
-        }
-        if ended.code == i32::from(REPEAT) {
-            terminal::err("note: the build is repeated without a layer of a cache that cannot be unpacked\n");
-            return Ok(None);
-        }
-        if ended.code != 0 {
-            return Ok(Some(BuildOutcome::Failed(ended.code as u8)));
+        if ended.stopped || ended.code != 0 {
+            return self.without_answer(&ended);
         }
         // The reader sees the end of the answer only after this process has closed its copy of the
         // writer.
@@ -276,6 +247,42 @@ impl BuildOnce<'_> {
         let is_lent = finished.image.is_some_and(|image| !image.is_stored);
         let lent = if is_lent { lent.to_vec() } else { Vec::new() };
         self.made(BuildReport { lent, ..finished })
+    }
+
+    fn builder_config(&self, build: PreparedBuild<'_>, layers: Option<&LayerServer>) -> BuilderConfig {
+        let kept = [self.early.process(), layers.map(LayerServer::process), self.claims.process()];
+        BuilderConfig {
+            store: self.settings.root.clone(),
+            owners: self.store.owner_records().clone(),
+            binds: binds(build.request),
+            carrier: build.request.carrier.clone(),
+            ports: Vec::new(),
+            commands: build.platforms.iter().any(Prepared::has_commands),
+            grace: GRACE,
+            forwards_hangup: false,
+            expendable: self.pulls.processes(),
+            kept: kept.into_iter().flatten().collect(),
+        }
+    }
+
+    /// Returns the outcome of a build whose builder made no image; `None` if it has to be repeated.
+    fn without_answer(&self, ended: &BuilderExit) -> Result<Option<BuildOutcome>, Failure> {
+        // An interrupted build publishes nothing, even if it succeeded before it could be stopped.
+        if ended.stopped {
+            terminal::error("interrupted", None);
+            return Ok(Some(BuildOutcome::Failed(interrupted())));
+        }
+        match ended.code {
+            signal if signal > 128 => Err(killed(signal - 128)),
+            code if code == i32::from(code::INTERRUPTED) => {
+                Ok(Some(BuildOutcome::Failed(self.fail(&BuildError::Canceled))))
+            }
+            code if code == i32::from(REPEAT) => {
+                terminal::err("note: the build is repeated without a layer of a cache that cannot be unpacked\n");
+                Ok(None)
+            }
+            code => Ok(Some(BuildOutcome::Failed(code as u8))),
+        }
     }
 
     /// Closes what belongs to other fetchers, in a new one.
