@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::descendants::children_of;
 use crate::error::{Error, Result, described};
-use crate::process::{children_of, has_ended, pidfd, signal_pidfd};
+use crate::process::{has_ended, pidfd, signal_pidfd};
 
 /// Numbers of SIGSTOP and SIGCONT.
 const STOP: i32 = 19;

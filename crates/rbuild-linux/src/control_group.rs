@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use rbuild_container::GroupLimits;
 
 use crate::clock;
+use crate::descendants::shown_id;
 use crate::error::{Error, described};
-use crate::process::shown_id;
 
 /// Beginning of the names of groups.
 const PREFIX: &str = "rbuild-";

@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::descendants;
 use crate::error::{Error, Result, described};
 use crate::process::{self, Cloned, Exit};
 
@@ -61,7 +62,7 @@ fn serve(child: u32) -> Result<i32> {
         .map_err(|e| Error::new("signalfd4", described("a receiver of signals"), io::Error::from(e)))?;
     let pidfd = process::pidfd(child)?;
     loop {
-        for (pid, exit) in process::reap() {
+        for (pid, exit) in descendants::reap() {
             match exit {
                 _ if pid != child => {}
                 Exit::Code(code) => return Ok(code),

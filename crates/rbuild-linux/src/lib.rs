@@ -16,11 +16,13 @@ mod control_group;
 mod copy;
 mod copy_entry;
 pub mod credentials;
+pub mod descendants;
 mod destination;
 mod echo;
 mod error;
 pub mod fd_passing;
 mod file_stamp;
+mod growing_file;
 mod idmap;
 mod init;
 mod limited_output;
@@ -39,6 +41,7 @@ pub mod resource_limits;
 mod rootdir;
 pub mod seccomp;
 pub mod signal_forwarding;
+mod signal_names;
 mod stop_signals;
 mod syscalls;
 pub mod terminal;
@@ -56,6 +59,7 @@ pub use error::{
     remedy_of, shown_path,
 };
 pub use file_stamp::FileStamp;
+pub use growing_file::read_up_to;
 pub use idmap::{
     IdMaps, IdRange, SubIds, USUAL_COUNT, enter_nested_user_namespace, free_range, held_ranges, mapped_without_holes,
     subordinate_ranges, unmapped,
@@ -79,7 +83,8 @@ pub use process_stamp::ProcessStamp;
 pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
-pub use rootdir::{DirEntry, DirStack, MAX_DEPTH, MAX_SYMLINKS, RootDir};
+pub use rootdir::{DirEntry, DirStack, MAX_DEPTH, MAX_SYMLINKS, RootDir, walk};
+pub use signal_names::{signal_name, signal_number};
 pub use stop_signals::{AwaitedLine, StopProtection, StopRequest, StopSignals, end_request, request_end};
 pub use syscalls::{
     has_free_descriptor, join_new_session_keyring, make_read_only, queue_limit, read_memory, set_queue_limit,

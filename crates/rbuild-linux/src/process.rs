@@ -13,6 +13,7 @@ use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Error, Result, described};
+use crate::signal_names::REAL_TIME;
 use crate::syscalls::close_on_exec;
 
 /// The process in which a fork or clone has returned.
@@ -178,56 +179,9 @@ pub fn block_ending_signals() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(fail)
 }
 
-/// Reaps all children that have ended, and returns them. Does not block.
-pub fn reap() -> Vec<(u32, Exit)> {
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    let mut ended = Vec::new();
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => ended.push((pid.as_raw() as u32, Exit::Code(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => ended.push((pid.as_raw() as u32, Exit::Signal(signal as i32))),
-            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
-            Ok(_) => {}
-        }
-    }
-}
-
 /// Sends SIGKILL through a pidfd. Does nothing if the process has already ended.
 pub fn kill_pidfd(pidfd: &OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
-}
-
-/// Numbers of the real-time signals. The two before them are reserved by the C library
-/// (signal(7)).
-const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
-
-/// Returns the number of a signal, given by its name, with or without `SIG`, or its number.
-/// Real-time signals are named `RTMIN`, `RTMAX`, `RTMIN+n` and `RTMAX-n`.
-pub fn signal_number(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse::<i32>() {
-        return Some(number).filter(|number| Signal::try_from(*number).is_ok() || REAL_TIME.contains(number));
-    }
-    let name = text.to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let distance = |text: &str, sign| match text.strip_prefix(sign) {
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse::<i32>().ok(),
-        _ => Some(0).filter(|_| text.is_empty()),
-    };
-    let real_time = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(rest), _) => distance(rest, '+').and_then(|distance| REAL_TIME.start().checked_add(distance)),
-        (_, Some(rest)) => distance(rest, '-').map(|distance| REAL_TIME.end() - distance),
-        _ => return format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32),
-    };
-    real_time.filter(|number| REAL_TIME.contains(number))
-}
-
-/// Returns the name of the signal with that number, in a form that [`signal_number`] accepts.
-pub fn signal_name(number: i32) -> String {
-    match number - REAL_TIME.start() {
-        0 => "SIGRTMIN".into(),
-        distance @ 1.. => format!("SIGRTMIN+{distance}"),
-        _ => Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.to_string()),
-    }
 }
 
 /// Sends the signal with that number through a pidfd.
@@ -373,67 +327,6 @@ pub fn ends_within(pidfd: &OwnedFd, timeout: Duration) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let _ = retry_on_intr(|| poll(&mut fds, Some(&timeout)));
     !fds[0].revents().is_empty()
-}
-
-/// Makes the calling process the reaper of orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
-pub fn adopt_orphans() -> Result<()> {
-    nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| Error::new("prctl", described("the reaper of orphaned processes"), std::io::Error::from(e)))
-}
-
-/// Returns the PIDs of the children of the calling process's first thread, in the PID namespace of
-/// /proc.
-pub fn children() -> Vec<u32> {
-    children_of(shown_id().unwrap_or_else(std::process::id))
-}
-
-/// Returns the PID of the calling process in /proc. If /proc belongs to an outer PID namespace, it
-/// differs from the process's own.
-pub(crate) fn shown_id() -> Option<u32> {
-    std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok())
-}
-
-/// Returns the PID of the process of a pidfd in the PID namespace of /proc.
-pub(crate) fn shown_pid(pidfd: &OwnedFd) -> Option<u32> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).filter(|pid| *pid > 0)
-}
-
-/// Returns the PIDs of the children of the first thread of a process. All PIDs are those of the PID
-/// namespace of /proc.
-pub(crate) fn children_of(process: u32) -> Vec<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
-    if let Ok(text) = text {
-        return text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-    }
-    // Fallback for kernels without that file (CONFIG_PROC_CHILDREN).
-    let parent = |pid: u32| -> Option<u32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-    };
-    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| parent(*pid) == Some(process)).collect()
-}
-
-/// Kills all children, including those that are reparented to the calling process meanwhile, until
-/// none are left.
-pub fn kill_children() {
-    kill_children_except(&[]);
-}
-
-/// Does the same with all children but those in `kept`.
-pub fn kill_children_except(kept: &[u32]) {
-    loop {
-        let mut children = children();
-        children.retain(|pid| !kept.contains(pid));
-        if children.is_empty() {
-            return;
-        }
-        children.iter().for_each(|pid| kill(*pid));
-        for pid in children {
-            let _ = wait(pid);
-        }
-    }
 }
 
 /// Returns a descriptor that becomes readable when process `pid` ends (Linux 5.3).
@@ -582,28 +475,6 @@ mod tests {
             while thread_count().unwrap() != before {
                 assert!(Instant::now() < deadline, "a joined thread stays");
             }
-        }
-    }
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        for (text, number) in [("TERM", 15), ("SIGTERM", 15), ("sigterm", 15), ("9", 9), ("HUP", 1)] {
-            assert_eq!(signal_number(text), Some(number), "{text}");
-        }
-        for (text, number) in
-            [("37", 37), ("64", 64), ("RTMIN", 34), ("SIGRTMIN+3", 37), ("rtmax-14", 50), ("RTMAX", 64)]
-        {
-            assert_eq!(signal_number(text), Some(number), "{text}");
-        }
-        for number in (1..32).chain(34..65) {
-            assert_eq!(signal_number(&signal_name(number)), Some(number));
-        }
-        assert_eq!([10, 15, 34, 37].map(signal_name), ["SIGUSR1", "SIGTERM", "SIGRTMIN", "SIGRTMIN+3"]);
-        for text in ["32", "65", "RTMIN-1", "RTMAX+1", "RTMIN+31", "RTMAX-31", "RTMIN+", "RTMIN++1", "RTMIN3"] {
-            assert_eq!(signal_number(text), None, "{text}");
-        }
-        for text in ["", "SIG", "0", "-1", "99", "TERMINATE"] {
-            assert_eq!(signal_number(text), None, "{text}");
         }
     }
 

@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use crate::clock::boot_id;
-use crate::process::{pidfd, shown_pid};
+use crate::descendants::shown_pid;
+use crate::process::pidfd;
 
 /// A process ID with the start of its process. IDs are assigned again, but never to a process with
 /// the same start time.

@@ -12,12 +12,14 @@ mod dir_stack;
 mod long;
 mod metadata;
 mod removal;
+mod walk;
 
 pub(crate) use dir::stat_fd;
 pub use dir::{DirEntry, RootDir};
 pub use dir_stack::{DirStack, MAX_DEPTH};
 pub use long::MAX_SYMLINKS;
 pub(crate) use metadata::timestamps;
+pub use walk::walk;
 
 #[cfg(test)]
 mod tests;

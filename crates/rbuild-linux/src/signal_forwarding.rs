@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::process::{children_of, ends_within, has_ended, pidfd, send_signal, shown_id, shown_pid};
+use crate::descendants::{children_of, shown_id, shown_pid};
+use crate::process::{ends_within, has_ended, pidfd, send_signal};
 use crate::syscalls::read_memory;
 
 /// Number of times that a process is looked at before a signal counts as not received, and the time

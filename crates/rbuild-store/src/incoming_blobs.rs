@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rbuild_image::{BlobDigest, DiffId, ManifestDigest};
 use rbuild_layer::{CancelCheck, LayerError};
 use rbuild_linux::parallel::locked;
+use rbuild_linux::read_up_to;
 use rbuild_remedy::ReportedError;
 
 use crate::error::{Result, StoreError};
@@ -300,13 +300,7 @@ impl Read for IncomingBlob<'_> {
                 e => io::Error::other(e),
             })?;
         }
-        let most = buf.len().min((self.known.size - self.at).try_into().unwrap_or(usize::MAX));
-        let n = self.known.file.read_at(&mut buf[..most], self.at)?;
-        if n == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.at += n as u64;
-        Ok(n)
+        read_up_to(&self.known.file, buf, &mut self.at, self.known.size)
     }
 }
 

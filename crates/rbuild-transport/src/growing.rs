@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use rbuild_linux::parallel::locked;
+use rbuild_linux::read_up_to;
 
 use crate::blobs::BlobInfo;
 
@@ -115,13 +115,7 @@ impl Read for GrowingReader<'_> {
             Growth::Complete(info) => info.size,
             Growth::Abandoned => return Err(io::Error::other(NotCompleted)),
         };
-        let most = buf.len().min(size.saturating_sub(self.at).try_into().unwrap_or(usize::MAX));
-        let n = self.blob.file.read_at(&mut buf[..most], self.at)?;
-        if n == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.at += n as u64;
-        Ok(n)
+        read_up_to(&self.blob.file, buf, &mut self.at, size)
     }
 }
 

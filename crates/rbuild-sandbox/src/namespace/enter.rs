@@ -14,8 +14,8 @@ use rbuild_container::PublishedPort;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{
-    MiniRoot, OwnerMode, OwnerRecords, StopRequest, StopSignals, bind_clone, credentials, described, new_procfs,
-    request_end, resource_limits, umask,
+    MiniRoot, OwnerMode, OwnerRecords, StopRequest, StopSignals, bind_clone, credentials, descendants, described,
+    new_procfs, request_end, resource_limits, umask,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -203,7 +203,7 @@ impl Launcher<'_> {
         let bare = isolation == Isolation::Chroot;
         let BuilderConfig { expendable, kept, .. } = self.config;
         let is_own = |pid: &u32| !expendable.contains(pid) && !kept.contains(pid);
-        let adopts = bare && !process::children().iter().any(is_own) && process::adopt_orphans().is_ok();
+        let adopts = bare && !descendants::children().iter().any(is_own) && descendants::adopt_orphans().is_ok();
         let cloned = match isolation.maps() {
             None => process::fork()?,
             Some(_) => process::clone_into_namespaces().map_err(|e| userns_refused(e, &KernelSettings::read()))?,
@@ -232,7 +232,7 @@ impl Launcher<'_> {
         let supervised = Supervised { child, pidfd: &pidfd, signals: &self.signals, stop: self.stop };
         let ended = supervised.supervise(go, failure_reader, watched);
         if adopts {
-            process::kill_children_except(kept);
+            descendants::kill_children_except(kept);
         }
         ended
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{RootDir, UidGid, credentials, described, terminal};
+use rbuild_linux::{RootDir, UidGid, credentials, descendants, described, terminal};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
@@ -39,7 +39,7 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     if request.read_only {
         return Err(RunnerProblem::NeedsMounts("a read-only root file system".into()).during(Phase::Files));
     }
-    process::adopt_orphans().during(Phase::Start)?;
+    descendants::adopt_orphans().during(Phase::Start)?;
     let files = RootDir::open(root).map_err(|e| e.within("the command's files")).during(Phase::Files)?.shown_as_root();
     let scratch = request.files.open_scratch().during(Phase::Files)?;
     let mut emulated_mounts = EmulatedMounts::new(&files, &scratch);
@@ -53,7 +53,7 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
         Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("send", described("the builder process")))
     };
     let reported = exit.and_then(|exit| report(exit).during(Phase::Report));
-    process::kill_children();
+    descendants::kill_children();
     emulated_mounts.remove_all().during(Phase::Cleanup).and(reported)
 }
 
@@ -113,7 +113,7 @@ fn wait_for(child: u32, socket: &UnixStream) -> rbuild_linux::Result<Exit> {
     let mut fds = [PollFd::new(&command, PollFlags::IN), PollFd::new(socket, PollFlags::empty())];
     while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
     if fds[1].revents().contains(PollFlags::HUP) {
-        process::kill_children();
+        descendants::kill_children();
         std::process::exit(70);
     }
     process::wait(child)

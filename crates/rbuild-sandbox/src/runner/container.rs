@@ -15,8 +15,8 @@ use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, credentials, described, detached_overlay,
-    enter_nested_user_namespace, enter_root, mount_tmpfs, namespaces, new_procfs, private_namespaces,
+    MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, credentials, descendants, described,
+    detached_overlay, enter_nested_user_namespace, enter_root, mount_tmpfs, namespaces, new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -237,11 +237,11 @@ fn killed() -> Option<RunnerProblem> {
     let end = Instant::now() + process::MAX_EXIT_DELAY;
     loop {
         if let Some((_, Exit::Signal(signal))) =
-            process::reap().iter().find(|(_, exit)| matches!(exit, Exit::Signal(_)))
+            descendants::reap().iter().find(|(_, exit)| matches!(exit, Exit::Signal(_)))
         {
             return Some(RunnerProblem::Killed(*signal));
         }
-        if process::children().is_empty() || Instant::now() > end {
+        if descendants::children().is_empty() || Instant::now() > end {
             return None;
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rbuild_linux::fd_passing::{receive_with_byte, receive_with_bytes, send_with_byte, send_with_bytes};
 use rbuild_linux::parallel::locked;
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{OwnerKey, OwnerMode, OwnerRecords, described, sealed_program};
+use rbuild_linux::{OwnerKey, OwnerMode, OwnerRecords, descendants, described, sealed_program};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::SandboxError;
@@ -78,7 +78,7 @@ impl Zygote {
             .map_err(RunnerProblem::of_call("socketpair", described("a pair of sockets")))
             .during(Phase::Start)?;
         if kind == ZygoteKind::Bare {
-            process::adopt_orphans()?;
+            descendants::adopt_orphans()?;
         }
         let program = (kind == ZygoteKind::Executed).then(sealed_program).transpose()?;
         match process::fork()? {
@@ -157,7 +157,7 @@ impl Zygote {
     pub(crate) fn sweep(&self) {
         if self.kind == ZygoteKind::Bare && self.ask(SWEEP, &[]).is_err() {
             // If the zygote is gone, its children have been reparented to the builder.
-            process::kill_children();
+            descendants::kill_children();
         }
     }
 
@@ -192,7 +192,7 @@ impl Drop for Zygote {
         if self.kind == ZygoteKind::Bare {
             locked(&self.socket).take();
             process::wait_for_end(&self.process);
-            process::kill_children();
+            descendants::kill_children();
         }
     }
 }
@@ -251,11 +251,11 @@ pub fn zygote_main(args: &[OsString]) -> i32 {
 /// Serves requests until the builder closes its end or dies.
 fn serve(socket: OwnedFd, context: Option<&RunnerContext>) {
     if context.is_none() {
-        let _ = process::adopt_orphans();
+        let _ = descendants::adopt_orphans();
     }
     let mut runners = Vec::new();
     while let Ok((fds, kind)) = receive_with_byte(&socket) {
-        let ended = process::reap();
+        let ended = descendants::reap();
         runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
         let answered = match kind {
             SWEEP => {
@@ -284,7 +284,7 @@ fn serve(socket: OwnedFd, context: Option<&RunnerContext>) {
     }
     if context.is_none() {
         wait_for_runners(&runners);
-        process::kill_children();
+        descendants::kill_children();
     }
 }
 
@@ -305,7 +305,7 @@ fn wait_for_runners(runners: &[u32]) {
 /// none are left.
 fn kill_strays(runners: &mut Vec<u32>) {
     loop {
-        let strays: Vec<u32> = process::children().into_iter().filter(|pid| !runners.contains(pid)).collect();
+        let strays: Vec<u32> = descendants::children().into_iter().filter(|pid| !runners.contains(pid)).collect();
         strays.iter().for_each(|pid| process::kill(*pid));
         if strays.is_empty() {
             return;
@@ -313,7 +313,7 @@ fn kill_strays(runners: &mut Vec<u32>) {
         for pid in strays {
             let _ = process::wait(pid);
         }
-        let ended = process::reap();
+        let ended = descendants::reap();
         runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
     }
 }

@@ -179,31 +179,15 @@ mod tests {
             let theirs = other.records().foreign_record(&key).unwrap().unwrap();
             assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap(), "there is no layer of it");
             of.layers().pack_tree(&work, &tree, LayerVariant { latest: Some(4), ..PLAIN }, &|| false).unwrap();
-            assert_eq!(
-                other
-                    .lazy_trees()
-                    .adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs)
-                    .unwrap(),
-                None,
-                "the times in the layer are others"
-            );
+            let build = BuildId::of_command("b");
+            let adopted = || other.lazy_trees().adopt(Session::new(other, &work, &build, 9), &key, &theirs).unwrap();
+            assert_eq!(adopted(), None, "the times in the layer are others");
             let layer = of.layers().pack_tree(&work, &tree, PLAIN, &|| false).unwrap();
             assert!(other.lazy_trees().is_adoptable(&theirs).unwrap());
-            let own = other
-                .lazy_trees()
-                .adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs)
-                .unwrap()
-                .unwrap();
+            let own = adopted().unwrap();
             assert_eq!((own.result, own.created), (theirs.result(), 7));
             assert_ne!(own.tree, tree);
-            assert_eq!(
-                other
-                    .lazy_trees()
-                    .adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs)
-                    .unwrap(),
-                Some(own.clone()),
-                "once"
-            );
+            assert_eq!(adopted(), Some(own.clone()), "once");
 
             other.lazy_trees().materialize(&work, &own.tree).unwrap();
             let (a, b) = (of.trees().tree(&tree).unwrap(), other.trees().tree(&own.tree).unwrap());

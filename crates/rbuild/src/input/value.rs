@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rbuild_engine::PullPolicy;
 use rbuild_image::{Reference, ReferenceError};
 use rbuild_layer::Limits;
-use rbuild_linux::Timestamp;
+use rbuild_linux::{Timestamp, signal_number};
 use rbuild_plan::NetworkMode;
 use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_sandbox::IsolationRequest;
@@ -206,7 +206,7 @@ pub struct SignalNumber(pub i32);
 /// Parses the name of a signal, with or without `SIG`, or its number.
 pub fn signal(text: &str) -> Result<SignalNumber, BadValue> {
     let bad = || BadValue { problem: "unknown signal".into(), hint: ValueRemedy::SignalForm.into() };
-    rbuild_linux::process::signal_number(text).map(SignalNumber).ok_or_else(bad)
+    signal_number(text).map(SignalNumber).ok_or_else(bad)
 }
 
 /// Parses a restart policy of a container.

@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_linux::{DirStack, Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp, UidGid};
+use rbuild_linux::{Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp, UidGid, walk};
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem};
 use crate::protocol::RunRequest;
@@ -287,7 +287,7 @@ impl EmulatedMounts<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        walk(self.root, |dir, name, stat| match missing.get_mut(&stat.inode()) {
+        walk(self.root, |dir, _, name, stat| match missing.get_mut(&stat.inode()) {
             Some(entry) => entry.handle_other_name(dir, name),
             None => Ok(()),
         })
@@ -296,26 +296,6 @@ impl EmulatedMounts<'_> {
 
 fn mtime_of(dir: &RootDir) -> Result<Timestamp, Error> {
     Ok(dir.stat_self()?.mtime)
-}
-
-/// Calls `each` for every entry below `root`, directories before their contents.
-fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Error>) -> Result<(), Error> {
-    let mut dirs = DirStack::new(root.try_clone()?);
-    let mut levels = vec![root.entries()?];
-    while let Some(entries) = levels.last_mut() {
-        let Some(entry) = entries.pop() else {
-            levels.pop();
-            dirs.leave()?;
-            continue;
-        };
-        let dir = dirs.last();
-        let stat = dir.stat_name(&entry.name)?;
-        each(dir, &entry.name, &stat)?;
-        if stat.kind == FileKind::Dir {
-            levels.push(dirs.enter(&entry.name)?.entries()?);
-        }
-    }
-    Ok(())
 }
 
 impl EmulatedMount {

@@ -62,32 +62,18 @@ impl Baseline {
     /// Fails if a directory cannot be read.
     pub fn of(root: &RootDir, linked: bool) -> Result<Baseline> {
         let mut before = Baseline { dirs: HashMap::new(), linked };
-        let mut dirs = DirStack::new(root.try_clone()?);
-        // The subdirectories left to visit on each level.
-        let mut levels = vec![before.note(root, Path::new(""))?];
-        let mut path = PathBuf::new();
-        while let Some(names) = levels.last_mut() {
-            let Some(name) = names.pop() else {
-                levels.pop();
-                path.pop();
-                dirs.leave()?;
-                continue;
-            };
-            path.push(&name);
-            let below = before.note(dirs.enter(&name)?, &path)?;
-            levels.push(below);
-        }
+        each_directory(root, (), |dir, path, ()| before.note(dir, path))?;
         Ok(before)
     }
 
     /// Records the entries of one directory, and returns the names of its subdirectories.
-    fn note(&mut self, dir: &RootDir, path: &Path) -> Result<Vec<OsString>> {
+    fn note(&mut self, dir: &RootDir, path: &Path) -> Result<Vec<(OsString, ())>> {
         let (mut marks, mut below) = (DirMarks::new(), Vec::new());
         for entry in dir.entries()? {
             let stat = dir.stat_name(&entry.name)?;
             let mark = if stat.kind == FileKind::Dir {
                 let meta = meta(&dir.sub(&entry.name)?, &stat)?;
-                below.push(entry.name.clone());
+                below.push((entry.name.clone(), ()));
                 Mark::Dir { inode: stat.ino, made: stat.btime, meta }
             } else {
                 self.leaf(&stat)
@@ -134,21 +120,8 @@ impl Baseline {
     pub fn changes(mut self, root: &RootDir, tree: &RootDir) -> Result<()> {
         let mut out = DiffOutput { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
         out.now.insert(PathBuf::new(), meta(root, &root.stat_self()?)?);
-        let mut dirs = DirStack::new(root.try_clone()?);
-        let mut path = PathBuf::new();
         let marks = self.dirs.remove(Path::new(""));
-        let mut levels = vec![self.changes_in(root, &path, marks, &mut out)?];
-        while let Some(below) = levels.last_mut() {
-            let Some((name, marks)) = below.pop() else {
-                levels.pop();
-                path.pop();
-                dirs.leave()?;
-                continue;
-            };
-            path.push(&name);
-            let below = self.changes_in(dirs.enter(&name)?, &path, marks, &mut out)?;
-            levels.push(below);
-        }
+        each_directory(root, marks, |dir, path, marks| self.changes_in(dir, path, marks, &mut out))?;
         out.finish()
     }
 
@@ -201,6 +174,31 @@ impl Baseline {
         }
         Ok(dirs)
     }
+}
+
+/// Calls `visit` for a directory and those below it, with the path of each and what is known about
+/// it. `visit` returns the subdirectories, with what is known about them.
+fn each_directory<T>(
+    root: &RootDir,
+    known: T,
+    mut visit: impl FnMut(&RootDir, &Path, T) -> Result<Vec<(OsString, T)>>,
+) -> Result<()> {
+    let mut dirs = DirStack::new(root.try_clone()?);
+    let mut path = PathBuf::new();
+    // The subdirectories left to visit on each level.
+    let mut levels = vec![visit(root, &path, known)?];
+    while let Some(below) = levels.last_mut() {
+        let Some((name, known)) = below.pop() else {
+            levels.pop();
+            path.pop();
+            dirs.leave()?;
+            continue;
+        };
+        path.push(&name);
+        let below = visit(dirs.enter(&name)?, &path, known)?;
+        levels.push(below);
+    }
+    Ok(())
 }
 
 /// Fails for a device 0:0 that a command has made: as a change, it would remove a file.

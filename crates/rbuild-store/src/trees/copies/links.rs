@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use rbuild_linux::{DirStack, FileKind, Result, RootDir, Stat};
+use rbuild_linux::{FileKind, Result, RootDir, Stat, walk};
 
 use crate::trees::copies::merge::copy_tree_entry;
 
@@ -45,22 +45,13 @@ struct LinkedInode {
 
 fn linked_entries(tree: &RootDir) -> Result<Vec<LinkedInode>> {
     let mut linked: HashMap<_, LinkedInode> = HashMap::new();
-    let mut dirs = DirStack::new(tree.try_clone()?);
-    let mut levels = vec![(tree.entries()?, PathBuf::new())];
-    while let Some((entries, path)) = levels.last_mut() {
-        let Some(entry) = entries.pop() else {
-            levels.pop();
-            dirs.leave()?;
-            continue;
-        };
-        let stat = dirs.last().stat_name(&entry.name)?;
-        let here = path.join(&entry.name);
-        if stat.kind == FileKind::Dir {
-            levels.push((dirs.enter(&entry.name)?.entries()?, here));
-        } else if stat.nlink > 1 {
-            linked.entry(stat.inode()).or_insert_with(|| LinkedInode { stat, names: Vec::new() }).names.push(here);
+    walk(tree, |_, path, name, stat| {
+        if stat.kind != FileKind::Dir && stat.nlink > 1 {
+            let inode = linked.entry(stat.inode());
+            inode.or_insert_with(|| LinkedInode { stat: *stat, names: Vec::new() }).names.push(path.join(name));
         }
-    }
+        Ok(())
+    })?;
     Ok(linked.into_values().collect())
 }
 

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, ChangeKind, ChangedFiles, Commit};
 use rbuild_image::{ImageConfig, Reference};
-use rbuild_linux::Timestamp;
-use rbuild_linux::process::{signal_name, signal_number};
+use rbuild_linux::{Timestamp, signal_name, signal_number};
 use rbuild_plan::ContainerMount;
 use rbuild_sandbox::{Builder, enter};
 use rbuild_store::{Container, ContainerState, Image, RunSettings, Store};

@@ -1,7 +1,7 @@
 //! Properties of containers, which the verb `inspect` shows in docker's form.
 
 use rbuild_engine::DEFAULT_SHM;
-use rbuild_linux::process::signal_name;
+use rbuild_linux::signal_name;
 use rbuild_plan::{Capabilities, ContainerMount, NamedVolume, TmpfsMount, Volume};
 use rbuild_sandbox::RunnerMode;
 use rbuild_store::{

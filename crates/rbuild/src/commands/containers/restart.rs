@@ -9,14 +9,11 @@ use crate::args::StopArgs;
 use crate::commands::containers::launch::started_before;
 use crate::commands::containers::lookup;
 use crate::commands::containers::pause::resume;
-use crate::commands::containers::signals::{INTERVAL, KILL, usual_stop};
+use crate::commands::containers::signals::{INTERVAL, KILL, MAX_START, usual_stop};
 use crate::commands::containers::start::start_one;
 use crate::exit::Failure;
 use crate::input::settings::Settings;
 use crate::ui::hints::VerbRemedy;
-
-/// Maximum time from a request for a restart to the new start of the command.
-const MAX_START: Duration = Duration::from_secs(60);
 
 pub fn restart(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
     let signal = args.signal.map(|signal| signal.0);

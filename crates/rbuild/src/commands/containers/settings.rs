@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_engine::command_line;
 use rbuild_image::{HealthcheckConfig, Platform};
-use rbuild_linux::process::signal_number;
+use rbuild_linux::signal_number;
 use rbuild_plan::{ContainerPort, NetworkMode, PublishedPort};
 use rbuild_store::{ContainerId, DnsSettings, Image, RestartPolicy, RunSettings};
 

@@ -28,7 +28,7 @@ pub const INTERVAL: Duration = Duration::from_millis(10);
 const MAX_KILL: Duration = Duration::from_secs(1);
 /// Maximum time from the start of a container's supervisor to that of its command. Unpacking an
 /// image takes long.
-const MAX_START: Duration = Duration::from_secs(60);
+pub const MAX_START: Duration = Duration::from_secs(60);
 
 pub fn stop(settings: &Settings, args: StopArgs) -> Result<u8, Failure> {
     let signal = args.signal.map(|signal| signal.0);
