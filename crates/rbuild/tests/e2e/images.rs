@@ -137,53 +137,6 @@ fn equal_inputs_give_equal_images_with_source_date_epoch() {
 }
 
 #[test]
-fn cp_copies_files_out_of_images() {
-    let lab = Lab::new();
-    lab.build(
-        "FROM busybox\nRUN mkdir -p /d/sub && echo f > /d/f && echo g > /d/sub/g && ln -s f /d/link && ln -s /d /way\n",
-        &["-t", "x:1"],
-    )
-    .ok();
-    let cp = |from: &str, to: &str| lab.rbuild(["cp", from, lab.path(to).to_str().unwrap()]);
-    cp("x:1:/d/f", "file").ok();
-    assert_eq!(lab.read("file"), "f\n");
-    std::fs::create_dir(lab.path("dir")).unwrap();
-    cp("x:1:/d/f", "dir").ok();
-    cp("x:1:/way/sub/g", "dir/").ok();
-    assert_eq!((lab.read("dir/f"), lab.read("dir/g")), ("f\n".into(), "g\n".into()));
-    // A directory is copied under its own name into an existing one; into a new directory, or with
-    // `/.`, only its contents are copied.
-    cp("x:1:/d", "dir").ok();
-    assert_eq!(lab.read("dir/d/sub/g"), "g\n");
-    cp("x:1:/d", "new").ok();
-    cp("x:1:/d/.", "dir").ok();
-    assert_eq!((lab.read("new/f"), lab.read("dir/sub/g")), ("f\n".into(), "g\n".into()));
-    // Links are copied as links, unless requested otherwise.
-    cp("x:1:/d/link", "link").ok();
-    assert!(lab.path("link").symlink_metadata().unwrap().is_symlink());
-    lab.rbuild(["cp", "-L", "x:1:/d/link", lab.path("real").to_str().unwrap()]).ok();
-    assert_eq!(lab.read("real"), "f\n");
-    let listed = lab.sh("$RB cp x:1:/d - | tar -t | sort").ok().stdout;
-    assert_eq!(listed, "d/\nd/f\nd/link\nd/sub/\nd/sub/g\n");
-    cp("x:1:/none", "n").fails(1, &["`/none` does not exist in the image", "list the files with"]);
-    cp("x:1:/way/sbu", "n").fails(1, &["`/way/sbu` does not exist in the image", "did you mean `/way/sub`?"]);
-    cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
-    cp("y:/d", "n").fails(1, &["image or container `y` not found", "rbuild pull y"]);
-    cp("x:1:d", "n").fails(2, &["is not IMAGE:/path", "write x:1:/d"]);
-    lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["files are copied into running containers only, not into images"]);
-    // A container keeps its image alive until it is removed.
-    let id = lab.rbuild(["create", "--name", "c", "x:1", "sleep", "1"]).ok().stdout;
-    lab.rbuild(["create", "--name", "c", "x:1"]).fails(1, &["container name `c` is already in use"]);
-    lab.rbuild(["rmi", "-f", "x:1"]).ok();
-    lab.rbuild(["prune"]).ok();
-    cp("c:/d/f", "again").ok();
-    cp(&format!("{}:/d/f", &id[..12]), "again2").ok();
-    lab.rbuild(["rm", "c"]).ok();
-    lab.rbuild(["rm", "c"]).fails(1, &["container `c` not found"]);
-    lab.rbuild(["rm", "-f", "c"]).ok();
-}
-
-#[test]
 fn format_and_filter_work_as_in_docker() {
     let lab = Lab::new();
     lab.build("FROM busybox\nLABEL team=a\nENV K=V\nCMD [\"run\", \"it\"]\n", &["-t", "app:1", "-t", "app:2"]).ok();
@@ -210,17 +163,6 @@ fn format_and_filter_work_as_in_docker() {
     assert_eq!(out(&["images", "--format", "{{.Repository}}", "--filter", "until=24h"]), "old\n");
     lab.rbuild(["images", "-f", "until=x"]).fails(2, &["`x` is not a duration"]);
     lab.rbuild(["images", "-f", "nothing=x"]).fails(2, &["unknown filter"]);
-}
-
-#[test]
-fn cp_names_the_damage_of_an_image() {
-    let lab = Lab::new();
-    lab.sh("cd $RBUILD_ROOT/blobs/sha256; id=$($RB inspect -f '{{.Id}}' busybox); f=${id#sha256:}; \
-         printf X | dd of=$f bs=1 seek=3 conv=notrunc status=none")
-        .ok();
-    let failed = lab.rbuild(["cp", "busybox:/etc/passwd", "."]);
-    let failed = failed.fails(1, &["its digest is sha256:", "fsck --repair"]);
-    assert!(!failed.stderr.contains("did you mean"), "{}", failed.stderr);
 }
 
 #[test]
@@ -278,37 +220,6 @@ fn an_image_receives_all_of_its_names_atomically() {
 }
 
 #[test]
-fn the_cache_stays_within_its_budget_and_evicts_the_oldest_first() {
-    let lab = Lab::new();
-    let step = |n: u32| format!("FROM busybox\nRUN dd if=/dev/urandom of=/f bs=1M count=4 2>/dev/null; echo {n}\n");
-    let age = |days: u32| {
-        lab.sh(&format!("find $RBUILD_ROOT/records $RBUILD_ROOT/layers -name '*.json' -newermt '-1 hour' -exec touch -d '-{days} days' {{}} +")).ok();
-    };
-    let out = lab.path("out").display().to_string();
-    lab.build(&step(1), &["-o", &out]).ok();
-    age(9);
-    lab.build(&step(2), &["-o", &out]).ok();
-    age(5);
-    // Each use refreshes the age.
-    assert_eq!(lab.build(&step(1), &["-o", &out]).ok().steps(), (0, 1));
-    let ran = lab.build(&step(3), &["-o", &out, "--cache-limit", "11m"]).ok();
-    assert!(ran.stderr.contains("cache limit reached: freed "), "{}", ran.stderr);
-    let cached = |n: u32| lab.build(&step(n), &["-o", &out]).ok().steps() == (0, 1);
-    assert!(cached(1) && cached(3), "the entries used last are gone");
-    assert!(!cached(2), "the longest unused is still there");
-    // The layers of an image are kept whatever the budget.
-    lab.build(&step(4), &["-t", "kept"]).ok();
-    lab.rbuild(["prune", "--keep-storage", "1k"]).ok();
-    lab.rbuild(["inspect", "--verify", "kept"]).ok();
-    assert!(!cached(4));
-    age(3);
-    let text = lab.rbuild(["prune", "--filter", "until=48h"]).ok().stdout;
-    assert!(text.contains("Removed") && !cached(4), "{text}");
-    lab.rbuild(["fsck"]).ok();
-    lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots: not a size"]);
-}
-
-#[test]
 fn an_image_in_use_by_a_container_is_removed_only_with_force() {
     let lab = Lab::new();
     lab.build("FROM busybox\nLABEL a=b\n", &["-t", "used"]).ok();
@@ -351,55 +262,6 @@ fn a_changed_base_configuration_reruns_only_dependent_steps() {
         assert_eq!(lab.build(more, &["-t", "y"]).ok().steps(), (0, 2), "{line}");
     }
     lab.rbuild(["fsck"]).ok();
-}
-
-/// Trees of earlier executions, to which no record refers, are part of the size and are evicted
-/// first.
-#[test]
-fn trees_of_repeated_steps_count_towards_the_budget() {
-    let lab = Lab::new();
-    let file = "FROM busybox\nRUN dd if=/dev/urandom of=/f bs=1M count=4 2>/dev/null\n";
-    let out = lab.path("out").display().to_string();
-    for _ in 0..4 {
-        lab.build(file, &["-o", &out, "--no-cache", "--cache-limit", "11m"]).ok();
-    }
-    let left = lab.sh("du -sk $RBUILD_ROOT/trees | cut -f1").ok().stdout;
-    assert!(left.trim().parse::<u64>().unwrap() < 11 << 10, "{left} KiB");
-    assert_eq!(lab.build(file, &["-o", &out]).ok().steps(), (0, 1), "the last execution is kept");
-}
-
-/// The files of copies that share them are counted once in the budget, as on disk.
-#[test]
-fn files_shared_by_several_copies_count_once() {
-    let lab = Lab::new();
-    lab.write(".dockerignore", "Dockerfile\n").write("big", vec![7u8; 4 << 20]);
-    std::thread::sleep(std::time::Duration::from_millis(3100));
-    let out = lab.path("out").display().to_string();
-    let build = |text: &str| {
-        lab.write("small", text);
-        lab.build("FROM busybox\nCOPY . /app/\n", &["-o", &out, "--cache-limit", "10m"]).ok()
-    };
-    for (text, days) in [("1", 9), ("2", 7), ("3", 5), ("4", 3)] {
-        let ran = build(text);
-        assert_eq!(
-            ran.stderr.contains("cache limit reached: freed "),
-            !lab.links_copies() && text > "2",
-            "{text}: {}",
-            ran.stderr
-        );
-        lab.sh(&format!(
-            "find $RBUILD_ROOT/records -name '*.json' -newermt '-1 hour' -exec touch -d '-{days} days' {{}} +"
-        ))
-        .ok();
-    }
-    assert_eq!(build("1").steps() == (0, 1), lab.links_copies());
-    // One file of 4 MiB then exceeds the budget: all copies of it must be evicted, and only the
-    // last eviction frees the space.
-    lab.write("small", "5");
-    let ran = lab.build("FROM busybox\nCOPY . /app/\n", &["-o", &out, "--cache-limit", "1m"]).ok();
-    assert!(ran.stderr.contains("cache limit reached: freed "), "{}", ran.stderr);
-    let left = lab.sh("du -sk $RBUILD_ROOT/trees | cut -f1").ok().stdout;
-    assert!(left.trim().parse::<u64>().unwrap() < 1024, "{left} KiB");
 }
 
 #[test]
@@ -609,28 +471,6 @@ fn concurrent_squashed_builds_do_not_interfere() {
         lab.sh("rm $RBUILD_ROOT/trees/*/layer*.json $RBUILD_ROOT/results/*").ok();
     }
     assert_eq!(lab.rbuild(["run", "s3", "cat", "/1", "/f200"]).ok().stdout, "1\n200\n");
-}
-
-#[test]
-fn a_cached_build_keeps_the_cache_within_its_limit() {
-    let lab = Lab::new();
-    let file = "FROM busybox\nRUN head -c 3000000 /dev/urandom > /x\n";
-    lab.build(file, &["-t", "x"]).ok();
-    let trees = || lab.sh("ls -d $RBUILD_ROOT/trees/s* $RBUILD_ROOT/trees/w* 2>/dev/null | wc -l").ok().stdout;
-    assert_eq!(trees().trim(), "1");
-    assert_eq!(lab.build(file, &["-t", "x", "--cache-limit", "10g"]).ok().steps(), (0, 1));
-    assert_eq!(trees().trim(), "1");
-    assert_eq!(lab.build(file, &["-t", "x", "--cache-limit", "1k"]).ok().steps(), (0, 1));
-    assert_eq!(trees().trim(), "0");
-    lab.rbuild(["run", "x", "test", "-s", "/x"]).ok();
-}
-
-#[test]
-fn cp_of_an_unknown_container_suggests_a_similar_one() {
-    let lab = Lab::new();
-    lab.rbuild(["create", "--name", "website", "busybox"]).ok();
-    lab.rbuild(["cp", "websit:/etc", "-"])
-        .fails(1, &["image or container `websit` not found", "hint: did you mean `website`?"]);
 }
 
 #[test]

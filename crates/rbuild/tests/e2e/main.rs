@@ -5,11 +5,14 @@
 
 use rbuild_testkit as lab;
 
+mod cache_budget;
 mod caches;
 mod changed_copies;
 mod changing_contexts;
 mod checking;
 mod claims;
+mod container_ends;
+mod container_exec;
 mod container_files;
 mod container_health;
 mod container_verbs;
@@ -19,6 +22,7 @@ mod copy_covers;
 mod copy_edge_cases;
 mod copy_links;
 mod copying;
+mod copying_out;
 mod damaged_caches;
 mod debug_log;
 mod destinations;
@@ -45,10 +49,12 @@ mod lazy_trees;
 mod lifecycle;
 mod loading;
 mod locks;
+mod logins;
 mod many_layers;
 mod mount_cleanup;
 mod multistage;
 mod names;
+mod needed_layers;
 mod object_caches;
 mod open_uploads;
 mod output_formats;

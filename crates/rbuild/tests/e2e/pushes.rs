@@ -1,11 +1,13 @@
-//! Pushes: early uploads, and transfers after interrupted ones.
+//! Pushes: early uploads, transfers after interrupted ones, and layers that are not pushed.
 
 use std::time::Duration;
 
-use rbuild_image::BlobDigest;
+use rbuild_image::{BlobDigest, DiffId};
 use serde_json::json;
 
 use crate::caches;
+use crate::foreign::load_archive;
+use crate::forge::{Blob, Forged, Layer};
 use crate::lab::Lab;
 use crate::lazy_trees::stores_as_layers;
 use crate::registries::Scene;
@@ -354,4 +356,55 @@ fn a_transfer_after_an_interrupted_one_succeeds() {
     assert_eq!(scene.document("copy", "1"), scene.document("busybox", "1"));
     scene.rbuild(&["fsck"]).ok();
     assert_eq!(scene.lab.sh(r#"ls "$LAB/store/tmp""#).stdout, "");
+}
+
+/// Neither the registry nor the source of the image caused the failure, so the hint is about the
+/// store.
+#[test]
+fn a_damaged_layer_of_the_store_is_never_pushed() {
+    let scene = Scene::with_image();
+    let (name, elsewhere) = (scene.name("busybox:1"), Registry::start(Access::Open));
+    for (damage, expected) in [
+        ("truncate -s -1 $f", "is damaged: its digest is "),
+        ("printf X | dd of=$f bs=1 seek=200 conv=notrunc status=none", "is damaged: its digest is "),
+        ("rm $f; mkdir $f", "is damaged: it is not a regular file"),
+        ("rm $f", "the store has no blob sha256:"),
+    ] {
+        scene.rbuild(&["pull", &name]).ok();
+        let layers = "for f in *; do head -c 2 $f | od -An -tx1 | grep -q '1f 8b' || continue; echo $f; DAMAGE; done";
+        let damaged = scene.lab.sh(&format!("cd $RBUILD_ROOT/blobs/sha256; {}", layers.replace("DAMAGE", damage))).ok();
+        assert_eq!(damaged.stdout.lines().count(), 1, "{damage}");
+        let ran = scene.rbuild(&["push", &name, &format!("{}/x:1", elsewhere.address)]);
+        let digest = format!("blob sha256:{}", damaged.stdout.trim());
+        ran.fails(1, &[&digest, expected, "hint: run `rbuild fsck --repair`", "then load, pull or build"]);
+        assert!(elsewhere.state().manifests.is_empty(), "{damage}");
+        scene.rbuild(&["fsck"]).fails(1, &["image ", "is incomplete", "hint: run `rbuild fsck --repair`"]);
+        scene.rbuild(&["fsck", "--repair"]).ok();
+        scene.rbuild(&["fsck"]).ok();
+    }
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["push", &name, &format!("{}/x:1", elsewhere.address)]).ok();
+}
+
+/// A layer whose diffID does not match is pushed to no registry: neither by `push`, nor in the
+/// result of steps that were cached on another image with this diffID.
+#[test]
+fn a_layer_with_a_wrong_diff_id_is_never_pushed() {
+    let scene = Scene::new(Access::Open);
+    let good = Layer::new().file("f", "good").bytes();
+    let evil = Blob { diff_id: DiffId::of(&good), ..Blob::gzip_of(&Layer::new().file("f", "evil").bytes()) };
+    let lab = &scene.lab;
+    lab.write("g", "1");
+    load_archive(lab, &Forged::new(vec![Blob::gzip_of(&good)]), "good:latest").ok();
+    scene.build("FROM good\nCOPY g /g\n", &["-t", "built"]).ok();
+    let name = scene.name("evil:1");
+    load_archive(lab, &Forged::new(vec![evil]), &name).ok();
+    scene.rbuild(&["push", &name]).fails(1, &["has diffID"]);
+    let result = scene.name("result:1");
+    for args in [&["-t", &result, "--push"][..], &["-t", &result], &["-t", &result, "--squash"]] {
+        let file = format!("FROM {name}\nCOPY g /g\n");
+        scene.build(&file, &[&["--pull=never"], args].concat()).fails(1, &["has diffID", "Dockerfile:1"]);
+    }
+    assert!(scene.registry.state().manifests.is_empty());
+    scene.rbuild(&["inspect", &result]).fails(1, &[]);
 }

@@ -1,10 +1,8 @@
 //! Pulls and pushes, with a registry on a loopback address.
 
-use rbuild_image::{BlobDigest, DiffId};
+use rbuild_image::BlobDigest;
 use serde_json::{Value, json};
 
-use crate::foreign::load_archive;
-use crate::forge::{Blob, Forged, Layer};
 use crate::lab::{Lab, Ran};
 
 #[allow(dead_code)]
@@ -388,53 +386,6 @@ fn pull_selects_the_platform_of_an_index() {
 }
 
 #[test]
-fn logins_are_stored_and_used_and_not_leaked() {
-    for access in [Access::Basic("joe", "hunter2"), Access::Token("joe", "hunter2", 50)] {
-        let scene = Scene::new(access);
-        let name = scene.name("busybox:1");
-        scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), &name]).ok();
-        scene.rbuild(&["push", &name]).fails(1, &["refused to push", "rbuild login"]);
-        let address = scene.registry.address.as_str();
-        scene.rbuild(&["login", "-u", "joe", "-p", "wrong", address]).fails(1, &["refused to"]);
-        let ran = scene.rbuild(&["login", "-u", "joe", "-p", "hunter2", address]).ok();
-        assert!(ran.stdout.contains("Login Succeeded"));
-        scene.rbuild(&["push", &name]).ok();
-        scene.forget(&name);
-        let built = scene.build(&format!("FROM {name}\nRUN ! env | grep 'hunter[2]'\n"), &[]).ok();
-        let config = scene.lab.path("other");
-        let logout = |program: &str| {
-            scene.lab.sh(&format!("HOME=$LAB/home DOCKER_CONFIG={} {program} logout {address}", config.display()))
-        };
-        let ran = logout("$RB").ok();
-        let left = format!("another login for {address} is in ");
-        // With `DOCKER_CONFIG`, Docker's file in the home directory is not used, but Podman's is.
-        assert!(ran.stdout.starts_with("Not logged in to ") && !ran.stderr.contains(&left), "{}", ran.stderr);
-        std::fs::create_dir_all(scene.lab.path("home/.config/containers")).unwrap();
-        let podman = scene.lab.path("home/.config/containers/auth.json");
-        std::fs::copy(scene.lab.path("home/.docker/config.json"), &podman).unwrap();
-        let ran = logout("env -u XDG_CONFIG_HOME $RB").ok();
-        assert!(ran.stdout.is_empty() && ran.stderr.contains(&format!("{left}{}", podman.display())), "{}", ran.stderr);
-        scene.rbuild(&["logout", address]).ok();
-        assert!(!std::fs::read_to_string(podman).unwrap().contains(address));
-        scene.forget(&name);
-        let refused = scene.rbuild(&["pull", &name]).fails(1, &["refused to pull", "no login for"]);
-        let messages = built.stderr + &refused.stderr;
-        assert!(!messages.contains("hunter2") && !messages.contains("am9lOmh1bnRlcjI"), "{messages}");
-        let found = scene.lab.sh(r#"grep -rlE 'hunter2|am9lOmh1bnRlcjI|token-[0-9]' "$LAB/store" "$LAB/home""#);
-        assert_eq!(found.stdout, "");
-    }
-}
-
-#[test]
-fn a_push_without_permission_fails_before_the_build() {
-    let scene = Scene::new(Access::Basic("joe", "hunter2"));
-    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
-    let ran = scene.build("FROM busybox\nRUN true\n", &["-t", &scene.name("x:1"), "--push"]);
-    assert_eq!(ran.fails(1, &["refused to push", "rbuild login"]).steps(), (0, 0));
-    scene.build("FROM busybox\n", &["--push"]).fails(2, &["requires a name", "add -t"]);
-}
-
-#[test]
 fn pull_errors_mark_the_name_in_the_dockerfile() {
     let scene = Scene::with_image();
     let file = format!("FROM {} AS builder\nFROM {}\n", scene.name("none:1"), scene.name("busybox:1"));
@@ -502,31 +453,6 @@ fn two_concurrent_pulls_download_an_image_once() {
 }
 
 #[test]
-fn no_log_contains_a_credential() {
-    let scene = Scene::new(Access::Token("joe", "hunter2", 50));
-    let name = scene.name("busybox:1");
-    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), &name]).ok();
-    let mut command = scene.lab.command(["-D", "push", &name]);
-    let env = [("RBUILD_CREDS", "joe:hunter2"), ("RBUILD_LOG", "trace"), ("RBUILD_DEBUG_LOG", "log.json")];
-    let ran = scene.lab.run_with(&mut command, &env).ok();
-    let log = std::fs::read_to_string(scene.lab.ctx().join("log.json")).unwrap();
-    for text in [ran.stdout, ran.stderr, log] {
-        assert!(!text.contains("hunter2") && !text.contains("am9lOmh1bnRlcjI") && !text.contains("token-"), "{text}");
-    }
-}
-
-/// A CI system passes an unset secret as an empty variable.
-#[test]
-fn an_empty_login_variable_counts_as_unset() {
-    let lab = Lab::new();
-    lab.write("Dockerfile", "FROM busybox\n");
-    let check = |args: &[&str], login| lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_CREDS", login)]);
-    check(&["build", "--check", "."], "").ok();
-    check(&["build", "--check", "."], "joe:").fails(2, &["RBUILD_CREDS: the value is not of the form USER:PASSWORD"]);
-    check(&["build", "--check", "--creds", "", "."], "").fails(2, &["--creds: the value is not of the form"]);
-}
-
-#[test]
 fn an_unreachable_registry_is_named_and_the_local_image_is_mentioned() {
     let scene = Scene::with_image();
     scene.lab.rbuild(["import", crate::lab::base("busybox.tar").to_str().unwrap(), "127.0.0.1:1/x:1"]).ok();
@@ -571,74 +497,6 @@ fn registry_messages_cannot_control_the_terminal() {
     }
 }
 
-#[test]
-fn credentials_for_the_push_are_not_sent_to_base_registries() {
-    let scene = Scene::with_image();
-    let other = Registry::start(Access::Basic("joe", "hunter2"));
-    let file = format!("FROM {}/x:1\n", other.address);
-    let app = scene.name("app:1");
-    for args in [&["-t", &app, "--push", "--creds", "joe:hunter2"][..], &["--creds=joe:hunter2"]] {
-        scene.build(&file, args).fails(1, &["no login for", "the command line (whose login is for"]);
-        let asked = other.requests();
-        assert!(!asked.is_empty() && asked.iter().all(|request| !request.ends_with('+')), "{asked:?}");
-    }
-    let elsewhere = format!("{}/app:1", other.address);
-    scene
-        .build("FROM scratch\nLABEL a=b\n", &["-t", &app, "-t", &elsewhere, "--push", "--creds=joe:hunter2"])
-        .fails(2, &["--creds is a login for one registry", "rbuild login"]);
-}
-
-/// Neither the registry nor the source of the image caused the failure, so the hint is about the
-/// store.
-#[test]
-fn a_damaged_layer_of_the_store_is_never_pushed() {
-    let scene = Scene::with_image();
-    let (name, elsewhere) = (scene.name("busybox:1"), Registry::start(Access::Open));
-    for (damage, expected) in [
-        ("truncate -s -1 $f", "is damaged: its digest is "),
-        ("printf X | dd of=$f bs=1 seek=200 conv=notrunc status=none", "is damaged: its digest is "),
-        ("rm $f; mkdir $f", "is damaged: it is not a regular file"),
-        ("rm $f", "the store has no blob sha256:"),
-    ] {
-        scene.rbuild(&["pull", &name]).ok();
-        let layers = "for f in *; do head -c 2 $f | od -An -tx1 | grep -q '1f 8b' || continue; echo $f; DAMAGE; done";
-        let damaged = scene.lab.sh(&format!("cd $RBUILD_ROOT/blobs/sha256; {}", layers.replace("DAMAGE", damage))).ok();
-        assert_eq!(damaged.stdout.lines().count(), 1, "{damage}");
-        let ran = scene.rbuild(&["push", &name, &format!("{}/x:1", elsewhere.address)]);
-        let digest = format!("blob sha256:{}", damaged.stdout.trim());
-        ran.fails(1, &[&digest, expected, "hint: run `rbuild fsck --repair`", "then load, pull or build"]);
-        assert!(elsewhere.state().manifests.is_empty(), "{damage}");
-        scene.rbuild(&["fsck"]).fails(1, &["image ", "is incomplete", "hint: run `rbuild fsck --repair`"]);
-        scene.rbuild(&["fsck", "--repair"]).ok();
-        scene.rbuild(&["fsck"]).ok();
-    }
-    scene.rbuild(&["pull", &name]).ok();
-    scene.rbuild(&["push", &name, &format!("{}/x:1", elsewhere.address)]).ok();
-}
-
-/// A layer whose diffID does not match is pushed to no registry: neither by `push`, nor in the
-/// result of steps that were cached on another image with this diffID.
-#[test]
-fn a_layer_with_a_wrong_diff_id_is_never_pushed() {
-    let scene = Scene::new(Access::Open);
-    let good = Layer::new().file("f", "good").bytes();
-    let evil = Blob { diff_id: DiffId::of(&good), ..Blob::gzip_of(&Layer::new().file("f", "evil").bytes()) };
-    let lab = &scene.lab;
-    lab.write("g", "1");
-    load_archive(lab, &Forged::new(vec![Blob::gzip_of(&good)]), "good:latest").ok();
-    scene.build("FROM good\nCOPY g /g\n", &["-t", "built"]).ok();
-    let name = scene.name("evil:1");
-    load_archive(lab, &Forged::new(vec![evil]), &name).ok();
-    scene.rbuild(&["push", &name]).fails(1, &["has diffID"]);
-    let result = scene.name("result:1");
-    for args in [&["-t", &result, "--push"][..], &["-t", &result], &["-t", &result, "--squash"]] {
-        let file = format!("FROM {name}\nCOPY g /g\n");
-        scene.build(&file, &[&["--pull=never"], args].concat()).fails(1, &["has diffID", "Dockerfile:1"]);
-    }
-    assert!(scene.registry.state().manifests.is_empty());
-    scene.rbuild(&["inspect", &result]).fails(1, &[]);
-}
-
 /// Returns the processes that descend from one, which is the first.
 pub fn family(of: u32) -> Vec<u32> {
     let mut found = vec![of];
@@ -649,42 +507,6 @@ pub fn family(of: u32) -> Vec<u32> {
         at += 1;
     }
     found
-}
-
-#[test]
-fn the_builder_has_no_credentials() {
-    let scene = Scene::with_image();
-    scene.lab.write("Dockerfile", format!("FROM {}\nRUN echo $$ > /pid && sleep 60\n", scene.name("busybox:1")));
-    let (home, app) = (scene.lab.path("home"), scene.name("app:1"));
-    let auths = r#"{"auths":{"b.io":{"username":"ann","password":"swordfish"}}}"#;
-    let mut command = scene.lab.command(["build", "-t", &app, "--push", "--creds", "joe:hunter2"]);
-    command.env("RBUILD_PULL", "missing").env("HOME", home).env("RBUILD_CREDS", "joe:hunter3");
-    command.env("DOCKER_AUTH_CONFIG", auths).stderr(std::process::Stdio::null());
-    let mut launcher = command.spawn().unwrap();
-    let runs_sleep =
-        |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| text == b"sleep\x0060\0");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !family(launcher.id()).iter().any(runs_sleep) && std::time::Instant::now() < deadline {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let family = family(launcher.id());
-    let mut seen = 0;
-    for pid in &family {
-        for file in ["environ", "cmdline"] {
-            let Ok(bytes) = std::fs::read(format!("/proc/{pid}/{file}")) else { continue };
-            let text = String::from_utf8_lossy(&bytes);
-            assert!(!text.contains("hunter") && !text.contains("swordfish"), "{file} of {pid}: {text}");
-            seen += 1;
-        }
-        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        let held = links.filter(|link| link.to_string_lossy().contains("rbuild-withheld")).count();
-        assert!(held == 0 || *pid == launcher.id(), "the process {pid} has the credentials");
-    }
-    assert!(family.iter().any(runs_sleep), "the command runs: {family:?}");
-    launcher.kill().unwrap();
-    launcher.wait().unwrap();
-    assert!(seen >= 4, "launcher and builder were looked at");
 }
 
 #[test]
@@ -746,24 +568,6 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
     // All of its images are removed with the last name.
     scene.rbuild(&["rmi", "-f", &copy]).ok();
     assert_eq!(scene.rbuild(&["images", "-q", "-a"]).ok().stdout, "");
-}
-
-/// A file of logins that cannot be written or read is not an invalid one.
-#[test]
-fn a_login_that_cannot_be_stored_is_reported_with_its_cause() {
-    let scene = Scene::new(Access::Open);
-    let address = &scene.registry.address;
-    let login = format!("$RB login -u joe -p hunter2 --authfile t/auth.json {address}");
-    let full = format!(
-        "mkdir -p t; mount -t tmpfs -o size=64k x t; touch t/.auth.json.lock; \
-         dd if=/dev/zero of=t/fill bs=4k count=16 2>/dev/null || true; {login}"
-    );
-    let ran = crate::errors::in_namespace(&scene.lab, &full);
-    let ran = ran.fails(1, &["cannot write `t/auth.json`: no space left", "hint: free some space on the disk of `"]);
-    assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
-    let read_only = format!("mkdir -p t; mount -t tmpfs x t; mount -o remount,ro,bind t; {login}");
-    crate::errors::in_namespace(&scene.lab, &read_only)
-        .fails(1, &["cannot write `t/.auth.json.lock`: read-only file system", "hint: use a file on a writable"]);
 }
 
 #[test]
