@@ -1,12 +1,15 @@
 """Finds import cycles between the modules of each crate.
 
     python3 scripts/module-cycles.py            prints every cycle that is not in module-cycles.allowed
-    python3 scripts/module-cycles.py --all      prints all cycles
+    python3 scripts/module-cycles.py --all      prints all cycles, those of folders as well
 
 A module imports another if its source, tests aside, names an item of it by a path from `crate`, or
 declares it as a child. Imports through a re-export count for the module that is re-exported. A path
 from `super` imports the parent, which declares its child and so closes a cycle: siblings are named
 from `crate`.
+
+A folder is a module of the crate's root together with the modules below it. Folders must not form
+cycles either, except in the crates of TANGLED.
 Exits with 1 if a cycle is new, or if an allowed one no longer exists.
 """
 import re
@@ -15,6 +18,8 @@ from pathlib import Path
 
 TOP = Path(__file__).parent.parent
 ALLOWED = TOP / "scripts/module-cycles.allowed"
+# Crates whose folders import each other.
+TANGLED = {"rbuild", "rbuild-registry", "rbuild-sandbox", "rbuild-store"}
 PATH = re.compile(r"\b(crate|super(?:::super)*|self)((?:::\w+)*)(?:::([{*]))")
 PLAIN = re.compile(r"\b(crate|super(?:::super)*|self)((?:::\w+)+)(?![\w:])")
 
@@ -117,18 +122,35 @@ def cycles(graph):
     return sorted(found)
 
 
+def folders(graph):
+    """Returns the imports between the folders of a crate."""
+    found = {}
+    for name, targets in graph.items():
+        folder = name.split("::")[0]
+        others = {target.split("::")[0] for target in targets} - {folder}
+        found.setdefault(folder, set()).update(others)
+    return found
+
+
 def main():
     sys.setrecursionlimit(10000)
-    now = []
+    now, of_folders = [], {}
     for crate in sorted((TOP / "crates").iterdir()):
         if (crate / "src").is_dir():
-            now += [f"{crate.name}: {' '.join(cycle)}" for cycle in cycles(edges(modules(crate)))]
+            graph = edges(modules(crate))
+            now += [f"{crate.name}: {' '.join(cycle)}" for cycle in cycles(graph)]
+            of_folders[crate.name] = [" ".join(cycle) for cycle in cycles(folders(graph))]
     if "--all" in sys.argv:
-        print("\n".join(now))
+        print("\n".join(now + [f"folders of {name}: {cycle}" for name, all in of_folders.items() for cycle in all]))
         return 0
     allowed = ALLOWED.read_text().splitlines() if ALLOWED.exists() else []
     new = [f"new import cycle: {cycle}" for cycle in now if cycle not in allowed]
     gone = [f"no longer a cycle, remove it from {ALLOWED.name}: {cycle}" for cycle in allowed if cycle not in now]
+    for name, found in of_folders.items():
+        if name not in TANGLED:
+            new += [f"new import cycle of folders: {name}: {cycle}" for cycle in found]
+        elif not found:
+            gone.append(f"no folders of {name} form a cycle, remove it from TANGLED")
     print("\n".join(new + gone))
     return 1 if new or gone else 0
 

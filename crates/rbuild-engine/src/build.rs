@@ -10,7 +10,6 @@ use rbuild_plan::{Step, VertexId};
 use rbuild_sandbox::{Attachments, Builder, Cancel, CommandOutcome, Input, MountSource};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
-use crate::cache::refusal;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -26,6 +25,7 @@ use crate::record::build_log::{self, measure, remember};
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
 use crate::solve::executor::{self, PlatformFailure};
+use crate::solve::refusal;
 use crate::solve::vertex;
 use crate::warning::BuildWarning;
 

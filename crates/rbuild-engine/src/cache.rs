@@ -1,4 +1,4 @@
-//! Cache keys, the explanation of misses, and results that a build may not use.
+//! Cache keys, the explanation of misses, and the form of steps in other caches.
 
 pub(crate) mod buildkit_keys;
 pub(crate) mod explain;
@@ -6,5 +6,3 @@ pub(crate) mod key;
 pub(crate) mod miss;
 pub(crate) mod notes;
 pub(crate) mod portable;
-pub(crate) mod refusal;
-pub(crate) mod whole_store;

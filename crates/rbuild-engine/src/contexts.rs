@@ -1,5 +1,8 @@
 //! Build contexts and the files that steps select from them.
 
+pub(crate) mod selection;
+pub(crate) mod source_errors;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +16,10 @@ use rbuild_source::{HashCache, Ignore, Owner, Selection, SourceTree, StoreDir, c
 use rbuild_store::Store;
 
 use crate::builder_paths::BindPoint;
+use crate::contexts::selection::{ContextMount, context_mounts, exclusions, selection};
+use crate::contexts::source_errors::source_error;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
-use crate::ops::selection::{ContextMount, context_mounts, exclusions, selection};
-use crate::ops::source_errors::source_error;
 use crate::request::BuildRequest;
 
 /// A build context, as read by keys and steps.

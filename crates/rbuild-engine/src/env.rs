@@ -18,15 +18,15 @@ use crate::cache::explain;
 use crate::contexts::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result, StepFailure};
 use crate::events::Events;
-use crate::export::secret_scan::Leaks;
 use crate::exports::Requirements;
 use crate::prepare::Prepared;
 use crate::prepare::vertex_state::VertexState;
 use crate::record::log_tail::LOG_TAIL;
 use crate::request::BuildRequest;
+use crate::results::{Results, VertexResult};
 use crate::rootfs::Rootfs;
-use crate::solve::results::{Results, VertexResult};
-use crate::solve::schedule::Schedule;
+use crate::schedule::Schedule;
+use crate::secret_scan::Leaks;
 
 /// The build that made a cache mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use rbuild_plan::StepName;
 use rbuild_sandbox::Stream;
 
 use crate::event::{BuildPhase, Event, MAX_IN_FLIGHT, Meter, OutputChunk, OutputInFlight, Warning};
-use crate::ops::redact::SecretValues;
-use crate::record::journal::Journal;
+use crate::journal::Journal;
+use crate::redact::SecretValues;
 
 /// The sending end of a build's events. Sending never fails; without a receiver, events are
 /// dropped.

@@ -6,5 +6,4 @@ pub(crate) mod lent_image;
 pub(crate) mod local;
 pub(crate) mod outputs;
 pub(crate) mod packing_error;
-pub(crate) mod secret_scan;
 pub(crate) mod stream;

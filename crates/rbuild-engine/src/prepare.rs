@@ -3,12 +3,10 @@
 mod buildkit_walk;
 mod cache_targets;
 pub(crate) mod demands;
-pub(crate) mod downloads;
 pub(crate) mod image_key;
 pub(crate) mod lent_layers;
 pub(crate) mod lookup;
 pub(crate) mod needed_images;
-pub(crate) mod network_access;
 pub(crate) mod resolve;
 pub(crate) mod vertex_state;
 
@@ -27,18 +25,18 @@ use crate::builder_paths::context_dirs;
 use crate::cache::explain;
 use crate::cache::key::KeyBuilder;
 use crate::contexts::{Contexts, Viewpoint};
+use crate::copy_warnings::CopyWarnings;
+use crate::downloads::DownloadedFiles;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
-use crate::export::secret_scan;
-use crate::ops::copy_warnings::CopyWarnings;
-use crate::prepare::downloads::DownloadedFiles;
+use crate::network_access::NetworkAccess;
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
 use crate::prepare::needed_images::NeededImages;
-use crate::prepare::network_access::NetworkAccess;
-use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
+use crate::prepare::resolve::{Resolver, stored_image};
 use crate::prepare::vertex_state::VertexState;
-use crate::request::BuildRequest;
+use crate::request::{BuildRequest, PullPolicy};
+use crate::secret_scan;
 use crate::warning::BuildWarning;
 
 /// A planned build for one platform, after the cache lookup.

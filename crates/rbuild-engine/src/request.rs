@@ -8,8 +8,19 @@ use rbuild_store::BuildId;
 use rbuild_transport::ImportedCaches;
 
 use crate::exports::{CacheExport, Export, Requirements, Squash};
-use crate::ops::redact::SecretValues;
-use crate::prepare::resolve::PullPolicy;
+use crate::redact::SecretValues;
+
+/// Determines when registries are contacted for images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// If the store has no image of that name and platform.
+    #[default]
+    Missing,
+    /// In every build.
+    Always,
+    /// Never.
+    Never,
+}
 
 /// A build request with all inputs read and resolved. The build reads neither the environment nor
 /// the clock.

@@ -14,7 +14,7 @@ use rbuild_store::{Image, MergedTree, NewTree, Session, SnapshotBackend, Store, 
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::request::BuildRequest;
-use crate::solve::results::Results;
+use crate::results::Results;
 
 /// The trees of a graph's vertices, and the working directory of the build.
 pub(crate) struct Rootfs<'a> {

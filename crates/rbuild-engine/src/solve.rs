@@ -1,7 +1,7 @@
-//! The solver: schedules the vertices of the graph and executes them in parallel.
+//! The solver: executes the vertices of the graph in parallel, and refuses results that a build may
+//! not have.
 
 pub(crate) mod executor;
 pub(crate) mod records;
-pub(crate) mod results;
-pub(crate) mod schedule;
+pub(crate) mod refusal;
 pub(crate) mod vertex;

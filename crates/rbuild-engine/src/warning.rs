@@ -8,7 +8,7 @@ use rbuild_linux::quoted;
 use rbuild_remedy::{FileRemedy, Remedy, Warning, sentence};
 use rbuild_store::StoreError;
 
-use crate::export::secret_scan::MIN_SEARCHED;
+use crate::secret_scan::MIN_SEARCHED;
 
 /// A problem that does not fail a build.
 #[derive(Debug)]

@@ -27,6 +27,7 @@ mod lent;
 mod load;
 mod manifest_format;
 mod media_types;
+mod member_name;
 mod pull;
 mod pull_platforms;
 mod push;

@@ -12,7 +12,7 @@ use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
 use rbuild_store::{Staging, StagingBlob};
 
 use crate::error::{Result, TransportError};
-use crate::load::named::clean;
+use crate::member_name::clean;
 
 /// A layer that was stored.
 pub struct PutLayer {

@@ -22,7 +22,7 @@ use crate::destination_full::WriteError;
 use crate::documents::{NamedArtifact, extended_index, platform_index};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutWriter, digest_in};
-use crate::load::named::clean;
+use crate::member_name::clean;
 
 /// Writes the images with their names to a destination. The caller, who opened it, publishes it.
 ///

@@ -7,7 +7,7 @@ use rbuild_remedy::counted;
 use rbuild_source::Changes;
 use rbuild_store::{BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, KeyValue, PARENT, VARIABLE};
 
-use crate::ops::redact::{MASK, SecretValues};
+use crate::redact::{MASK, SecretValues};
 
 /// Maximum number of names per kind of change; further ones are only counted.
 const MAX_NAMES: usize = 3;

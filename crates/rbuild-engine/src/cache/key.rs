@@ -12,8 +12,8 @@ use rbuild_plan::{BuildGraph, FileSource, RunCache, RunMountKind, Step, StepPart
 use rbuild_source::{Selection, SelectionHash};
 use rbuild_store::{CacheKey, FILES, FROM, FilesHash, KeyInputs, KeyPart, KeyValue, PARENT, ResultId, VARIABLE};
 
+use crate::downloads::DownloadedFiles;
 use crate::error::Result;
-use crate::prepare::downloads::DownloadedFiles;
 
 /// Version of the form of keys. Steps of builds with another version are not compared with those of
 /// this one.

@@ -11,7 +11,7 @@ use rbuild_store::{CachedStep, IndexedStep, KeyInputs, KeyPart, KeyValue, StepNo
 use rbuild_transport::ImportedCaches;
 
 use crate::cache::explain::differences;
-use crate::ops::redact::{MASK, SecretValues};
+use crate::redact::{MASK, SecretValues};
 
 /// Parts of keys whose values are not texts of a Dockerfile, but words, numbers and modes. Others
 /// are only compared.

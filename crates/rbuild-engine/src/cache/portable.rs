@@ -2,8 +2,8 @@
 
 use rbuild_plan::{BuildGraph, RunMountKind, Step, VertexId};
 
-use crate::export::secret_scan::searched;
 use crate::request::BuildRequest;
+use crate::secret_scan::searched;
 
 /// Returns true if the result of a step can be used on other machines. That of a command that
 /// mounts a volume depends on the machine.

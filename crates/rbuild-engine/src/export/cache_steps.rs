@@ -13,13 +13,13 @@ use crate::cache::{explain, notes};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::export::packing_error::not_packed;
-use crate::export::secret_scan::Leaks;
 use crate::exports::{CacheMode, ReportedStep, ReportedSteps};
-use crate::ops::redact::SecretValues;
 use crate::ops::shared_caches;
 use crate::prepare::Prepared;
 use crate::prepare::vertex_state::VertexState;
+use crate::redact::SecretValues;
 use crate::request::BuildRequest;
+use crate::secret_scan::Leaks;
 
 /// A step whose files are in the store.
 struct StoredStep<'a> {

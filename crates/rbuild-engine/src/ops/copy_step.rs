@@ -10,17 +10,17 @@ use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::{Changes, Listing, SourceError, SourceTree};
 use rbuild_store::{LISTING, NewTree, PackingWatch, StoreError, TreeId, WorkingTree};
 
+use crate::contexts::selection::exclusions;
+use crate::contexts::source_errors::{bad_exclusion, source_error};
 use crate::contexts::{ReadFiles, StageSelection};
+use crate::copy_warnings::CopyWarnings;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::exports::Squash;
 use crate::ops::copy::{CopySettings, SelectedFiles, StoredDownloads, copy};
 use crate::ops::copy_error::{CopyError, CopyProblem, PathConflict};
-use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::incremental_copy::IncrementalCopy;
-use crate::ops::selection::exclusions;
-use crate::ops::source_errors::{bad_exclusion, source_error};
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
 

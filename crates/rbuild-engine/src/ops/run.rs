@@ -21,13 +21,13 @@ use crate::error::{BuildError, NotStarted, Result};
 use crate::error_context::ErrorContext;
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, limit_remedy};
 use crate::ops::copy_step::unknown_user;
-use crate::ops::redact::Mask;
 use crate::ops::run_mounts::{ContextPart, agents, mounts};
 use crate::ops::ssh_agent::Agent;
 use crate::ops::step_error::Attempt;
 use crate::ops::users;
 use crate::prepare::demands::{missing_secret, not_given};
 use crate::record::log_tail::LogTail;
+use crate::redact::Mask;
 
 /// Returns the root file system for a command. Without overlays, also returns a record of its
 /// files, for finding the changes afterwards.

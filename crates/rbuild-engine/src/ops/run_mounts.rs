@@ -21,6 +21,8 @@ use rbuild_store::{
 };
 
 use crate::builder_paths::BindPoint;
+use crate::contexts::selection::{ContextMount, context_mounts, reads_context};
+use crate::contexts::source_errors::source_error;
 use crate::env::{MountOrigin, StepEnv};
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -28,9 +30,7 @@ use crate::ops::copy::{self, copy};
 use crate::ops::copy_error::CopyError;
 use crate::ops::copy_step::{copy_error, copy_settings, incremental_copy};
 use crate::ops::incremental_copy::IncrementalCopy;
-use crate::ops::selection::{ContextMount, context_mounts, reads_context};
 use crate::ops::shared_caches;
-use crate::ops::source_errors::source_error;
 use crate::ops::ssh_agent::Agent;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::prepare::demands::missing_agent;

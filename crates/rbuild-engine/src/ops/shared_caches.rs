@@ -10,8 +10,8 @@ use rbuild_transport::LostLayer;
 use crate::env::{MountOrigin, StepEnv};
 use crate::error::Result;
 use crate::event::Event;
-use crate::export::secret_scan;
 use crate::exports::{CacheExport, ReportedStep};
+use crate::secret_scan;
 use crate::warning::BuildWarning;
 
 /// Returns the key under which caches have the content of a cache mount.

@@ -23,8 +23,8 @@ use rbuild_plan::RunAgent;
 use rbuild_sandbox::{MountRequest, MountSource};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::ops::ssh_keys::{self, PrivateKey};
 use crate::request::AgentSource;
+use crate::ssh_keys::{self, PrivateKey};
 
 /// An agent socket. It is served until this value is dropped.
 pub(crate) struct Agent {

@@ -6,9 +6,9 @@ use rbuild_remedy::{BuildRemedy, Remedy};
 
 use crate::Warning;
 use crate::error::{BuildError, Result};
-use crate::export::secret_scan::MIN_SEARCHED;
-use crate::ops::redact::MIN_MASKED;
+use crate::redact::MIN_MASKED;
 use crate::request::BuildRequest;
+use crate::secret_scan::MIN_SEARCHED;
 use crate::warning::BuildWarning;
 
 /// Checks that the build was given all secrets and agents that commands require. Called before

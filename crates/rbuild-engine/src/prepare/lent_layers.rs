@@ -10,7 +10,7 @@ use rbuild_transport::{BlobInfo, LentLayer};
 
 use crate::error::{BuildError, Result};
 use crate::exports::{ImageForm, Squash};
-use crate::prepare::network_access::NetworkAccess;
+use crate::network_access::NetworkAccess;
 use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
 

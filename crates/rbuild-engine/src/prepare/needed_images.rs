@@ -9,7 +9,7 @@ use crate::prepare::lent_layers;
 use crate::prepare::lookup::PreparedVertex;
 use crate::prepare::vertex_state::VertexState;
 use crate::request::BuildRequest;
-use crate::solve::schedule::Schedule;
+use crate::schedule::Schedule;
 
 /// The images whose layers a build needs if it is executed.
 pub(crate) struct NeededImages {

@@ -9,19 +9,8 @@ use rbuild_remedy::{DockerfileRemedy, ImageRemedy, RegistryAction, Remedy, Repor
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::network_access::{ImageRequest, NetworkAccess, reported};
-
-/// Determines when registries are contacted for images.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PullPolicy {
-    /// If the store has no image of that name and platform.
-    #[default]
-    Missing,
-    /// In every build.
-    Always,
-    /// Never.
-    Never,
-}
+use crate::network_access::{ImageRequest, NetworkAccess, reported};
+use crate::request::PullPolicy;
 
 /// Resolves the images of one build.
 pub(super) struct Resolver<'a> {

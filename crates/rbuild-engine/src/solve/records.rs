@@ -13,7 +13,7 @@ use crate::env::StepEnv;
 use crate::error::Result;
 use crate::event::Event;
 use crate::prepare::lookup::{is_searched_for, may_use};
-use crate::solve::results::VertexResult;
+use crate::results::VertexResult;
 use crate::warning::BuildWarning;
 
 /// The records of a step under two keys: the definition key, and the key `shared` that is passed to

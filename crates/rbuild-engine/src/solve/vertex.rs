@@ -12,18 +12,18 @@ use rbuild_store::{CacheKey, KeyInputs, Lock, NewTree, ResultId, StoreError};
 
 use crate::cache::explain;
 use crate::cache::key::{self, InputResults, KeyBuilder, Keyed, ReadContent};
-use crate::cache::refusal;
+use crate::contexts::selection::{mounted_content, selection};
+use crate::contexts::source_errors::source_error;
 use crate::contexts::{ReadFiles, StageFiles, StageSelection};
+use crate::copy_warnings::CopyWarnings;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Meter, StepOutcome};
-use crate::ops::copy_warnings::CopyWarnings;
-use crate::ops::selection::{mounted_content, selection};
-use crate::ops::source_errors::source_error;
+use crate::network_access::reported;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
-use crate::prepare::network_access::reported;
 use crate::solve::records::StepRecords;
+use crate::solve::refusal;
 
 /// Maximum number of times that the key of a step is computed because its context changes
 /// meanwhile.

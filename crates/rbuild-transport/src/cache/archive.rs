@@ -19,7 +19,7 @@ use crate::cache::signature::RecordKeys;
 use crate::cache::step_count::StepCount;
 use crate::error::{Result, TransportError};
 use crate::layout::digest_in;
-use crate::load::named::clean;
+use crate::member_name::clean;
 
 /// Size of the buffer for content in bytes.
 const BUFFER: usize = 64 << 10;

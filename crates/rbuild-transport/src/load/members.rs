@@ -19,7 +19,8 @@ use crate::blobs::{BlobInfo, BlobSink, BlobSource};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutSource, blob_path, digest_in, wrong_digest};
 use crate::load::found::unreadable;
-use crate::load::named::{ReferencedMembers, clean};
+use crate::load::named::ReferencedMembers;
+use crate::member_name::clean;
 
 /// A member of an archive.
 #[derive(Debug, Clone)]

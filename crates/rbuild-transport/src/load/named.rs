@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::error::Result;
 use crate::layout::blob_path;
+use crate::member_name::clean;
 
 /// Maximum size in bytes of a document that is parsed here; longer ones are read after the whole
 /// archive has been imported.
@@ -102,9 +103,4 @@ impl ReferencedMembers {
             self.missing.insert(name);
         }
     }
-}
-
-/// Returns the name of an archive's member without `.` and `..`, relative to the archive's root.
-pub(crate) fn clean(path: &str) -> String {
-    rbuild_paths::in_root(path).join("/")
 }

@@ -11,7 +11,7 @@ use rbuild_store::Download;
 
 use super::*;
 use crate::cache::explain::masked;
-use crate::ops::redact::SecretValues;
+use crate::redact::SecretValues;
 
 const AMD64: &str = "linux/amd64";
 

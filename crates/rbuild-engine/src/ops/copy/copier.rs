@@ -10,10 +10,10 @@ use rbuild_sandbox::Cancel;
 use rbuild_source::Fingerprint;
 use rbuild_store::Store;
 
+use crate::downloads::DownloadedFiles;
 use crate::ops::copy::destination::{DestDir, Links};
 use crate::ops::copy_error::CopyProblem;
 use crate::ops::incremental_copy::IncrementalCopy;
-use crate::prepare::downloads::DownloadedFiles;
 
 /// The downloaded files of a build, and the store that contains them.
 #[derive(Clone, Copy)]

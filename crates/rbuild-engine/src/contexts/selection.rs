@@ -8,8 +8,8 @@ use rbuild_source::{
     SourceTree, content, content_without_links,
 };
 
+use crate::contexts::source_errors::{bad_exclusion, source_error};
 use crate::error::{BuildError, Result};
-use crate::ops::source_errors::{bad_exclusion, source_error};
 
 /// Returns the patterns of `--exclude`.
 pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rbuild_sandbox::Stream;
 
-use crate::record::escapes::{may_have_controls, shown_positions};
+use crate::escapes::{may_have_controls, shown_positions};
 
 pub(crate) const MASK: &str = "****";
 /// Maximum number of bytes that are held back because they may be the beginning of a value between

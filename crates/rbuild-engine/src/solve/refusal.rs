@@ -13,10 +13,10 @@ use rbuild_store::{Store, Verdict};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
-use crate::export::secret_scan::{self, Leak, Leaks};
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
-use crate::solve::results::VertexResult;
+use crate::results::VertexResult;
+use crate::secret_scan::{self, Leak, Leaks};
 
 /// Returns the range of the Dockerfile that holds the value of a secret.
 fn written_in_file(request: &BuildRequest, id: &str) -> Option<Span> {

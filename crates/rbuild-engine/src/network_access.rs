@@ -44,7 +44,7 @@ pub struct NetworkAccess<'a> {
     fetch: &'a Fetch<'a>,
     full_name: Option<&'a FullName<'a>>,
     /// Files that were downloaded for this build. All of its platforms use the same content.
-    pub(super) fetched: RefCell<HashMap<UrlSource, Download>>,
+    pub(crate) fetched: RefCell<HashMap<UrlSource, Download>>,
     /// Images whose layers are downloaded later.
     incoming: RefCell<HashMap<PlatformImage, Image>>,
 }
@@ -61,12 +61,12 @@ impl<'a> NetworkAccess<'a> {
     }
 
     /// Returns the image that a name stands for, as [`FullName`] does.
-    pub(super) fn full_name(&self, text: &str) -> std::result::Result<Option<Reference>, ReportedError> {
+    pub(crate) fn full_name(&self, text: &str) -> std::result::Result<Option<Reference>, ReportedError> {
         self.full_name.map_or(Ok(None), |full_name| full_name(text))
     }
 
     /// Fetches files, as [`Fetch`] does.
-    pub(super) fn fetch(&self, files: &[UrlSource]) -> Result<Vec<std::result::Result<Download, ReportedError>>> {
+    pub(crate) fn fetch(&self, files: &[UrlSource]) -> Result<Vec<std::result::Result<Download, ReportedError>>> {
         (self.fetch)(files)
     }
 

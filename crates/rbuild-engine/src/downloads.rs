@@ -9,7 +9,7 @@ use rbuild_source::SelectionHash;
 use rbuild_store::{Download, Store};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::network_access::{NetworkAccess, reported};
+use crate::network_access::{NetworkAccess, reported};
 
 /// The downloaded files of a build.
 #[derive(Debug, Clone, Default)]
