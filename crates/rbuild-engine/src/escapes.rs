@@ -231,6 +231,9 @@ mod tests {
         assert_eq!(shown, b"abc\n\xc3\xa4\xff\td\n");
     }
 
+    /// Characters of which sequences consist.
+    const SEQUENCE_CHARACTERS: &str = "\u{1b}\u{7}\u{18}\u{8}\u{9b}\u{9c}[]()P_\\;:?0139mJ é";
+
     proptest! {
         #[test]
         fn positions_agree_with_what_is_shown(line in "[a-zäé\u{7}\u{8}\u{1b}\u{9b}\\[\\]0-9;mK]{0,40}") {
@@ -242,7 +245,7 @@ mod tests {
         fn no_sequence_of_a_command_reaches_the_terminal_incomplete(
             line in proptest::collection::vec(
                 prop_oneof![
-                    prop::sample::select("\u{1b}\u{7}\u{18}\u{8}\u{9b}\u{9c}[]()P_\\;:?0139mJ é".chars().collect::<Vec<_>>()),
+                    prop::sample::select(SEQUENCE_CHARACTERS.chars().collect::<Vec<_>>()),
                     any::<char>(),
                 ],
                 0..40,
@@ -259,7 +262,8 @@ mod tests {
         #[test]
         fn text_between_sequences_is_kept(parts in proptest::collection::vec("[a-zé0-9;m ]{0,8}", 1..6)) {
             let sequences = ["\u{1b}[2J", "\u{1b}]0;title\u{7}", "\u{1b}(B", "\u{1b}[?25l", "\u{1b}Px\u{1b}\\"];
-            let line: String = parts.iter().zip(sequences).map(|(part, sequence)| format!("{part}{sequence}")).collect();
+            let line = parts.iter().zip(sequences).map(|(part, sequence)| format!("{part}{sequence}"));
+            let line: String = line.collect();
             let kept = parts.len().min(sequences.len());
             prop_assert_eq!(colored(&line), parts[..kept].concat());
         }

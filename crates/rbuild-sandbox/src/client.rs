@@ -139,7 +139,8 @@ fn end_of(reports: &[Report], has_zygote_ended: bool) -> Option<CommandEnd> {
         // A failure of the command takes precedence over failures of its runner afterwards.
         (Some(Report::Ended(ended)), _) if ended.outcome != CommandOutcome::Exited(0) => Some(ended.clone()),
         (_, Some(Report::Finished(Err(error)))) => {
-            tracing::debug!(target: "sandbox", phase = ?error.phase, errno = error.errno(), "the command was not started");
+            let (phase, errno) = (error.phase, error.errno());
+            tracing::debug!(target: "sandbox", ?phase, errno, "the command was not started");
             let outcome = CommandOutcome::NotStarted(error.clone());
             Some(CommandEnd { outcome, at: clock::monotonic_nanoseconds() })
         }

@@ -93,7 +93,13 @@ pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Selection
 /// # Errors
 ///
 /// Returns an error if a file cannot be read or changes while it is read.
-#[tracing::instrument(target = "source", name = "content", level = "debug", skip_all, fields(selected = selected.len()))]
+#[tracing::instrument(
+    target = "source",
+    name = "content",
+    level = "debug",
+    skip_all,
+    fields(selected = selected.len())
+)]
 pub fn content_without_links(
     tree: &SourceTree<'_>,
     selected: &[Selected],

@@ -360,7 +360,10 @@ mod tests {
         // Different indexes of the same images.
         let inner: Vec<Value> = (0..999)
             .map(|at| {
-                let list = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": images, "annotations": {"n": at.to_string()}});
+                let number = json!({"n": at.to_string()});
+                let list = json!({
+                    "schemaVersion": 2, "mediaType": INDEX, "manifests": images, "annotations": number,
+                });
                 fixture.document(INDEX, &list)
             })
             .collect();

@@ -331,7 +331,15 @@ pub struct HistoryArgs {
     #[arg(long)]
     pub no_trunc: bool,
     /// Print sizes and times in human-readable form
-    #[arg(short = 'H', long, default_value = "true", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        short = 'H',
+        long,
+        default_value = "true",
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     pub human: bool,
 }
 

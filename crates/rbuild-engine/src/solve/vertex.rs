@@ -30,7 +30,13 @@ use crate::solve::refusal;
 const MAX_KEYS: usize = 3;
 
 /// Solves a vertex whose inputs are finished: by a cache lookup, or by executing it.
-#[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id.position(), label = %env.graph().vertices[id].name))]
+#[tracing::instrument(
+    target = "engine",
+    name = "vertex",
+    level = "debug",
+    skip_all,
+    fields(step = id.position(), label = %env.graph().vertices[id].name)
+)]
 pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let vertex = &env.graph().vertices[id];
     if let Step::Image { manifest, .. } = &vertex.step {
@@ -105,7 +111,13 @@ fn find_or_execute(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
 }
 
 /// Looks up the result of a step, or executes the step. Returns true if it was cached.
-#[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
+#[tracing::instrument(
+    target = "engine",
+    name = "once",
+    level = "debug",
+    skip_all,
+    fields(step = records.id.position(), key = %records.key.short())
+)]
 fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let explain_key = |text: String| env.events.send(Event::Reason { step: id.position(), text });
@@ -292,7 +304,13 @@ fn no_mount_source(mount: &RunMount, source: &str) -> BuildError {
     BuildError::Unmet(vec![d.help(rbuild_remedy::Remedy::File(FileRemedy::CorrectPath { root: format!("`{name}`") }))])
 }
 
-#[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]
+#[tracing::instrument(
+    target = "engine",
+    name = "unpack",
+    level = "debug",
+    skip_all,
+    fields(step = id.position(), image = %manifest)
+)]
 fn unpack(env: &StepEnv<'_>, id: VertexId, manifest: &ManifestDigest) -> Result<()> {
     let started = Instant::now();
     let (image, vertex, step) = (env.image(manifest)?, &env.graph().vertices[id], id.position());

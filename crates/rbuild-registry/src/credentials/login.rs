@@ -86,7 +86,8 @@ fn entry_of(credential: &Credential) -> Value {
             json!({"auth": BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()))})
         }
         Credential::Identity(token) => {
-            json!({"auth": BASE64_STANDARD.encode("00000000-0000-0000-0000-000000000000:"), "identitytoken": token.reveal()})
+            let auth = BASE64_STANDARD.encode("00000000-0000-0000-0000-000000000000:");
+            json!({"auth": auth, "identitytoken": token.reveal()})
         }
         Credential::Registry(token) => json!({"registrytoken": token.reveal()}),
     }

@@ -92,7 +92,7 @@ pub enum RunnerProblem {
     NeedsNamespaces,
     #[error("this build has no isolated network")]
     NoNetwork,
-    #[error("cannot start the isolated network: {carrier} printed {}", if output.is_empty() { "nothing" } else { output })]
+    #[error("cannot start the isolated network: {carrier} printed {}", or_nothing(output))]
     NetworkDown { carrier: Cow<'static, str>, output: String },
     /// The program that connects the isolated network does not forward a port.
     #[error("cannot publish port {port}: {reason}")]
@@ -123,6 +123,10 @@ pub enum RunnerProblem {
     /// A library failed. `errno` is the kernel's error, if the library passes it on.
     #[error("{message}")]
     Library { message: String, errno: Option<i32> },
+}
+
+fn or_nothing(output: &str) -> &str {
+    if output.is_empty() { "nothing" } else { output }
 }
 
 fn no_program(name: &str, path: Option<&str>) -> String {

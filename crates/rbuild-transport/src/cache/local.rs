@@ -97,7 +97,13 @@ fn is_tagged(entry: &Value, tag: &str) -> bool {
 /// # Errors
 ///
 /// Fails if the directory cannot be written, or contains something that is not a layout.
-#[tracing::instrument(target = "transport", name = "cache", level = "debug", skip_all, fields(steps = ours.steps.len()))]
+#[tracing::instrument(
+    target = "transport",
+    name = "cache",
+    level = "debug",
+    skip_all,
+    fields(steps = ours.steps.len())
+)]
 pub fn write_local_cache(to: &LocalCache, ours: &OwnSteps<'_>, sources: &[&dyn BlobSource]) -> Result<WrittenCache> {
     let layout = LayoutWriter::open(&to.dir)?;
     let mut written = WrittenCache::default();

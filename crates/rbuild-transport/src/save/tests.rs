@@ -171,7 +171,8 @@ fn an_index_keeps_the_images_of_other_names() {
         ("", "") => json!({"digest": digest, "annotations": {"other": "kept"}}),
         ("", _) => json!({"digest": digest, "annotations": {"org.opencontainers.image.ref.name": reference}}),
         _ => {
-            json!({"digest": digest, "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": reference}})
+            let names = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": reference});
+            json!({"digest": digest, "annotations": names})
         }
     };
     let app = entry("docker.io/library/app:1", "1", "sha256:old");

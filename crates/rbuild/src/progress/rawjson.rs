@@ -59,8 +59,8 @@ impl Documents {
             Event::Output { step, stream, bytes } => {
                 let Some(vertex) = self.tasks.get(&TaskId::Step(step)) else { return String::new() };
                 let stream = if stream == Stream::Stdout { 1 } else { 2 };
-                let log = json!({"vertex": vertex.digest, "stream": stream, "data": STANDARD.encode(&*bytes), "timestamp": now});
-                json!({"logs": [log]})
+                let data = STANDARD.encode(&*bytes);
+                json!({"logs": [{"vertex": vertex.digest, "stream": stream, "data": data, "timestamp": now}]})
             }
             Event::Done { step, outcome, .. } => {
                 let Some(vertex) = self.tasks.get(&TaskId::Step(step)) else { return String::new() };

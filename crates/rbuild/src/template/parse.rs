@@ -260,8 +260,7 @@ impl TemplateParser {
                 let part = std::mem::replace(&mut self.parts[self.at], TemplatePart::Text(String::new()));
                 self.at += 1;
                 match part {
-                    TemplatePart::Action(tokens) if matches!(tokens.first(), Some(TemplateToken::Word(w)) if w == "if") =>
-                    {
+                    TemplatePart::Action(tokens) if begins_with_if(&tokens) => {
                         vec![self.block("if", &tokens[1..], depth + 1)?]
                     }
                     _ => return Err(TemplateError::AfterElse),
@@ -279,6 +278,10 @@ impl TemplateParser {
             _ => TemplateNode::Range { names, over, body, otherwise },
         })
     }
+}
+
+fn begins_with_if(tokens: &[TemplateToken]) -> bool {
+    matches!(tokens.first(), Some(TemplateToken::Word(word)) if word == "if")
 }
 
 fn pipeline(tokens: &[TemplateToken]) -> Result<Pipeline> {

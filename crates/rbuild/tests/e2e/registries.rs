@@ -361,7 +361,10 @@ fn pull_selects_the_platform_of_an_index() {
     foreign["config"]["size"] = json!(config.len());
     let foreign = serde_json::to_vec(&foreign).unwrap();
     let other = scene.registry.add_manifest("multi", "other", MANIFEST, &foreign);
-    let entry = |digest: &BlobDigest, size: usize, arch: &str| json!({"mediaType": MANIFEST, "digest": digest.to_string(), "size": size, "platform": {"os": "linux", "architecture": arch}});
+    let entry = |digest: &BlobDigest, size: usize, arch: &str| {
+        let platform = json!({"os": "linux", "architecture": arch});
+        json!({"mediaType": MANIFEST, "digest": digest.to_string(), "size": size, "platform": platform})
+    };
     let list = json!([entry(&other, foreign.len(), "s390x"), entry(&host, size, &arch)]);
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": list});
     let index = scene.registry.add_manifest("multi", "1", INDEX, &serde_json::to_vec(&index).unwrap());

@@ -46,8 +46,9 @@ enum Change {
 fn change() -> impl Strategy<Value = Change> {
     let path = 0..NAMES.len();
     let mode = prop_oneof![Just(0o644u32), Just(0o755), Just(0o4711), Just(0o700)];
+    let written = (path.clone(), any::<u8>(), mode.clone());
     prop_oneof![
-        4 => (path.clone(), any::<u8>(), mode.clone()).prop_map(|(path, content, mode)| Change::Write { path, content, mode }),
+        4 => written.prop_map(|(path, content, mode)| Change::Write { path, content, mode }),
         2 => path.clone().prop_map(|path| Change::Append { path }),
         3 => path.clone().prop_map(|path| Change::Dir { path }),
         1 => path.clone().prop_map(|path| Change::Symlink { path }),

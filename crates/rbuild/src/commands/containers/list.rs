@@ -53,9 +53,10 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     listed.truncate(last.unwrap_or(usize::MAX));
     let rows: Vec<Value> = listed.iter().map(|row| row_of(row, args.no_trunc)).collect();
     let headings = json!({
-        "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "CreatedAt": "CREATED AT",
-        "Status": "STATUS", "State": "STATE", "Health": "HEALTH", "Ports": "PORTS", "Names": "NAMES", "Labels": "LABELS",
-        "Networks": "NETWORKS", "Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES",
+        "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED",
+        "CreatedAt": "CREATED AT", "Status": "STATUS", "State": "STATE", "Health": "HEALTH", "Ports": "PORTS",
+        "Names": "NAMES", "Labels": "LABELS", "Networks": "NETWORKS", "Mounts": "MOUNTS",
+        "LocalVolumes": "LOCAL VOLUMES",
     });
     const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
     let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };

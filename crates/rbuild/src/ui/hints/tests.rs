@@ -163,8 +163,8 @@ fn hints_about_servers_are_as_recorded() {
     assert_words!(
         ServerRemedy {
             CheckNetwork, NameRegistry, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
-            CreateRepository, CreateBucket, CheckObjectLogin, PushAgain, UseCacheTag, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
-            CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
+            CreateRepository, CreateBucket, CheckObjectLogin, PushAgain, UseCacheTag, PushToTag, CheckRegistry,
+            CheckAddress, CheckPassword, CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
             SetHome, CorrectRegistries, CorrectProxy, UseHost, WriteRegistry, LogInOrCorrectName
         },
         [
