@@ -1,6 +1,6 @@
 //! Commands that are executed in running containers (`exec`).
 
-use crate::containers::{FOREVER, Host, is_single_id, wait_until};
+use crate::containers::{FOREVER, Host, wait_until};
 use crate::lab::{Ran, is_bare};
 
 #[test]
@@ -89,4 +89,28 @@ fn exec_shows_the_container_nothing_of_the_machine() {
     let ran = host.0.sh("for n in $(seq 40); do NAME=VALUE_OF_THE_MACHINE $RB exec spy true || exit 1; done");
     ran.ok();
     assert_eq!(host.line("logs spy").ok().stdout, "");
+}
+
+/// Checks `diff` and `commit` of a container with files that `cp` has created.
+fn changes_are_listed_and_committed(host: &Host) {
+    if is_bare() {
+        host.line("diff a").fails(1, &["the changes of container `a` are not known", "while it runs"]);
+        return;
+    }
+    host.rbuild(["exec", "a", "sh", "-c", "rm /bin/true; mkdir -p /new/dir"]).ok();
+    let changes = host.line("diff a").ok().stdout;
+    for line in ["C /bin", "D /bin/true", "A /new", "A /new/dir", "A /g"] {
+        assert!(changes.lines().any(|found| found == line), "{line}\n{changes}");
+    }
+    assert!(!changes.contains(" /proc"), "{changes}");
+    let id = host.line("commit -m words a kept:1").ok().stdout;
+    assert!(id.starts_with("sha256:"), "{id}");
+    let script = "cat /g; stat -c %u /g; ls -d /new/dir; ls /bin/true || echo gone";
+    let kept = host.rbuild(["run", "--rm", "--entrypoint", "", "kept:1", "sh", "-c", script]).stdout;
+    assert_eq!(kept, "sent\nchanged\n33\n/new/dir\ngone\n");
+    assert!(host.line("history kept:1").ok().stdout.contains("words"));
+}
+
+fn is_single_id() -> bool {
+    std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "single-id")
 }

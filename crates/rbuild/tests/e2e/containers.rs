@@ -112,26 +112,6 @@ fn commands_are_started_again_on_their_files_as_the_policy_states() {
     assert!(host.line("run --restart always busybox true").ok().stderr.contains("no effect in the foreground"));
 }
 
-/// Checks `diff` and `commit` of a container with files that `cp` has created.
-fn changes_are_listed_and_committed(host: &Host) {
-    if is_bare() {
-        host.line("diff a").fails(1, &["the changes of container `a` are not known", "while it runs"]);
-        return;
-    }
-    host.rbuild(["exec", "a", "sh", "-c", "rm /bin/true; mkdir -p /new/dir"]).ok();
-    let changes = host.line("diff a").ok().stdout;
-    for line in ["C /bin", "D /bin/true", "A /new", "A /new/dir", "A /g"] {
-        assert!(changes.lines().any(|found| found == line), "{line}\n{changes}");
-    }
-    assert!(!changes.contains(" /proc"), "{changes}");
-    let id = host.line("commit -m words a kept:1").ok().stdout;
-    assert!(id.starts_with("sha256:"), "{id}");
-    let script = "cat /g; stat -c %u /g; ls -d /new/dir; ls /bin/true || echo gone";
-    let kept = host.rbuild(["run", "--rm", "--entrypoint", "", "kept:1", "sh", "-c", script]).stdout;
-    assert_eq!(kept, "sent\nchanged\n33\n/new/dir\ngone\n");
-    assert!(host.line("history kept:1").ok().stdout.contains("words"));
-}
-
 #[test]
 fn volumes_outlive_their_containers() {
     let host = Host::new();
@@ -451,10 +431,6 @@ fn the_store_is_pruned_and_checked_while_a_container_runs() {
     host.line("rmi -f app").ok();
     host.line("prune -a").ok();
     assert_eq!(std::fs::read_dir(host.0.store().join("tmp")).unwrap().count(), 0);
-}
-
-pub fn is_single_id() -> bool {
-    std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "single-id")
 }
 
 #[test]

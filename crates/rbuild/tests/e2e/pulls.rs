@@ -8,8 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rbuild_image::{Checksum, ChecksumAlgorithm};
 
-use crate::lab::Ran;
-use crate::registries::server::{Access, Fault, Registry};
+use crate::registries::server::{Access, Fault};
 use crate::registries::{Scene, family};
 
 /// Size in bytes of the larger file of the image.
