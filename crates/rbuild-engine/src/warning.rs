@@ -107,7 +107,7 @@ impl BuildWarning<'_> {
                 format!("there is no cache mount `{id}`")
             }
             BuildWarning::InlineWithoutEffect { reason } => {
-                format!("--cache-to type=inline has no effect: {reason}")
+                format!("the inline cache has no effect: {reason}")
             }
             BuildWarning::LargeMount { name, size } => {
                 format!("the cache mount `{name}` is not exported: it has {} in compressed form", human_size(*size))

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use rbuild_image::BlobDigest;
+use rbuild_layer::LAYER_FORMAT;
 use rbuild_linux::Directory;
 use rbuild_registry::embeddable;
 use rbuild_store::{CacheKey, CachedStep};
-use rbuild_transport::{CacheLimits, ImportedCache, LocalCache, OwnSteps, RecordKeys, write_local_cache};
+use rbuild_transport::{CacheLimits, ImportedCache, LocalCache, OwnSteps, RecordBudget, RecordKeys, write_local_cache};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
@@ -49,7 +50,7 @@ fuzz_target!(|bytes: &[u8]| {
     });
     std::fs::write(dir.join("index.json"), json!({"schemaVersion": 2, "manifests": [entry]}).to_string()).unwrap();
     let began = processor_time();
-    let _ = ImportedCache::local(&dir, TAG, RecordKeys::none());
+    let _ = ImportedCache::local(&dir, TAG, RecordKeys::none(), &RecordBudget::default());
     add_a_step(&dir);
     let taken = processor_time() - began;
     assert!(taken < MOST, "{} bytes took {taken:?}", bytes.len());
@@ -81,11 +82,11 @@ fn descriptor(dir: &Path, media_type: &str, bytes: &[u8]) -> Value {
 
 /// Returns the manifest of a cache with these records.
 fn records(dir: &Path, text: &[u8]) -> Vec<u8> {
-    let config = br#"{"version":1,"layer_format":0,"steps":1}"#;
+    let config = json!({"version": 1, "layer_format": LAYER_FORMAT, "steps": 1}).to_string();
     let manifest = json!({
         "schemaVersion": 2,
         "artifactType": "application/vnd.rbuild.cache.v1+json",
-        "config": descriptor(dir, "application/vnd.rbuild.cache.config.v1+json", config),
+        "config": descriptor(dir, "application/vnd.rbuild.cache.config.v1+json", config.as_bytes()),
         "layers": [descriptor(dir, "application/vnd.rbuild.cache.records.v1+jsonl+zstd", text)],
     });
     manifest.to_string().into_bytes()
@@ -142,7 +143,7 @@ fn add_a_step(dir: &Path) {
     match write_local_cache(&cache, &ours, &[]) {
         // Nothing is changed in a cache of another version, either.
         Ok(written) if std::fs::read(dir.join("index.json")).unwrap() != index => {
-            let read = ImportedCache::local(dir, TAG, RecordKeys::none()).unwrap().unwrap();
+            let read = ImportedCache::local(dir, TAG, RecordKeys::none(), &RecordBudget::default()).unwrap().unwrap();
             let count = written.content.steps + written.content.mounts;
             assert!(count > 0 && read.len() == count, "{written:?}, but {} can be read", read.len());
         }

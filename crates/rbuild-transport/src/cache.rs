@@ -12,6 +12,7 @@ pub(crate) mod listed_shards;
 pub(crate) mod local;
 pub(crate) mod memory;
 pub(crate) mod merge;
+pub(crate) mod note;
 pub(crate) mod object_cache;
 pub(crate) mod place;
 pub(crate) mod record_budget;

@@ -51,7 +51,8 @@ pub use cache::claim::{
 pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LayerFetcher, LostLayer, WantedLayer};
 pub use cache::inline::{FOREIGN_INLINE_RECORDS, INLINE_RECORDS, inline_records};
 pub use cache::local::{LocalCache, write_local_cache};
-pub use cache::merge::{CacheLimits, CacheNote, OwnSteps, StepSelection, WrittenCache, day_of};
+pub use cache::merge::{CacheLimits, OwnSteps, StepSelection, WrittenCache, day_of};
+pub use cache::note::CacheNote;
 pub use cache::object_cache::ObjectCache;
 pub use cache::record_budget::RecordBudget;
 pub use cache::records::RemoteSteps;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::blobs::{BlobSource, Document};
-use crate::cache::merge::CacheNote;
+use crate::cache::note::CacheNote;
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::signature::RecordKeys;
 use crate::cache::step_count::StepCount;

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobRead, BlobSource, copy_verified};
 use crate::cache::artifact::{ARTIFACT, CacheDocuments, KnownSteps, damaged_document, steps_to_extend};
-use crate::cache::merge::{CacheNote, MergedSteps, OwnSteps, WrittenCache, merged};
+use crate::cache::merge::{MergedSteps, OwnSteps, WrittenCache, merged};
+use crate::cache::note::CacheNote;
 use crate::cache::record_budget::RecordBudget;
 use crate::cache::records::{CacheRecords, read_any};
 use crate::cache::signature::RecordKeys;
