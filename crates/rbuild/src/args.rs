@@ -449,7 +449,8 @@ pub struct CacheExportArgs {
     pub compression: String,
     /// File of an Ed25519 private key that signs the records; steps in a directory whose records
     /// have no valid signature are dropped
-    #[arg(long, value_name = "KEYFILE")]
+    // A key in place of its file begins with hyphens, and must not be shown as an unknown flag.
+    #[arg(long, value_name = "KEYFILE", allow_hyphen_values = true)]
     pub sign: Option<PathBuf>,
 }
 
@@ -465,7 +466,7 @@ pub struct CacheImportArgs {
     pub mounts: String,
     /// File of an Ed25519 public key, or several separated by `;`: import nothing from a cache
     /// whose records have no valid signature of one of them
-    #[arg(long, value_name = "PUBKEY")]
+    #[arg(long, value_name = "PUBKEY", allow_hyphen_values = true)]
     pub verify: Option<String>,
 }
 

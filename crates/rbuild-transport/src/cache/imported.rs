@@ -196,8 +196,8 @@ impl ImportedCaches {
         self.lost_in(|place| matches!(place, LayerPlace::Shared(known) if known.is_same_place(cache)))
     }
 
-    /// Returns true if a shared cache, as it was read, has these steps, they were used recently, and
-    /// it is undamaged and within its limits.
+    /// Returns true if a shared cache, as it was read, has these steps, if they were used recently,
+    /// and if it is undamaged and within its limits.
     pub fn has_recent(&self, cache: &SharedCache, steps: &[CachedStep], limits: CacheLimits, today: i64) -> bool {
         let lost = locked(&self.lost);
         self.caches.iter().enumerate().any(|(number, imported)| {
