@@ -100,7 +100,7 @@ fn system_prune_with_filters_removes_old_images_without_a_name() {
     lab.build("FROM busybox\nRUN echo y > /y\n", &["-t", "a"]).ok();
     lab.rbuild(["system", "prune", "-f", "--filter", "until=1h"]).ok();
     assert_eq!(images(&lab), ["<none>:<none>", "a:latest", "busybox:latest"]);
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(2100));
     lab.rbuild(["system", "prune", "-f", "--filter", "until=1s", "--keep-storage", "1g"]).ok();
     assert_eq!(images(&lab), ["a:latest", "busybox:latest"]);
 }

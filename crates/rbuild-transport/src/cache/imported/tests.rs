@@ -120,7 +120,7 @@ fn a_lost_layer_is_one_of_its_cache() {
     let name = remote("a.io/cache:x");
     let steps = RemoteSteps { steps: vec![a.clone()], ..RemoteSteps::default() };
     let limits = CacheLimits::default();
-    let partial = RemoteSteps { faults: vec!["a shard is damaged".into()], ..steps.clone() };
+    let partial = RemoteSteps { has_damage: true, ..steps.clone() };
     let partial = ImportedCaches::new(vec![ImportedCache::shared(name.clone(), partial)]);
     let caches = ImportedCaches::new(vec![first, ImportedCache::shared(name.clone(), steps)]);
     let recent = |name: &str, used| caches.has_recent(&remote(name), std::slice::from_ref(&a), limits, used);
