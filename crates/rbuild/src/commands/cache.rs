@@ -171,7 +171,9 @@ fn open(
 
 fn file(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|e: io::Error| {
-        Failure::new(format!("cannot open the cache {}: {}", quoted(path), flags::reason(&e))).because(&e)
+        let failure =
+            Failure::new(format!("cannot open the cache {}: {}", quoted(path), flags::reason(&e))).because(&e);
+        if e.kind() == io::ErrorKind::NotFound { failure.help(ValueRemedy::SkipFirstImport) } else { failure }
     })
 }
 

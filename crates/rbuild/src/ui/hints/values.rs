@@ -95,6 +95,8 @@ pub enum ValueRemedy {
     CacheTargetForm,
     /// Write the cache before it is required.
     WriteCacheFirst,
+    /// Import no cache before one was exported.
+    SkipFirstImport,
     /// Use a number of processors.
     CpusForm,
     /// Add the name of a cache in a registry.
@@ -243,6 +245,9 @@ impl ValueRemedy {
             ValueRemedy::LinesForm => "use a number, or all".into(),
             ValueRemedy::SizeForm => "use a number with a unit, such as 64m or 10g".into(),
             ValueRemedy::CacheSourceForm => "use a form such as type=local,src=DIR".into(),
+            ValueRemedy::SkipFirstImport => {
+                "correct the path, or omit the import until a job has exported the cache (`rbuild help ci`)".into()
+            }
             ValueRemedy::WriteCacheFirst => "correct the path, or write the cache with --cache-to before".into(),
             ValueRemedy::CacheTargetForm => "use a form such as type=local,dest=DIR,mode=max".into(),
             ValueRemedy::CpusForm => "use a number, such as 1.5".into(),
