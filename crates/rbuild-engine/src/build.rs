@@ -45,7 +45,7 @@ pub fn answer(
     if request.record_sizes || request.exports.iter().any(|export| required.is_direct(export)) {
         return Ok(None);
     }
-    if !is_permitted(prepared, request, store)? {
+    if !is_permitted(std::slice::from_ref(prepared), request, store)? {
         return Ok(None);
     }
     let single = match target {
@@ -58,7 +58,7 @@ pub fn answer(
         return Ok(None);
     }
     if prepared.is_lent {
-        return answer_lent(std::slice::from_ref(prepared), request, store, events);
+        return lent_report(std::slice::from_ref(prepared), request, store, events);
     }
     let (mut manifests, mut unsynced) = (Vec::new(), Vec::new());
     for form in required.images.iter().copied() {
@@ -107,15 +107,20 @@ fn layer_places(prepared: &Prepared) -> Vec<(usize, usize)> {
     places
 }
 
-/// Returns true if the build of a platform can be answered from the cache: the cache is within its
-/// limit, and no file contains a secret.
-fn is_permitted(prepared: &Prepared, request: &BuildRequest, store: &Store) -> Result<bool> {
+/// Returns true if the build can be answered from the cache: the cache is within its limit, and no
+/// file contains a secret.
+fn is_permitted(platforms: &[Prepared], request: &BuildRequest, store: &Store) -> Result<bool> {
     if let Some(most) = request.cache_limit
         && store.gc().may_exceed(most)?
     {
         return Ok(false);
     }
-    refusal::is_cleared(prepared, request, store)
+    for prepared in platforms {
+        if !refusal::is_cleared(prepared, request, store)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Answers a build whose image is pushed without its layers on all platforms
@@ -130,11 +135,18 @@ pub fn answer_lent(
     store: &Store,
     events: &Events,
 ) -> Result<Option<BuildReport>> {
+    if is_permitted(platforms, request, store)? { lent_report(platforms, request, store, events) } else { Ok(None) }
+}
+
+/// Does the same for a build that may be answered.
+fn lent_report(
+    platforms: &[Prepared],
+    request: &BuildRequest,
+    store: &Store,
+    events: &Events,
+) -> Result<Option<BuildReport>> {
     let (mut finished, mut cached) = (BuildReport::default(), ReportedSteps::default());
     for prepared in platforms {
-        if !is_permitted(prepared, request, store)? {
-            return Ok(None);
-        }
         let Some(steps) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
         let Some(made) = lent_image::lent_image(prepared, request, store)? else { return Ok(None) };
         cached.steps.extend(steps.steps);
